@@ -131,7 +131,7 @@ def test_agents_are_deleted_and_the_others_are_failed_items(node: AgentNode) -> 
     assert gone.rendered()["data"]["older_than"] == "7d"
     assert [line.split()[:2] for line in keys(node)] == [["001", "agent1"], ["003", "agent3"], ["004", "agent4"]]
     assert f"002 !agent2 any {KEY}" in lines_of(node)
-    # Without names, those that do not meet the conditions are no failures.
+    # Without names, agents that do not meet the conditions are no failures.
     rest = node.items("delete_agents", purge=True, filters={"status": "all", "older_than": "0s"}, q="name=agent3")
     assert (rest.affected, codes(rest)) == (["003"], {})
     assert "agent3" not in "".join(lines_of(node))
@@ -156,7 +156,7 @@ def test_more_agents_than_connections_at_a_time(node: AgentNode, monkeypatch: py
 
 @contextlib.contextmanager
 def scripted(*answers: bytes) -> Iterator[Path]:
-    """A root whose authd answers one connection after the other with these bytes, and then ends it."""
+    """A root whose authd answers one connection after the other with these bytes, and then closes it."""
     with guarded("authd-") as root, socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listening:
         path = root / AUTH_SOCKET
         path.parent.mkdir(parents=True)

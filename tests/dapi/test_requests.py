@@ -1,4 +1,5 @@
-"""Requests as they come: what is read of them, what is refused, and what is never done for them (dapi.md 2, 8)."""
+"""Requests as they arrive: which parts are read, what is refused, and what is never executed for them (dapi.md 2,
+8)."""
 
 import json
 from typing import Any

@@ -1,4 +1,4 @@
-"""Rules and decoders as answers show them; the files are small ones of our own."""
+"""Rules and decoders in answers; the files are small ones of the tests."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""A node with a ruleset."""
+"""Files of rules and decoders: listing them, and showing one."""
 
 import os
 

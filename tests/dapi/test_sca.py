@@ -1,4 +1,4 @@
-"""Configuration assessments out of private databases (dapi.md 5.7, wdb.md 2.7), asked of a real store."""
+"""Configuration assessments from private databases (dapi.md 5.7, wdb.md 2.7), through a real store."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime

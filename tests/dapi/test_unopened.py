@@ -1,5 +1,5 @@
-"""What the framework is given as it came: nothing in it can make it import or build anything (docs/protocol/dapi.md
-8.1)."""
+"""Requests are passed to the framework unopened: nothing in them makes this node import or build anything
+(docs/protocol/dapi.md 8.1)."""
 
 import json
 from typing import Any
@@ -72,7 +72,7 @@ def test_markers_in_other_letters_are_refused(spelling: str, before: str) -> Non
 
 
 def test_what_cannot_be_told_from_such_letters_is_refused() -> None:
-    """Not to be looked at one by one."""
+    """There are too many of them to look at each."""
     for text in ("\\u0041" * 1001, "\\" * 100 + "u0041"):
         with pytest.raises(ClusterError, match="as numbers"):
             check_unopened(asked({"content": text}))

@@ -1,4 +1,4 @@
-"""One browser and one made-up monitoring port for each module."""
+"""One browser and one scripted monitoring port for each module."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -11,7 +11,7 @@ from tools.rig.browser import browser, why_no_browser
 
 MISSING = why_no_browser()
 DEADLINE_MS = 120_000
-"""What takes a tenth of a second alone may take long beside twenty busy processes."""
+"""Beside twenty busy processes, work of a tenth of a second may take long."""
 Open = Callable[..., Any]
 WINDOW = {"width": 1440, "height": 900}
 
@@ -36,7 +36,7 @@ def port() -> Iterator[FakePort]:
 
 @pytest.fixture(scope="module")
 def shared_page(chromium: Any) -> Iterator[Any]:
-    """For tests that need no page of their own: a new one costs two seconds of CPU."""
+    """For tests that need no new page: a new one costs two seconds of CPU."""
     page = _new_page(chromium)
     yield page
     page.context.close()
@@ -53,7 +53,7 @@ def _new_page(chromium: Any, **options: Any) -> Any:
 
 
 class Seen:
-    """What a page did beside being looked at."""
+    """What a page did besides being displayed."""
 
     def __init__(self) -> None:
         self.errors: list[str] = []
@@ -63,8 +63,8 @@ class Seen:
 @pytest.fixture
 def look(chromium: Any, port: FakePort, shared_page: Any) -> Iterator[Open]:
     """Opens the dashboard in a state: `look(status, events, lag, **options of the browser's context)` returns the page.
-    With options or `before` (called with the page while it is empty) it is a page of its own. Afterwards no page may
-    have complained (but for `page.seen.errors` that a test has cleared) or asked another server.
+    With options or `before` (called with the page while it is empty) it is a new page. Afterwards no page may have
+    complained (except for `page.seen.errors` that a test has cleared) or asked another server.
     """
     pages: list[Any] = []
 

@@ -1,4 +1,4 @@
-"""A monitoring port that serves made-up states and the files of the page, as docs/monitoring.md says."""
+"""A monitoring port that serves scripted states and the files of the page, as docs/monitoring.md says."""
 
 import fnmatch
 import json
@@ -15,8 +15,8 @@ EVERY_S = 2.0
 
 
 class FakePort:
-    """`tell` gives the viewers another state, `happen` an event; `leave` ends every connection and answers nobody until
-    `come_back`; `mute` keeps connections and says nothing."""
+    """`tell` sends the viewers another state, `happen` an event; `leave` ends every connection and answers no request
+    until `come_back`; `mute` keeps connections and sends nothing."""
 
     def __init__(self) -> None:
         self.status: dict[str, Any] = {}
@@ -24,7 +24,7 @@ class FakePort:
         self.lag: dict[str, Any] = {"step_s": 15, "from": None, "workers": {}}
         self.asked: list[str] = []
         self.most_read = 1 << 30
-        """So many events are looked at for one answer of the history."""
+        """How many events are searched for one answer of the history."""
         self._happened: list[dict[str, Any]] = []
         self._told = 0
         self._is_away = self._is_mute = self._is_over = False

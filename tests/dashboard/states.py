@@ -1,4 +1,4 @@
-"""Made-up clusters, as the monitoring port tells them: /status.json, /history.json, /lag.json."""
+"""Scripted clusters in the form of the monitoring port: /status.json, /history.json, /lag.json."""
 
 import time
 from datetime import UTC, datetime

@@ -50,7 +50,7 @@ class Node:
         return {key.name: key for key in parse_keys(self.path.read_text())[0] if not key.is_removed}
 
     def assert_even(self) -> None:
-        """Whether file and database have the same agents."""
+        """Returns whether file and database have the same agents."""
         assert {key.number: (key.name, key.key) for key in self.keys.values()} == {
             number: (agent.name, agent.internal_key) for number, agent in self.table.agents.items()
         }

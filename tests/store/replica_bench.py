@@ -71,7 +71,7 @@ class Bench:
         return changes, await self.copy.apply(changes)
 
     async def follow(self) -> AskChanges:
-        """Until the replica is whole, has everything and was compared."""
+        """Waits until the replica is whole, has everything and was compared."""
         ask = await self.copy.first()
         while True:
             changes, ask = await self.step(ask)

@@ -1,4 +1,4 @@
-"""Registration as wdb.md 8 has it, through the store's socket."""
+"""Registration as in wdb.md 8, through the store's socket."""
 
 import hashlib
 import json

@@ -1,5 +1,5 @@
-"""Registration when many come at once, when the disk or the database refuses, when others write client.keys: the class
-itself, over a database in a dictionary."""
+"""Registration in large numbers, and when the disk or the database refuses: the class itself, over a database in a
+dictionary."""
 
 import asyncio
 import contextlib
@@ -79,7 +79,7 @@ def test_registrations_and_deletions_are_answered_when_a_candidate_has_them(tmp_
 
 
 def test_id_that_the_table_remembers_is_not_given_again(tmp_path: Path) -> None:
-    """Its key was purged, and the file does not know it any more."""
+    """Its key was purged, and the file no longer has it."""
 
     async def work(node: Node) -> None:
         node.table.highest = 41
@@ -243,7 +243,7 @@ class Killed(BaseException):
 
 
 def bury(directory: Path) -> None:
-    """The writer is dead: this test only plays it, so the files that it left get the name of a process that is gone."""
+    """The writer counts as dead: this test only plays it, so its files get the name of a process that is gone."""
     dead = subprocess.Popen(["true"])
     dead.wait()
     for path in directory.glob(f".*pid{os.getpid()}-*"):

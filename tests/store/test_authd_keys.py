@@ -153,7 +153,7 @@ def test_keys_come_back_with_the_file_and_removal_by_request_is_no_loss(tmp_path
 
 
 def test_agent_whose_row_may_not_outlive_a_power_cut_is_taken_back(tmp_path: Path) -> None:
-    """The row is there and the request refused: without this it stayed for as long as client.keys did not change."""
+    """The row exists although the request was refused: without this it stayed until client.keys changed."""
 
     class Unsynced(FakeAgentTable):
         is_broken = False

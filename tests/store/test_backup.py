@@ -1,4 +1,4 @@
-"""`clusterd store backup`: a copy that is whole while others write, and nothing else."""
+"""`clusterd store backup`: the copy is whole while other programs write, and nothing else is touched."""
 
 import sqlite3
 from pathlib import Path
@@ -22,7 +22,7 @@ def clusterd(root: Path, target: Path) -> Result:
 
 
 def filled(root: Path) -> sqlite3.Connection:
-    """A database with a write-ahead log that somebody has open, in the middle of a write."""
+    """A database with a write-ahead log that another program has open, in the middle of a write."""
     database = sqlite3.connect(root / "queue/db/global.db", isolation_level=None)
     database.execute("pragma journal_mode = wal")
     database.execute("create table agent (id integer)")

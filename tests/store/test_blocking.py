@@ -1,4 +1,4 @@
-"""The database client that may wait, against a real store (wdb.md 2)."""
+"""The blocking client of the database, with a real store (wdb.md 2)."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +18,7 @@ SELECT = "select id, name, manager_host as host from agent"
 
 @pytest.fixture(scope="module")
 def store() -> Iterator[LoneStore]:
-    """Agents 1 to MANY, the first of which have long rows and the others short ones."""
+    """Agents 1 to MANY, of which the first have long rows and the others short ones."""
     with guarded("wdb-") as base, lone_store(base / "1") as made:
         with WdbClient(made.root) as db:
             add_many(db, MANY)

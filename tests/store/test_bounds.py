@@ -1,4 +1,4 @@
-"""What a client's own SQL may do to the node: change rows, and nothing that outlives them or costs the others their
+"""What a client's own SQL may do: change rows, and nothing that outlives them or keeps other clients from their
 store."""
 
 import json
@@ -14,10 +14,10 @@ from tools.rig.wdb_client import WdbClient
 
 FOREVER = "with recursive n(i) as (select 1 union all select i + 1 from n)"
 PATIENT_S = 200.0
-"""What is not broken off takes hours."""
+"""A statement that is not interrupted takes hours."""
 MOST_KB = 500_000
-"""What the process may ever have grown by: the heap limit of SQLite (262,144) and copies of its own. 348,000 was the
-most seen."""
+"""How much the process may ever have grown: the heap limit of SQLite (262,144) and its own copies. The most seen was
+348,000."""
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def db(store: LoneStore) -> Iterator[WdbClient]:
 
 @pytest.fixture
 def at_first_kb(store: LoneStore) -> int:
-    """The store is forked from the process of the tests, and as large as that has become."""
+    """The store is forked from the process of the tests, and is as large as that process."""
     return peak_kb(store)
 
 
@@ -176,7 +176,7 @@ def test_rows_larger_than_a_client_may_make_are_still_served(store: LoneStore, d
 
 
 def test_a_statement_whose_single_calls_take_long_is_broken_off(store: LoneStore, db: WdbClient) -> None:
-    """A quadratic function: the clock is looked at between two of its calls, not every 100,000 steps."""
+    """A quadratic function: the time is checked between two of its calls, not every 100,000 steps."""
     hay = "hex(zeroblob(100000))"
     answer = db.raw(f"agent 1 sql {FOREVER} select sum(instr({hay}, substr({hay}, i % 100, 100000) || '1')) from n")
     assert answer == b"err Cannot execute SQL query"

@@ -20,7 +20,7 @@ def test_a_candidate_that_is_late_again_and_again_is_not_waited_for(monkeypatch:
     known = Candidates("e", synchronous=True, limit_s=0.01, say=lambda level, text: said.append(level), earlier=9)
 
     async def registered(position: int) -> str:
-        """One registration, confirmed only afterwards; the mode then."""
+        """Makes one registration, which is confirmed only afterwards. Returns the mode then."""
         await known.have(position)
         known.heard("w1", held(position))
         return known.mode()[0]

@@ -1,4 +1,4 @@
-"""The change log: whatever changes the database, what is told since any position makes a copy equal."""
+"""The change log: whatever changes the database, the changes since any position make a copy equal."""
 
 import sqlite3
 from collections.abc import Callable, Iterator
@@ -46,7 +46,7 @@ class Pair:
         self.copy.close()
 
     def change(self, work: Callable[[Session], object]) -> None:
-        """As the engine does it: a refused statement undoes itself only."""
+        """As in the engine: a refused statement undoes only itself."""
         self.master.execute("begin immediate")
         try:
             work(self.session)
@@ -57,7 +57,7 @@ class Pair:
                 self.master.execute("commit")
 
     def batch(self, most: int) -> bool:
-        """Whether there was one."""
+        """Returns whether there was one."""
         listed = change_log.changed_since(self.master, self.position, most)
         wanted = [(kind, one) for _, kind, one in listed if kind != LIFE]
         with as_bytes(self.master):
@@ -344,7 +344,7 @@ def test_positions_of_another_log_or_beyond_its_end_or_in_a_gap_between_lives_ar
 
 
 def test_a_start_of_the_store_is_no_change_and_what_was_told_before_it_is_known(pair: Pair) -> None:
-    """A candidate that had everything has everything still, however far the gap moves the end of the log."""
+    """A candidate that had everything still has everything, however far the gap moves the end of the log."""
     assert change_log.last_change(pair.master) == 0
     pair.change(lambda session: agents.insert_agent(session, agents.NewAgentRow(1, "a", 1)))
     last = change_log.head(pair.master)

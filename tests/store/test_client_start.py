@@ -1,4 +1,4 @@
-"""The client of the agent database while the server behind its socket is just starting."""
+"""The client of the agent database while the server behind its socket is starting."""
 
 import asyncio
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A database that is damaged or cannot be opened keeps agents away, nothing else, and nothing of it is lost."""
+"""When the database is damaged or cannot be opened, only agents are missing, and the file stays."""
 
 import os
 import sqlite3
@@ -35,7 +35,7 @@ def problem(store: LoneStore) -> str:
 
 
 def damage(path: Path) -> None:
-    """The header stays good, so that only who reads further notices."""
+    """The header stays valid, so that only a reader of later pages notices."""
     with open(path, "r+b") as file:
         file.seek(4096)
         file.write(os.urandom(path.stat().st_size - 4096))

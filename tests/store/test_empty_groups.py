@@ -1,4 +1,4 @@
-"""A group without files has one on a master, so that it reaches the workers."""
+"""A master gives a group without files a file, so that the group reaches the workers."""
 
 import os
 from collections.abc import Callable
@@ -74,7 +74,7 @@ def test_file_of_remoted_is_left_alone(shared: Path) -> None:
 
 
 def test_directory_that_has_just_become_empty_is_not_touched(shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Somebody removes it, file by file."""
+    """An operator removes it, file by file."""
     monkeypatch.setattr(empty_groups, "SURE_S", 60.0)
     owner = EmptyGroups(str(shared.parents[1]))
     for _ in range(3):

@@ -1,4 +1,4 @@
-"""Writes in batches: answered means committed, a reader sees it, a failure takes nothing else with it."""
+"""Writes in batches: an answered write is committed, a reader sees it, and a failed one affects no other."""
 
 import asyncio
 import errno
@@ -159,8 +159,8 @@ def test_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
 
 
 def restart_machine(root: Path, *, up_s: float, wall_s: float | None) -> None:
-    """As if the moments in the database were of another boot, which had the wall clock `wall_s` ahead of this one's and
-    was `up_s` further on than this one is; None: the wall clock was not noted then."""
+    """Makes the times in the database look like those of another boot, whose wall clock was `wall_s` ahead of this
+    one's and which was `up_s` further on; None: the wall clock was not recorded then."""
     db = schema.connect(str(root))
     db.execute("update clusterd_seen set name = 'another boot' where kind = 'boot'")
     db.execute("delete from clusterd_seen where kind = 'wall'")
@@ -181,7 +181,7 @@ def moments(root: Path) -> list[tuple[int, int, str]]:
 
 @pytest.fixture
 def with_moments(tmp_path: Path) -> Path:
-    """A database that heard of agent 1 now, from here, and of agent 2 two minutes earlier, from a worker."""
+    """A database that heard of agent 1 now, from this node, and of agent 2 two minutes earlier, from a worker."""
     schema.prepare(str(tmp_path), "alone", "4.14.1")
     db = schema.connect(str(tmp_path))
     for agent_id, at, node in ((1, boot_us(), ""), (2, boot_us() - 120_000_000, "w")):
@@ -305,7 +305,7 @@ def test_close_breaks_off_what_never_ends(tmp_path: Path, monkeypatch: pytest.Mo
 def test_durable_write_whose_log_cannot_be_opened_never_happened(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It was committed first, and stayed: an agent in the database whose registration had been refused."""
+    """It was once committed first, and stayed: an agent in the database whose registration had been refused."""
     real = os.open
 
     def refusing(path: Any, *args: Any, **options: Any) -> int:

@@ -1,4 +1,4 @@
-"""What the journal hears of registrations and groups."""
+"""The journal's events about registrations and groups."""
 
 import json
 import socket

@@ -22,7 +22,7 @@ from clusterd.store.private import PrivateDatabases
 
 
 class Node:
-    """A follower with its engine; looks when it is told to."""
+    """A follower with its engine; it looks when the test tells it to."""
 
     def __init__(self, engine: Engine, root: Path, *, on_worker: bool, is_first_life: bool) -> None:
         self.engine = engine
@@ -58,7 +58,7 @@ Work = Callable[[Node], Awaitable[None]]
 
 @pytest.fixture
 def live(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Run `work` in a life of the store."""
+    """Runs `work` in one life of the store."""
     monkeypatch.setattr(follow, "SURE_S", 0.0)
     monkeypatch.setattr(follow, "AGAIN_S", 0.0)
     monkeypatch.setattr(empty_groups, "SURE_S", 1e9)  # files for them are not what is looked at here
@@ -276,7 +276,7 @@ def test_trouble_that_comes_back_later_is_logged_again(
 
 
 def test_counting_rows_needs_no_lock(live: Callable[..., None], tmp_path: Path) -> None:
-    """A reader of the file from outside, as a tool would be, is not disturbed and disturbs nothing."""
+    """Another program that reads the file is not disturbed, and disturbs nothing."""
 
     async def work(node: Node) -> None:
         outside = sqlite3.connect(tmp_path / schema.DATABASE)

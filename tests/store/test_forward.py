@@ -1,4 +1,4 @@
-"""authd on a worker: what goes to the master and how often, against a scripted local socket."""
+"""authd on a worker: what it sends to the master and how often, with a scripted local socket."""
 
 import asyncio
 import contextlib
@@ -25,7 +25,7 @@ def frame(command: str, payload: bytes, counter: int = 7) -> bytes:
 
 
 class LocalSocket:
-    """Takes one request a connection and does what the script says; keeps the requests."""
+    """Accepts one request for each connection and acts as the script says; keeps the requests."""
 
     def __init__(self, root: Path, script: Script) -> None:
         self.path = root / "queue/cluster/c-internal.sock"

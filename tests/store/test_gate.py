@@ -1,4 +1,5 @@
-"""The store of a master in an election writes under the lease only: at the door, and once more before the commit."""
+"""The store of a master in an election writes only under the lease: it looks when a request arrives, and once more
+before the commit."""
 
 import asyncio
 import contextlib
@@ -22,8 +23,8 @@ ADD = b'{"function": "add", "arguments": {"name": "%s", "ip": "any"}}'
 
 
 class Bench:
-    """A master's store without its sockets. `leads`: whether the lease holds. `confirms`: set when a candidate has
-    what was written; `may_answer`: what is said then."""
+    """A master's store without its sockets. `leads`: whether the lease holds. `confirms`: set when a candidate has what
+    was written; `may_answer`: the answer to whether it may be answered then."""
 
     def __init__(self, root: Path) -> None:
         self.root, self.leads, self.may_answer = str(root), True, True

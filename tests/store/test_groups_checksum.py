@@ -1,4 +1,4 @@
-"""The sequence of hashes in memory equals a full computation over the table, whatever was done (wdb.md 5)."""
+"""The hashes kept in memory equal a full computation over the table, whatever was done (wdb.md 5)."""
 
 import contextlib
 import hashlib
@@ -19,7 +19,7 @@ from tests.sizes import examples
 
 
 def computed(db: sqlite3.Connection) -> str | None:
-    """By the words of the specification, from the table."""
+    """Computes the hash from the table, in the words of the specification."""
     texts = [
         row[0] for row in db.execute("select group_hash from agent where id > 0 and group_hash is not null order by id")
     ]

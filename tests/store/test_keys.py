@@ -1,4 +1,4 @@
-"""client.keys and agents-timestamp as wdb.md 8.5 has them: what is read, what is written, what a failure leaves."""
+"""client.keys and agents-timestamp as in wdb.md 8.5: what is read, what is written, what a failure leaves."""
 
 import errno
 import os
@@ -175,7 +175,7 @@ def test_name_that_a_file_gives_to_three_is_taken_until_the_last_is_gone() -> No
 
 
 class TableMachine(RuleBasedStateMachine):
-    """A table beside a plain list of what is in use."""
+    """A table beside a plain list of the ids in use."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -300,7 +300,7 @@ def test_file_without_any_line_of_an_agent_is_not_taken_for_empty(root: Path) ->
 
 
 class Killed(BaseException):
-    """Nothing that follows runs, no clean-up either."""
+    """Nothing that follows runs, not even the clean-up."""
 
 
 @pytest.mark.parametrize("failure", [Killed, OSError])

@@ -1,4 +1,4 @@
-"""Agent 000 says what this node is, as the row of a stock manager does."""
+"""Agent 000 describes this node, as the row of a stock manager does."""
 
 import socket
 import sqlite3

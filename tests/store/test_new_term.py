@@ -1,4 +1,4 @@
-"""After a change of master a worker's store marks what the new one has not confirmed, once."""
+"""After a change of master a worker's store marks, once, what the new master has not confirmed."""
 
 import asyncio
 from pathlib import Path
@@ -11,7 +11,7 @@ from clusterd.store.engine import Engine, Session
 
 
 def on(root: Path, story: Any) -> None:
-    """Runs it with an engine over a database of agents 1 to 6: 1 to 4 were heard of here, 5 by another node."""
+    """Runs it with an engine over a database of agents 1 to 6: 1 to 4 reported to this node, 5 to another one."""
     schema.prepare(str(root), "node", "4.14.1")
 
     def make(session: Session) -> None:

@@ -20,7 +20,7 @@ from tests.store.test_change_log import rows
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Answers of a few agents."""
+    """Makes answers small: a few agents each."""
     monkeypatch.setattr(replica_source, "PIECE", 7)
 
 
@@ -88,7 +88,7 @@ def test_full_copy_goes_on_where_it_stopped_whichever_side_is_restarted(bench: B
 
 @pytest.mark.usefixtures("small")
 def test_replica_stays_whole_while_another_copy_is_made(bench: Bench) -> None:
-    """A new log: the database was replaced, or the master is another one."""
+    """A new log: the database was replaced, or another node is master."""
 
     async def work(bench: Bench) -> None:
         await bench.populate()
@@ -148,7 +148,7 @@ def test_difference_is_seen_by_the_digest_and_heals_once_in_a_while(bench: Bench
         ask = await bench.follow()
         assert ask.is_equal
         bench.check_equal()
-        # Again, soon: it is said, the replica stays as it is, and may not lead.
+        # Soon again: it is logged, and the replica stays as it is and may not lead.
         tamper(bench)
         for _ in range(replica_source.SLICES + 1):
             _, ask = await bench.step(ask)
@@ -262,7 +262,7 @@ def test_candidate_waits_for_a_change_and_is_told_of_it(bench: Bench) -> None:
 
 
 def test_moments_of_the_master_are_kept_with_what_they_refer_to(bench: Bench) -> None:
-    """So that opening the file as this node's own database carries them over (schema.py)."""
+    """Opening the file as this node's own database then converts them (schema.py)."""
 
     async def work(bench: Bench) -> None:
         await bench.populate()
@@ -284,7 +284,7 @@ def test_moments_of_the_master_are_kept_with_what_they_refer_to(bench: Bench) ->
 
 
 def test_replica_can_be_opened_as_a_nodes_own_database(bench: Bench, tmp_path: Path) -> None:
-    """What a promotion does: nothing of the earlier master's log counts, and another candidate can follow."""
+    """Like a promotion: the earlier master's log no longer counts, and another candidate can follow."""
 
     async def work(bench: Bench) -> None:
         await bench.populate()

@@ -33,7 +33,7 @@ def content(root: Path, name: str) -> dict[str, list[object]] | None:
 
 
 def copy_all(master: Path, candidate: Path) -> None:
-    """In a process of its own, until everything is there."""
+    """Copies in a process of its own until everything is there."""
 
     async def main() -> None:
         source = ReplicaSource(str(master), synchronous=False, limit_s=1, say=lambda *_: None, pace_s=0)
@@ -49,7 +49,7 @@ def copy_all(master: Path, candidate: Path) -> None:
 
 
 def life(master: Path, candidate: Path, seconds: float) -> bool:
-    """Whether it came to its end before it was killed."""
+    """Returns whether the copy ended before the kill."""
     pid = os.fork()
     if pid == 0:
         die_with_parent()

@@ -1,4 +1,4 @@
-"""Our own way of agent-info: what is taken stays marked, and a late report never hides a later one."""
+"""clusterd's own way of agent-info: reported agents stay marked, and a late report never hides a later one."""
 
 import json
 import sqlite3
@@ -110,8 +110,8 @@ def test_agent_that_was_set_aside_after_it_was_taken_is_not_confirmed(session: S
 
 
 def test_agent_that_waits_over_a_restart_of_the_machine_is_not_taken_for_old(session: Session, tmp_path: Path) -> None:
-    """It moved here, its report waited, and the machine was started again: once that was lost, being without a
-    moment."""
+    """The agent moved to this node, its report waited, and the machine was restarted: once the report was lost, because
+    it had no time."""
     moved_us = boot_us() - 50_000_000
     agents.update_agent_data(session, data(1, version="moved"))
     session.db.execute("update clusterd_event set at = ?", (moved_us,))
@@ -127,7 +127,8 @@ def test_agent_that_waits_over_a_restart_of_the_machine_is_not_taken_for_old(ses
     waited = json.loads(body)["syncreq"][0]
     assert waited["at"] == pytest.approx(min(moved_us, -1), abs=2_000_000)
     session.db.execute("begin")
-    # The master, 10^13 us further on, heard of the agent from the worker it left, and a minute before it moved.
+    # The master's clock is 10^13 us ahead. It heard of the agent from the worker that the agent left, and a minute
+    # before the agent moved.
     ahead_us = 10**13
     report.merge_ours(session, [full(1, waited["at"] - 60_000_000, version="old")], "left", ahead_us)
     reported = [full(1, waited["at"], version="moved")]
