@@ -65,9 +65,9 @@ setup(
     extras_require={"test": TEST, "bench": BENCH, "rig": RIG, "dev": DEV},
     entry_points={
         "console_scripts": [
-            "clusterd = tools.cli:main",
-            "cluster_control = tools.cluster_control:main",
-            "wazuh-clusterd = tools.wazuh_clusterd:main",
+            "clusterd = tools.entry:clusterd",
+            "cluster_control = tools.entry:cluster_control",
+            "wazuh-clusterd = tools.entry:wazuh_clusterd",
         ]
     },
 )

@@ -117,6 +117,9 @@ def read_role(root: str) -> NodeRole | None:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
     except FileNotFoundError:
         return None
+    except PermissionError:
+        user = "run this as root or as the node's user, or give the file to that user"
+        raise RoleDamaged(f"the role of this node is not known, {path} may not be read by this user: {user}") from None
     except OSError as failure:
         raise RoleDamaged(_damaged(path, failure.strerror or str(failure))) from None
     with open(fd, "rb") as file:

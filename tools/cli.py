@@ -3,16 +3,20 @@
 A command is loaded when it is called: `clusterd status` must not pay for the daemon."""
 
 import difflib
+import functools
 import importlib
 import os
 import sys
+from collections.abc import Callable
+from typing import Any
 
 import click
 
 from clusterd import __version__
 from clusterd.exits import ExitCode
+from clusterd.gate import closed_to_us, has_node, no_node
 from clusterd.rundir import DEFAULT_ROOT
-from tools.show import fail
+from tools.show import bear_any_text, end_quietly, fail, in_short
 
 COMMANDS = {
     "init": ("tools.cli_init:init", "Make a node's directory tree and configuration."),
@@ -52,14 +56,17 @@ COMMANDS = {
     "api": ("tools.cli_api:api", "The REST API: turn it on, and say who may use it."),
 }
 """Name of a command: its place, and its line in the help."""
+FOR_EVERYBODY = ("init", "completion", "check")
+"""Commands that look into no node's directory, or say themselves that they may not."""
+NEED_FILES = ("stop", "store", "api")
+"""Commands that work on a node's files. The others say themselves what is missing."""
 
 
-def _with_root(command: click.Command) -> click.Command:
-    """Returns the same command with --root accepted behind its name as well."""
+def _with_root(name: str, command: click.Command) -> click.Command:
+    """Returns the same command with --root accepted behind its name as well, and asked at the gate before it runs."""
     if not any(parameter.name == "root_behind" for parameter in command.params):
         option = click.Option(
             ["--root", "root_behind"],
-            type=click.Path(file_okay=False),
             expose_value=False,
             is_eager=True,
             hidden=True,
@@ -68,8 +75,24 @@ def _with_root(command: click.Command) -> click.Command:
         command.params.append(option)
         if isinstance(command, click.Group):
             for inner in command.commands.values():
-                _with_root(inner)
+                _with_root(name, inner)
+        elif command.callback is not None and name not in FOR_EVERYBODY:
+            command.callback = _behind_the_gate(name, command.callback)
     return command
+
+
+def _behind_the_gate(name: str, callback: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(callback)
+    def run(*arguments: Any, **options: Any) -> Any:
+        root: str = click.get_current_context().obj
+        closed = closed_to_us(root)
+        if closed is not None:
+            fail(closed)
+        if name in NEED_FILES and not has_node(root):
+            fail(no_node(root))
+        return callback(*arguments, **options)
+
+    return run
 
 
 def _set_root(context: click.Context, parameter: click.Parameter, value: str | None) -> None:
@@ -88,7 +111,7 @@ class LazyCommands(click.Group):
             return super().get_command(ctx, cmd_name)
         module, _, attribute = COMMANDS[cmd_name][0].partition(":")
         command: click.Command = getattr(importlib.import_module(module), attribute)
-        return _with_root(command)
+        return _with_root(cmd_name, command)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -114,7 +137,6 @@ class LazyCommands(click.Group):
     envvar="CLUSTERD_ROOT",
     default=DEFAULT_ROOT,
     show_default=True,
-    type=click.Path(file_okay=False),
     help="The node's directory (also: CLUSTERD_ROOT).",
 )
 @click.version_option(__version__, message="clusterd %(version)s")
@@ -133,16 +155,17 @@ def version() -> None:
 def main() -> None:
     """Runs `clusterd` as its entry point. Every failure ends in one line and a code: click's usage errors with 64, an
     interrupt with 130 as in a shell. A closed output (`clusterd status | head -1`) ends it without a line."""
+    bear_any_text()
     try:
         code = cluster.main(standalone_mode=False)
         sys.stdout.flush()
     except (click.exceptions.Abort, KeyboardInterrupt):
         sys.exit(ExitCode.INTERRUPTED)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains when it ends
+        end_quietly()
         sys.exit(ExitCode.OK)
     except OSError as problem:
-        fail(f"{problem.filename}: {problem.strerror}" if problem.filename else str(problem))
+        fail(in_short(problem))
     except click.UsageError as problem:
         problem.show()
         sys.exit(ExitCode.USAGE)

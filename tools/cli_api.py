@@ -4,7 +4,7 @@ import json
 import sys
 import time
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import click
 
@@ -23,7 +23,7 @@ from clusterd.users import (
     set_role,
 )
 from tools.api_setup import SetupProblem, next_steps, read_cluster_json, turn_on
-from tools.show import echo
+from tools.show import echo, fail, in_short, show_lines
 
 
 @click.group()
@@ -38,11 +38,12 @@ def enable(root: str, port: int | None) -> None:
     """Turn the API on, with a self-signed certificate where there is none."""
     loaded = load(root, with_api_files=False)
     if loaded.settings is None:
-        _fail("the configuration has mistakes; see clusterd check-config", ExitCode.BAD_CONFIGURATION)
+        show_lines([str(problem) for problem in loaded.problems])
+        fail("the configuration has mistakes; nothing was changed", ExitCode.BAD_CONFIGURATION)
     try:
         made = turn_on(root, read_cluster_json(root), name=loaded.settings.cluster.node_name, port=port)
     except (SetupProblem, OSError) as problem:
-        _fail(str(problem))
+        fail(in_short(problem))
     for path in made:
         echo(f"Wrote {path}")
     for line in next_steps(root):
@@ -69,7 +70,7 @@ def add(root: str, name: str, password_file: str | None, role: Role | None) -> N
         made = make_user(name, _password(password_file), time.time())
         is_new = add_user(root, made, role)
     except (UserProblem, OSError) as problem:
-        _fail(str(problem))
+        fail(in_short(problem))
     echo(f"Added the user {name}." if is_new else f"The user {name} has a new password; older tokens are void.")
 
 
@@ -81,7 +82,7 @@ def remove(root: str, name: str) -> None:
     try:
         remove_user(root, name)
     except (UserProblem, OSError) as problem:
-        _fail(str(problem))
+        fail(in_short(problem))
     echo(f"Removed the user {name}.")
 
 
@@ -94,7 +95,7 @@ def change_role(root: str, name: str, role: Role) -> None:
     try:
         set_role(root, name, role)
     except (UserProblem, OSError) as problem:
-        _fail(str(problem))
+        fail(in_short(problem))
     echo(f"The user {name} has the role {role}.")
 
 
@@ -106,7 +107,7 @@ def list_users(root: str, as_json: bool) -> None:
     try:
         users = read_users(root)
     except UserProblem as problem:
-        _fail(str(problem))
+        fail(str(problem))
     rows: list[dict[str, Any]] = [
         {"name": one.name, "role": one.role, "changed_at": one.changed_at} for one in users.values()
     ]
@@ -131,8 +132,3 @@ def _password(file: str | None) -> str:
     except (OSError, UnicodeDecodeError) as failure:
         raise UserProblem(f"the password cannot be read from {file}: {in_words(failure)}") from None
     return text.removesuffix("\n").removesuffix("\r")
-
-
-def _fail(text: str, code: int = ExitCode.FAILED) -> NoReturn:
-    echo(f"clusterd: {text}", err=True)
-    sys.exit(code)

@@ -5,7 +5,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
 import click
@@ -18,6 +18,7 @@ from clusterd.exits import ExitCode
 from clusterd.printable import printable, printable_facts
 from clusterd.status.control import ClusterError, NotAnswering
 from clusterd.status.status import StatusReader
+from clusterd.status.verdict import span
 from tools import membership, questions
 from tools.console import PlainConsole
 from tools.show import echo
@@ -171,11 +172,7 @@ def _ago(when: str, now: datetime | None = None) -> str:
         passed = (now or datetime.now(UTC)) - datetime.strptime(when, _DATE).replace(tzinfo=UTC)
     except ValueError:
         return "never"
-    if passed < timedelta(minutes=2):
-        return f"{max(0, passed.total_seconds()):.0f} s ago"
-    if passed < timedelta(hours=2):
-        return f"{passed.total_seconds() / 60:.0f} min ago"
-    return f"{passed.total_seconds() / 3600:.0f} h ago"
+    return f"{span(max(0.0, passed.total_seconds()))} ago"
 
 
 def _table(*columns: str) -> Table:

@@ -11,12 +11,13 @@ from typing import Any
 
 import click
 
+from clusterd.gate import no_node
 from clusterd.messages.journal import KINDS, OUTCOMES
 from clusterd.monitor.journal_reader import Filter, JournalReader, JournalUnreadable
 from clusterd.rundir import journal_path
 from tools.cli_completion import node_names
 from tools.history_view import colour, lines, now, parse_moment
-from tools.show import fail, warn
+from tools.show import end_quietly, fail, warn
 
 POLL_S = 0.5
 FOLLOWED_AT_ONCE = 1000
@@ -94,7 +95,7 @@ def history(
     except JournalUnreadable as problem:
         fail(str(problem))
     except (KeyboardInterrupt, BrokenPipeError):
-        _end_quietly()
+        end_quietly()  # whoever reads has had enough: neither a line nor a code says that something is wrong
 
 
 @click.command()
@@ -112,20 +113,13 @@ def events(root: str, kinds: tuple[str, ...], since: float | None) -> None:
     except JournalUnreadable as problem:
         fail(str(problem))
     except (KeyboardInterrupt, BrokenPipeError):
-        _end_quietly()
-
-
-def _end_quietly() -> None:
-    """Whoever reads has had enough: neither a line nor a code says that something is wrong."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still to be flushed
+        end_quietly()  # whoever reads has had enough: neither a line nor a code says that something is wrong
 
 
 def _reader(root: str) -> JournalReader:
     path = journal_path(root)
     if not os.path.isdir(f"{root}/queue"):
-        from clusterd.status.absence import not_running  # loads psutil
-
-        fail(not_running(root))
+        fail(no_node(root))
     try:
         os.close(os.open(path, os.O_RDONLY))
     except FileNotFoundError:

@@ -10,6 +10,7 @@ import click
 import msgspec
 
 from clusterd.exits import ExitCode
+from clusterd.gate import closed_to_us
 from clusterd.printable import printable
 from clusterd.status.control import ClusterError, NotAnswering, ask
 from clusterd.status.status import StatusReader
@@ -90,6 +91,10 @@ def check(root: str, warn_s: float, crit_s: float, expect: int | None) -> None:
     """Check the node as a Nagios plugin: one line, exit code 0 to 3."""
     if crit_s < warn_s:
         raise click.UsageError("--crit-lag must not be below --warn-lag")
+    closed = closed_to_us(root)
+    if closed is not None:
+        click.echo(printable(nagios.unknown(closed).line))
+        sys.exit(nagios.UNKNOWN)
     found = nagios.check(StatusReader(root).read(), warn_s=warn_s, crit_s=crit_s, expect=expect)
     click.echo(printable(found.line))
     sys.exit(found.code)

@@ -8,7 +8,7 @@ import click
 import msgspec
 
 from clusterd.exits import ExitCode
-from clusterd.status.absence import has_node, not_running
+from clusterd.gate import has_node, no_node
 from tools.show import echo, fail
 
 
@@ -21,7 +21,7 @@ def support(root: str, output: str, as_json: bool) -> None:
     from tools.support import SecretFound, collect  # loads much: not for --help
 
     if not has_node(root):
-        fail(not_running(root))
+        fail(no_node(root))
     now = time.time()
     moment = time.strftime("%Y%m%d-%H%M%S", time.gmtime(now))
     target = output or f"clusterd-support-{os.uname().nodename}-{moment}.tar.gz"

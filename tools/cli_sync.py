@@ -17,6 +17,7 @@ from clusterd.exits import ExitCode
 from clusterd.printable import printable_facts
 from clusterd.status.control import ClusterError, NotAnswering
 from clusterd.status.status import StatusReader
+from clusterd.status.verdict import span
 from tools import syncing
 from tools.cli_completion import node_names
 from tools.console import PlainConsole
@@ -95,7 +96,7 @@ def _say(found: Standing, took_s: float, timeout_s: float) -> None:
     if found.problem:
         echo(f"clusterd: {found.problem}", err=True)
     for row in found.behind:
-        lag = "" if row.lag_s is None else f", behind for {row.lag_s:.0f} s"
+        lag = "" if row.lag_s is None else f", behind for {span(row.lag_s)}"
         files = "" if row.files is None else f", {row.files} files differ"
         echo(f"clusterd: {row.name} does not have the current files: {row.why}{lag}{files}", err=True)
     for name, left_out in found.left_out.items():

@@ -10,11 +10,13 @@ from collections.abc import Sequence
 from clusterd.config.loading import load
 from clusterd.dapi.files.daemons import daemon_states
 from clusterd.errors import ClusterError, ConfigurationError
+from clusterd.gate import closed_to_us
 from clusterd.printable import printable, printable_lines
 from clusterd.rundir import DEFAULT_ROOT
 from clusterd.status.control import NotAnswering
 from tools import questions
 from tools.cluster_tables import agents_table, health_long, health_summary, nodes_table
+from tools.show import bear_any_text, end_quietly
 
 NOT_RUNNING = "Cluster is not running."
 MORE = "more"
@@ -69,7 +71,14 @@ def run(root: str, arguments: Sequence[str]) -> int:
     if options.usage:
         print(USAGE)
         return 0
-    if not _is_running(root):
+    try:
+        is_running = _is_running(root)
+    except (ConfigurationError, OSError) as failure:
+        if options.debug:
+            raise
+        log.error(printable_lines(closed_to_us(root) or _text_of(failure)))
+        return 1
+    if not is_running:
         log.error(NOT_RUNNING)
         return 1
     if options.filter_agent_status and not options.list_agents:
@@ -83,6 +92,8 @@ def run(root: str, arguments: Sequence[str]) -> int:
         print(_answer(root, options))
     except KeyboardInterrupt:
         return 0
+    except BrokenPipeError:
+        raise  # nobody reads it: no failure of the request
     except Exception as failure:
         if options.debug:
             raise
@@ -112,6 +123,8 @@ def _is_running(root: str) -> bool:
 def _text_of(failure: Exception) -> str:
     if isinstance(failure, ClusterError):
         return printable(str(failure))
+    if isinstance(failure, ConfigurationError):
+        return str(failure)
     if isinstance(failure, NotAnswering):
         return f"{ClusterError(3012)}: {failure}"
     return f"{type(failure).__name__}: {failure}"
@@ -119,9 +132,15 @@ def _text_of(failure: Exception) -> str:
 
 def main() -> None:
     """Runs `cluster_control` as its entry point."""
+    bear_any_text()
     try:
-        sys.exit(run(os.path.abspath(os.environ.get("CLUSTERD_ROOT", DEFAULT_ROOT)), sys.argv[1:]))
+        code = run(os.path.abspath(os.environ.get("CLUSTERD_ROOT", DEFAULT_ROOT)), sys.argv[1:])
+        sys.stdout.flush()
+        sys.exit(code)
     except KeyboardInterrupt:
+        sys.exit(0)
+    except BrokenPipeError:
+        end_quietly()
         sys.exit(0)
 
 

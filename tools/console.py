@@ -8,6 +8,9 @@ from rich.segment import Segment
 
 from clusterd.printable import printable_lines
 
+PLAIN = str.maketrans({"━": "=", "…": "~"})
+"""What we draw with, where the terminal's encoding does not have it: one column each."""
+
 
 class PlainConsole(Console):
     """Without markup and emoji codes; the only escape sequences are rich's own."""
@@ -16,8 +19,10 @@ class PlainConsole(Console):
         super().__init__(markup=False, emoji=False, **options)
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        is_plain = not self.encoding.startswith("utf")
         for segment in super().render(renderable, options):
-            if segment.control or segment.text.isprintable():
+            if segment.control or (segment.text.isprintable() and not is_plain):
                 yield segment
-            else:
-                yield Segment(printable_lines(segment.text), segment.style)
+                continue
+            text = segment.text.translate(PLAIN) if is_plain else segment.text
+            yield Segment(printable_lines(text), segment.style)

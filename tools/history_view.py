@@ -6,26 +6,16 @@ from datetime import datetime
 from typing import Any
 
 from clusterd.printable import printable
+from tools.units import size
 
 Event = Mapping[str, Any]
 MOST_FILES = 5
 SIGNS = {"added": "+", "changed": "~", "deleted": "-", "withheld": "!"}
-BAD = {"failed", "died", "killed", "lost", "begins", "limited"}
-DOUBTFUL = {"partial", "refused", "withheld"}
-GOOD = {"back", "connected", "ends"}
+# As on the dashboard (events.js).
+BAD = {"failed", "lost", "refused", "died", "killed", "gave_up"}
+DOUBTFUL = {"partial", "limited", "begins", "stepped_down", "etcd_lost", "paused"}
+GOOD = {"back", "connected", "ends", "etcd_back", "resumed"}
 GAP = "  "
-
-
-def size(count: int | None) -> str:
-    """1234567 as `1.2 MB`."""
-    if count is None:
-        return "-"
-    value = float(count)
-    for unit in ("B", "KB", "MB", "GB"):
-        if value < 1000 or unit == "GB":
-            break
-        value /= 1000
-    return f"{value:.0f} {unit}" if unit == "B" or value >= 100 else f"{value:.1f} {unit}"
 
 
 def moment(at: str) -> str:
@@ -39,10 +29,10 @@ def moment(at: str) -> str:
 def colour(event: Event) -> str | None:
     """Of the whole line: red for what is wrong, yellow for what may be, green for what is right again."""
     word = str(event.get("result") or event.get("what") or "")
-    if word in BAD or event["kind"] == "lost":
-        return "red"
-    if word in DOUBTFUL or event.get("withheld"):
+    if event["kind"] == "lost" or word in DOUBTFUL or event.get("withheld"):
         return "yellow"
+    if word in BAD:
+        return "red"
     return "green" if word in GOOD else None
 
 
@@ -117,8 +107,7 @@ def _group(event: Event) -> str:
     if event["what"] in ("created", "deleted"):
         return f"group {event['group']} {event['what']}"
     who = f"agent {event['agent']}" if event["agents"] == 1 else f"{event['agents']} agents ({event['agent']})"
-    word = "given" if event["what"] == "assigned" else "taken from"
-    return f"{who}: {word} {event['group']}"
+    return f"{who}: {event['what']} {'to' if event['what'] == 'assigned' else 'from'} {event['group']}"
 
 
 def _login(event: Event) -> str:

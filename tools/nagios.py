@@ -3,6 +3,7 @@
 One line: `CLUSTERD WARNING - text | label=value;warn;crit ...`. Codes: 0 OK, 1 WARNING, 2 CRITICAL, 3 UNKNOWN.
 """
 
+import math
 from typing import Any
 
 import msgspec
@@ -20,10 +21,15 @@ class NagiosLine(msgspec.Struct, frozen=True):
     line: str
 
 
+def unknown(text: str) -> NagiosLine:
+    """Returns line and code where nothing can be found out."""
+    return NagiosLine(UNKNOWN, f"CLUSTERD {WORDS[UNKNOWN]} - {' '.join(text.split()).replace('|', '/')}")
+
+
 def check(status: dict[str, Any], *, warn_s: float, crit_s: float, expect: int | None) -> NagiosLine:
     """Returns line and code. `status`: as StatusReader.read returns it, also of a node whose processes hang: the board
     then stands in for the supervisor."""
-    found = verdict(status)
+    found = verdict(status, lag_s=math.inf)  # the lag is judged here, by the bounds that were given
     code = {"OK": OK, "DEGRADED": WARNING, "DOWN": CRITICAL}[found.level]
     text = found.reason
     data: list[str] = []
@@ -32,7 +38,7 @@ def check(status: dict[str, Any], *, warn_s: float, crit_s: float, expect: int |
         worst = max(lags, key=lambda name: lags[name], default=None)
         lag_s = lags[worst] if worst is not None else 0.0
         lag_code = CRITICAL if lag_s >= crit_s else WARNING if lag_s >= warn_s else OK
-        if lag_code > code or (lag_code == code == WARNING and "behind" in text):
+        if lag_code > code:
             code, text = lag_code, f"{worst} has been behind for {span(lag_s)}"
         data.append(f"lag={lag_s:.1f}s;{warn_s:g};{crit_s:g};0")
         if status["node"]["type"] == "master":

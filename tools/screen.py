@@ -11,8 +11,8 @@ from clusterd.printable import printable, printable_facts
 from clusterd.status.verdict import Verdict, apart, is_apart, span
 from tools.screen_ha import ha_view
 from tools.screen_table import ago, make_table
+from tools.units import size
 
-MIB = 1048576
 LONG_SILENCE_S = 10.0
 STATES = {
     "ready": "green",
@@ -24,17 +24,6 @@ STATES = {
 }
 VERDICTS = {"OK": "green", "DEGRADED": "yellow", "DOWN": "red"}
 RESULTS = {"equal": "green", "synced": "green", "partly": "yellow", "failed": "red", "unknown": "red", "lost": "red"}
-
-
-def size(count: float | None) -> str:
-    """Shows bytes for people."""
-    if count is None:
-        return "-"
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if count < 1024 or unit == "GiB":
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1024
-    raise AssertionError("unreachable")
 
 
 def status_view(status: dict[str, Any], said: Verdict) -> RenderableType:
@@ -265,7 +254,7 @@ def _results(status: dict[str, Any], now: float) -> RenderableType:
     for name, row in results.items():
         table.add_row(
             "this node" if name == "self" and node_type != "master" else name,
-            Text(row["result"] or "-", style=RESULTS.get(row["result"] or "", "")),
+            _result(row),
             Text(lag(row), style="yellow" if row.get("lag_s") else ""),
             ago(row["checked_at"], now),
             ago(row["synced_at"], now),
@@ -278,13 +267,21 @@ def _results(status: dict[str, Any], now: float) -> RenderableType:
     return Group(table, *problems)
 
 
+def _result(row: dict[str, Any]) -> Text:
+    """The last result; one that holds no longer, because the master's files have changed since, is `behind`."""
+    word = row["result"] or "not checked yet"
+    if row.get("lag_s") and word in ("equal", "synced"):
+        return Text("behind", style="yellow")
+    return Text(word, style=RESULTS.get(word, "dim"))
+
+
 def lag(row: dict[str, Any]) -> str:
     """Tells how far a worker is behind its master: for how long and by how many files; empty when it is not behind or
     this is unknown."""
     if row.get("lag_s") is None:
         return ""
     files = "" if row["lag_files"] is None else f", {row['lag_files']} files"
-    return f"{row['lag_s']:.0f} s{files}"
+    return f"{span(row['lag_s'])}{files}"
 
 
 def _agents(agents: dict[str, Any], node_type: str, now: float) -> RenderableType:

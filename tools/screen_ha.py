@@ -25,7 +25,7 @@ def ha_view(ha: dict[str, Any] | None, now: float) -> RenderableType:
         parts.append(line)
         table = make_table("candidates", "NODE", "STATE", "POSITION>", "LAG>", "DIGEST", "MAY LEAD")
         for row in ha["candidates"]:
-            state = row["state"] if row["connected"] else f"lost, {ago(row['seen_at'], now)}"
+            state = row["state"] if row["connected"] else f"LOST, heard of {ago(row['seen_at'], now)}"
             table.add_row(row["name"], state, *_replica_cells(row, now))
         parts.append(table)
     elif "state" in ha:

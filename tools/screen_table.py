@@ -2,17 +2,14 @@
 
 from rich.table import Table
 
+from clusterd.status.verdict import span
+
 
 def ago(at: float | None, now: float) -> str:
     """Shows a moment as the time since then."""
     if not at:
         return "-"
-    seconds = max(0.0, now - at)
-    if seconds < 120:
-        return f"{seconds:.0f} s ago"
-    if seconds < 7200:
-        return f"{seconds / 60:.0f} min ago"
-    return f"{seconds / 3600:.0f} h ago"
+    return f"{span(max(0.0, now - at))} ago"
 
 
 def make_table(title: str, *columns: str) -> Table:

@@ -1,5 +1,7 @@
 """The output of commands, and how they end."""
 
+import io
+import os
 import sys
 from typing import NoReturn
 
@@ -22,6 +24,25 @@ def fail(text: str, code: int = ExitCode.FAILED) -> NoReturn:
 
 def warn(text: str) -> None:
     click.echo(f"clusterd: {printable_lines(text)}", err=True)
+
+
+def in_short(problem: Exception) -> str:
+    """A failure of the system with the path that it is about; the text of any other one."""
+    if isinstance(problem, OSError) and problem.filename:
+        return f"{problem.filename}: {problem.strerror}"
+    return str(problem)
+
+
+def bear_any_text() -> None:
+    """Shows a character that the terminal's encoding does not have as an escape, instead of failing in the middle."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def end_quietly() -> None:
+    """For a closed output: what is still to be flushed goes nowhere, so that the interpreter does not complain."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def show_lines(lines: list[str]) -> None:

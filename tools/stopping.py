@@ -20,7 +20,7 @@ def stop(root: str, *, timeout_s: float) -> Outcome:
     ones."""
     pid = running_pid(root)
     if pid is None:
-        return Outcome(True, lines=["clusterd is not running."])
+        return Outcome(True, lines=[f"clusterd is not running at {root}."])
     members = _members(root, pid)
     try:
         os.kill(pid, signal.SIGTERM)

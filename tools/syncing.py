@@ -10,7 +10,7 @@ import msgspec
 from clusterd.status.control import ask_json
 from clusterd.status.verdict import MOST_NAMED, span
 from clusterd.wire.commands import DIFF, SYNC_NOW
-from tools.screen import size
+from tools.units import size
 
 ASK_S = 60.0
 POLL_S = 0.1

@@ -12,7 +12,8 @@ from rich.text import Text
 
 from clusterd.printable import printable
 from clusterd.status.verdict import hindrances, span
-from tools.screen import RESULTS, STATES, size
+from tools.screen import RESULTS, STATES
+from tools.units import size
 
 Order = Literal["problems", "name", "lag"]
 WIDE = 96
@@ -135,7 +136,8 @@ def _result_row(name: str, result: dict[str, Any], told: dict[str, Any] | None =
     if lag_s and word in ("equal", "synced"):
         return NodeRow(name, "behind", "yellow", badness, lag_s, result.get("lag_files"), remark=remark)
     style = RESULTS.get(word, "dim")
-    return NodeRow(name, word or "not checked", style, badness, lag_s, result.get("lag_files"), remark=remark)
+    word = "equal" if word == "synced" else word  # as on the dashboard: what it is, not how it became so
+    return NodeRow(name, word or "not checked yet", style, badness, lag_s, result.get("lag_files"), remark=remark)
 
 
 def _own_rows(status: dict[str, Any]) -> list[NodeRow]:
@@ -162,7 +164,7 @@ def _nodes(rows: list[NodeRow], lines: int, width: int) -> list[Text]:
         return _node_table(rows, width)
     across = max(1, (width + 2) // (max(cell_len(row.name) for row in rows) + 2))
     calm = len(rows)
-    while calm and rows[calm - 1].word in ("equal", "synced"):
+    while calm and rows[calm - 1].word == "equal":
         calm -= 1
     fit = max(0, lines - 2)
     while fit >= calm:

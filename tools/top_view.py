@@ -11,8 +11,9 @@ from rich.text import Text
 
 from clusterd.printable import printable, printable_facts
 from clusterd.status.verdict import span, verdict
-from tools.screen import VERDICTS, size
+from tools.screen import VERDICTS
 from tools.top_parts import Order, ScreenPart, agents_part, nodes_part, problems_part, processes_part, syncs_part
+from tools.units import size
 
 ORDERS: tuple[Order, ...] = ("problems", "name", "lag")
 TWO_COLUMNS = 150

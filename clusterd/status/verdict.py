@@ -30,8 +30,9 @@ class Verdict(msgspec.Struct, frozen=True):
         return ExitCode.DOWN if is_running else ExitCode.NOT_RUNNING
 
 
-def verdict(status: dict[str, Any]) -> Verdict:
-    """Returns the verdict. `status`: as StatusReader.read returns it."""
+def verdict(status: dict[str, Any], *, lag_s: float = LAG_S) -> Verdict:
+    """Returns the verdict. `status`: as StatusReader.read returns it. `lag_s`: from which lag on a worker that is behind
+    is a reason."""
     if not status["running"]:
         return Verdict("DOWN", status["problem"])
     if status["peers"] is None:
@@ -45,19 +46,19 @@ def verdict(status: dict[str, Any]) -> Verdict:
     if lease is not None and status["node"]["type"] == "master" and not lease["holds"]:
         why = status["problems"].get("election", "clusterd ha status says why")
         return Verdict("DOWN", f"this node holds no lease of the election and serves nobody: {why}")
-    for reason in hindrances(status):
+    for reason in hindrances(status, lag_s=lag_s):
         return Verdict("DEGRADED", reason)
     return Verdict("OK", _well(status))
 
 
-def hindrances(status: dict[str, Any]) -> Iterator[str]:
+def hindrances(status: dict[str, Any], *, lag_s: float = LAG_S) -> Iterator[str]:
     """Yields what needs attention, the worst first."""
     if status["problem"]:
         yield status["problem"]
     yield from _of_files(status["manifest"] or {})
     yield from (text for subject, text in status["problems"].items() if subject not in ADVICE)
     yield from _of_workers(status)
-    yield from _of_syncs(status)
+    yield from _of_syncs(status, lag_s)
     down = [row["name"] for row in status["processes"] if row["state"] in ("down", "unknown")]
     if down:
         yield f"{_names(down)} is being started again"
@@ -87,7 +88,7 @@ def _of_workers(status: dict[str, Any]) -> Iterator[str]:
         yield f"REFUSED {who}: {row['reason']}"
 
 
-def _of_syncs(status: dict[str, Any]) -> Iterator[str]:
+def _of_syncs(status: dict[str, Any], bound_s: float) -> Iterator[str]:
     here = {row["name"] for row in status["workers"] if row["state"] != "connected"}
     results = {name: row for name, row in status["results"].items() if name not in here}
     for name, row in results.items():
@@ -99,7 +100,7 @@ def _of_syncs(status: dict[str, Any]) -> Iterator[str]:
             more = f", and {len(row['problems']) - 1} more" if len(row["problems"]) > 1 else ""
             yield f"{_whose(name)} files are not all equal: {path}: {why}{more}"
     yield from left_out_lines(status)
-    slow = [(row["lag_s"], name) for name, row in results.items() if (row.get("lag_s") or 0.0) >= LAG_S]
+    slow = [(row["lag_s"], name) for name, row in results.items() if (row.get("lag_s") or 0.0) >= bound_s]
     if slow:
         lag_s, name = max(slow)
         yield f"{name} has been behind for {span(lag_s)}"
@@ -153,9 +154,11 @@ def apart(name: str, offset_s: float) -> str:
 
 
 def span(seconds: float) -> str:
-    """Shows a length of time for people: 55 s, 12 min, 30 h."""
+    """Shows a length of time for people: 55 s, 12 min, 30 h, 9 d. The dashboard does the same (words.js)."""
     if seconds < 120:
         return f"{seconds:.0f} s"
     if seconds < 7200:
         return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.0f} h"
+    if seconds < 172800:
+        return f"{seconds / 3600:.0f} h"
+    return f"{seconds / 86400:.0f} d"

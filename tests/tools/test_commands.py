@@ -114,7 +114,7 @@ def test_start_returns_when_the_node_serves_and_stop_when_it_is_gone(rig: Rig) -
     assert not rig.running()
     assert not [path for path in (rig.master.root / "var/run").rglob("*") if not path.is_dir()]
     again = clusterd(rig, "stop")
-    assert (again.returncode, again.stdout) == (ExitCode.OK, "clusterd is not running.\n")
+    assert (again.returncode, again.stdout) == (ExitCode.OK, f"clusterd is not running at {rig.master.root}.\n")
 
 
 def test_second_start_names_the_running_daemon(rig: Rig, master: RigNode) -> None:

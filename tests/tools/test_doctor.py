@@ -246,6 +246,15 @@ def test_taken_monitoring_port_is_a_note(master: Settings) -> None:
     assert "clusterd.monitor.port" in found.cure
 
 
+def test_taken_port_of_the_rest_api_is_a_fault(master: Settings) -> None:
+    api = msgspec.structs.replace(master.clusterd.api, enabled=True, host="127.0.0.1", port=free_port())
+    master = msgspec.structs.replace(master, clusterd=msgspec.structs.replace(master.clusterd, api=api))
+    assert "REST API port taken" not in named(system.processes(master))
+    with socket.create_server(("127.0.0.1", api.port)):
+        found = named(system.processes(master))["REST API port taken"]
+    assert (found.is_fault, str(api.port) in found.what) == (True, True)
+
+
 def test_taken_port_is_named_with_its_program(master: Settings) -> None:
     assert "port taken" not in named(system.processes(master))
     with socket.create_server(("127.0.0.1", master.cluster.port)):

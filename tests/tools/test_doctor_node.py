@@ -196,6 +196,8 @@ def test_framework_that_is_missing_or_fails_is_named(
     own = replace(worker.clusterd, framework=replace(worker.clusterd.framework, mode=mode))
     found = list(services.framework(replace(worker, clusterd=own), status(framework=READY | facts)))
     assert [(one.name, one.is_fault) for one in found] == ([(name, is_fault)] if name else [])
+    if name == "framework fails":
+        assert '"framework": "off"' in found[0].cure  # a value that check-config takes
 
 
 def test_framework_is_looked_for_where_the_node_does_not_run(worker: Settings) -> None:

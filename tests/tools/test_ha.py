@@ -107,7 +107,7 @@ def test_master_shows_its_candidates_and_how_registrations_are_answered() -> Non
         MASTER
         | {"candidates": [lost], "registrations": "asynchronous", "registrations_reason": "no candidate is connected"}
     )
-    assert "lost, 1 s ago" in text
+    assert "LOST, heard of 1 s ago" in text
     assert "no: it is not connected" in text
     assert "asynchronous: no candidate is connected" in text
 

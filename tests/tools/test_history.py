@@ -84,12 +84,12 @@ def test_every_kind_has_a_line_for_a_person(root: Path) -> None:
     text = "\n".join(shown)
     for words in (
         "change        1 added, 1 changed (events, 12 ms, manifest c0ffee123456)",
-        "~ etc/rules/local.xml  1.5 KB to 2.5 KB",
+        "~ etc/rules/local.xml  1.5 KiB to 2.4 KiB",
         "+ etc/lists/new  3 B",
-        "sync          w1: PARTIAL files, sent ahead, 2 of 2.5 KB in 300 ms",
+        "sync          w1: PARTIAL files, sent ahead, 2 of 2.4 KiB in 300 ms",
         "! etc/rules/local.xml: it is a mount point",
         "registration  agent 007 web (any) added through w1",
-        "group         agent 007: given dmz",
+        "group         agent 007: assigned to dmz",
         "login         ann logged in from 10.0.0.9",
         "request       create_user asked by user ann through worker w1: done",
         "worker        w1 lost (10.0.0.1): it said nothing for 12 s",

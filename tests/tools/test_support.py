@@ -1,6 +1,7 @@
 """`clusterd support`: what is in the archive, and that no secret is."""
 
 import json
+import re
 import tarfile
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from clusterd.users import add_user, make_user
 from tests.monitor.written import write
 from tools.cli import cluster
 from tools.init_node import init_node
-from tools.support import MASK, masked, secrets_of
+from tools.support import CHILDREN, MASK, SecretSearch, masked, secrets_of
 
 KEY = "0123456789abcdef0123456789abcdef"
 AGENT_KEY = "a" * 64
@@ -112,3 +113,20 @@ def test_masking_keeps_what_is_no_secret() -> None:
     assert masked({"a": [{"password": "x", "key": "etc/a.key", "keys": 5}]}) == {
         "a": [{"password": MASK, "key": "etc/a.key", "keys": 5}]
     }
+
+
+@pytest.mark.parametrize("secret", [b"a" * 64, b"b" * 32, b"c" * 40, b"short one", b"with-a-sign" * 4])
+@pytest.mark.parametrize("place", [b"%s", b"x%sy", b"key=%s,", b"zzzz%s0", b"%s-%s"])
+def test_secret_is_found_wherever_it_stands(secret: bytes, place: bytes) -> None:
+    search = SecretSearch([b"a" * 64, b"b" * 32, b"c" * 40, b"short one", b"with-a-sign" * 4])
+    text = b"0123456789abcdef" * 4 + b" a line\n" + place.replace(b"%s", secret) + b"\n"
+    assert search.finds_in(text)
+    assert not search.finds_in(text.replace(secret, secret[1:-1]))
+
+
+def test_every_child_of_a_node_is_asked_for_its_stacks() -> None:
+    """The processes that fork from the supervisor answer SIGUSR2; those of the framework do not."""
+    source = Path(__file__, "../../../clusterd/supervisor/plan.py").resolve().read_text()
+    names = set(re.findall(r'ChildSpec\(f?"([^"]+)"', source))
+    assert {"net", "election", "pool-{slot}"} <= names
+    assert [name for name in names if not CHILDREN.fullmatch(name.replace("{slot}", "1"))] == []

@@ -136,6 +136,13 @@ PLUGIN = re.compile(
         ({}, {"expect": 3}, 2, "CLUSTERD CRITICAL - 2 of 3 workers are connected"),
         ({"results": {"w1": row(lag_s=700.0)}}, {}, 2, "CLUSTERD CRITICAL - w1 has been behind for 12 min"),
         ({"results": {"w1": row(lag_s=30.0)}}, {"warn_s": 20.0}, 1, "CLUSTERD WARNING - w1 has been behind for 30 s"),
+        ({"results": {"w1": row(lag_s=100.0)}}, {"warn_s": 300.0}, 0, "CLUSTERD OK - 85 files, 2 workers connected"),
+        (
+            {"results": {"w1": row(lag_s=100.0)}, "problems": {"log": "etc/behind is full"}},
+            {},
+            1,
+            "CLUSTERD WARNING - etc/behind is full",
+        ),
         ({"running": False, "peers": None, "problem": "not running"}, {}, 2, "CLUSTERD CRITICAL - not running"),
         ({"problems": {"log": "a | b\nc"}}, {}, 1, "CLUSTERD WARNING - a / b c | "),
     ],
@@ -147,6 +154,6 @@ def test_plugin_line_and_code(facts: dict[str, Any], options: dict[str, Any], co
     assert PLUGIN.fullmatch(found.line)
 
 
-@pytest.mark.parametrize(("seconds", "text"), [(55.4, "55 s"), (720, "12 min"), (108000, "30 h")])
+@pytest.mark.parametrize(("seconds", "text"), [(55.4, "55 s"), (720, "12 min"), (108000, "30 h"), (259200, "3 d")])
 def test_span_is_short(seconds: float, text: str) -> None:
     assert span(seconds) == text

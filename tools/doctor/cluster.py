@@ -1,5 +1,6 @@
 """Faults between nodes: the status of the running node, and the result of a try at the master's port."""
 
+import shlex
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
@@ -121,8 +122,8 @@ def workers(root: str, status: dict[str, Any]) -> Iterator[Finding]:
     """Yields, on a master, workers that are lost, refused or behind."""
     for row in status["workers"]:
         if row["state"] == "lost":
-            text = f"{row['name']} ({row['address']}) is lost for {span(row['lost_s'])}"
-            yield Finding("worker lost", text, f"start it there, or: clusterd forget {row['name']}")
+            text = f"{row['name']} ({row['address']}) is LOST for {span(row['lost_s'])}"
+            yield Finding("worker lost", text, f"start it there, or: clusterd forget {shlex.quote(row['name'])}")
     for row in status["refused"]:
         name = _refusal(row["reason"])
         text = f"{row['name'] or 'a node'} at {row['address']}: {row['reason']}"
@@ -131,8 +132,8 @@ def workers(root: str, status: dict[str, Any]) -> Iterator[Finding]:
         if name == "self" or row["result"] == "lost":
             continue
         if row["lag_s"] is not None and row["lag_s"] >= LAG_S:
-            text = f"{name} is behind for {span(row['lag_s'])}: {row['detail'] or row['result'] or 'not checked yet'}"
-            yield Finding("worker behind", text, f"clusterd diff {name}; its log says why")
+            text = f"{name} has been behind for {span(row['lag_s'])}: {row['detail'] or row['result'] or 'not checked yet'}"
+            yield Finding("worker behind", text, f"clusterd diff {shlex.quote(name)}; its log says why")
             yield from _keys(root, name)
         for path, why in list(row["problems"].items())[:MOST]:
             yield Finding("file not sent", f"{path} to {name}: {why}", "see that file on this node")

@@ -5,8 +5,8 @@ from typing import Any
 
 from clusterd.config.loading import load
 from clusterd.framework import location
+from clusterd.gate import has_node
 from clusterd.settings import Settings
-from clusterd.status.absence import has_node
 from clusterd.status.status import StatusReader
 from tools.check import check
 from tools.doctor import cluster, files, services, system

@@ -1,7 +1,10 @@
 """Faults of files and disks."""
 
+import contextlib
+import grp
 import json
 import os
+import shlex
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -37,9 +40,19 @@ def rights(settings: Settings) -> Iterator[Finding]:
     if problem:
         yield Finding("owner without rights", problem, "give the directory to the user that the node runs as")
     for path in unreadable[:MOST]:
-        yield Finding("unreadable file", f"{user} cannot read {path}", f"chgrp wazuh {path}; chmod g+r {path}")
+        yield Finding("unreadable file", f"{user} cannot read {path}", _cure(owner, path))
     if len(unreadable) > MOST:
         yield Finding("unreadable file", f"{len(unreadable) - MOST} more files cannot be read", "as above")
+
+
+def _cure(owner: Owner | None, path: str) -> str:
+    """Returns the commands that let the node's user read `path`; a directory must be entered, too."""
+    what = shlex.quote(path)
+    group = "GROUP"
+    if owner is not None:
+        with contextlib.suppress(KeyError):
+            group = grp.getgrgid(owner.gid).gr_name
+    return f"chgrp {group} {what}; chmod g+r{'x' if os.path.isdir(path) else ''} {what}"
 
 
 def _as_owner(owner: Owner | None, look: Callable[[], list[str]]) -> list[str]:
@@ -139,7 +152,13 @@ def certificates(settings: Settings, now: datetime | None = None) -> Iterator[Fi
     if settings.clusterd.tls.enabled and settings.is_master:
         wanted.append(("cluster port", settings.clusterd.tls.cert, "put a new one there and restart the node"))
     if settings.clusterd.api.enabled:
-        wanted.append(("REST API", settings.clusterd.api.cert, "remove it with its key, then: clusterd api enable"))
+        wanted.append(
+            (
+                "REST API",
+                settings.clusterd.api.cert,
+                "remove it with its key, then: clusterd api enable; clusterd reload",
+            )
+        )
     for use, relative, cure in wanted:
         path = Path(settings.root, relative)
         try:

@@ -31,7 +31,7 @@ def framework(settings: Settings, status: dict[str, Any]) -> Iterator[Finding]:
             yield Finding("framework not found", text, FRAMEWORK, is_fault=own.mode == "on")
         return
     if shown["state"] == "failed":
-        cure = "see the lines of framework in logs/cluster.log; clusterd.framework false does without it"
+        cure = 'clusterd log --grep Framework; without it: "framework": "off" in cluster.json, then restart'
         yield Finding("framework fails", shown["reason"] or "no process of it stays", cure)
     version = (shown.get("version") or "").removeprefix("v")
     if version and version != settings.clusterd.version:

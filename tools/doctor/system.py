@@ -79,6 +79,12 @@ def processes(settings: Settings) -> Iterator[Finding]:
         if problem:
             where = f"port {settings.cluster.port} of {settings.cluster.bind_addr}"
             yield Finding("port taken", f"{where}: {problem}", "stop that program, or change <port> on every node")
+    api = settings.clusterd.api
+    if ours is None and api.enabled:
+        problem = _port_problem(api.host, api.port)
+        if problem:
+            where, cure = f"REST API port {api.port} of {api.host}", "stop that program, or change clusterd.api.port"
+            yield Finding("REST API port taken", f"{where}: {problem}", cure)
     own = settings.clusterd.monitor
     if ours is None and own.enabled:
         problem = _port_problem(own.address, own.port)

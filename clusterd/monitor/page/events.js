@@ -8,13 +8,13 @@ export const KINDS = [
 ];
 const BAD = new Set(["failed", "lost", "refused", "died", "killed", "gave_up"]);
 const DOUBTFUL = new Set(["partial", "limited", "begins", "stepped_down", "etcd_lost", "paused"]);
-const GOOD = new Set(["back", "ends"]);
+const GOOD = new Set(["back", "connected", "ends", "etcd_back", "resumed"]);
 const COUNTS = new Set(["added", "changed", "deleted", "withheld", "unlisted"]);
 const PARTS = new Set(["part", "parts"]);
 const NAMES = { seconds: "took", source: "noticed by" };
 const FIELDS_LEFT_OUT = new Set(["seq", "at", "kind", "left_out"]);
 
-/** `bad`, `doubtful`, `good` or empty: the colour of an event. */
+/** The same as the colours of `clusterd history`: `bad`, `doubtful`, `good` or empty: the colour of an event. */
 export function tone(event) {
   const word = [event.result, event.what].find((one) => BAD.has(one) || DOUBTFUL.has(one) || GOOD.has(one));
   if (event.kind === "lost") return "doubtful";
@@ -45,8 +45,8 @@ const SAYINGS = {
     return [(parts.join(", ") || "nothing") + part, first ? `· ${first}${more}` : ""];
   },
   sync: (event) => [
-    { files: "", ahead: "at once,", groups: "groups of agents,", agents: "state of agents," }[event.what] ?? event.what,
-    event.result === "ok" ? "" : event.result === "partial" ? "not all of it:" : `${event.result}:`,
+    { files: "", ahead: "sent ahead,", groups: "groups of agents,", agents: "reports of agents," }[event.what] ?? event.what,
+    event.result === "ok" ? "" : `${event.result}:`,
     ["files", "ahead"].includes(event.what) ? count(event.files, "file") : count(event.files),
     event.bytes ? behind(size(event.bytes)) : "",
     event.seconds === null || event.seconds === undefined ? "" : `· ${took(event.seconds)}`,
@@ -65,7 +65,7 @@ const SAYINGS = {
   worker: (event) => [event.what, behind(event.address), behind(event.why)],
   problem: (event) => [event.what === "ends" ? `over: ${event.subject}` : event.text || event.subject],
   process: (event) => [event.process, event.what, event.pid ? `· pid ${event.pid}` : "", behind(event.why)],
-  lost: (event) => [`${count(event.count, "event")} of ${event.process} could not be recorded`],
+  lost: (event) => [`${count(event.count, "event")} of ${event.process} could not be told`],
   reload: (event) => [
     event.changed?.length ? event.changed.join(", ") : "nothing changed",
     needsRestart(event) ? `· waits for a restart: ${needsRestart(event)}` : "",

@@ -6,7 +6,8 @@ import { count, span } from "./words.js";
 const MOST_PATHS = 5;
 const MOST = 30;
 const WELL = new Set(["ready", "starting", "stopping"]);
-const ADVICE = new Set(["rights"]);
+const ADVICE = new Set(["rights", "monitor"]);
+const CLOCKS_APART_S = 2;
 const SILENT_S = 10;
 
 const bad = (where, text) => ({ tone: "bad", where, text });
@@ -50,6 +51,13 @@ function* problems(status) {
     yield* ofPaths(where, row.problems);
     if (row.lag_s >= 60) yield doubtful(where, `behind for ${span(row.lag_s)}`);
   }
+  yield* leftOut(status);
+  for (const one of status.left_behind ?? []) yield doubtful("left behind", one.text);
+  for (const [name, row] of Object.entries(status.clocks ?? {})) {
+    if (Math.abs(row.offset_s) - row.off_by_s < CLOCKS_APART_S) continue;
+    const way = row.offset_s > 0 ? "ahead of" : "behind";
+    yield doubtful(name, `its clock is ${span(Math.abs(row.offset_s))} ${way} this node's`);
+  }
   if (agents?.problem) yield bad("agents", `the agent database does not answer: ${agents.problem}`);
   for (const [name, row] of Object.entries(agents?.syncs ?? {})) {
     if (row.groups_problem) yield doubtful(name === "self" ? node?.name : name, row.groups_problem);
@@ -65,10 +73,24 @@ function* problems(status) {
   }
 }
 
-function* ofPaths(where, found) {
+/** Files that nodes leave out. What a worker's results name already is not said again; a worker does not answer for its
+ * master. */
+function* leftOut({ node, left_out: told = {}, results = {}, manifest }) {
+  if (node?.type !== "master") return;
+  for (const [name, row] of Object.entries(told)) {
+    const said = name === node.name ? manifest?.last_scan?.problems ?? {} : results[name]?.problems ?? {};
+    const rest = Object.entries(row.files).filter(([path]) => !(path in said));
+    const hidden = row.count - Object.keys(row.files).length;
+    yield* ofPaths(name, Object.fromEntries(rest.map(([path, why]) => [path, `left out: ${why}`])), hidden);
+  }
+}
+
+/** `hidden`: how many more there are, of which nobody told the names. */
+function* ofPaths(where, found, hidden = 0) {
   const paths = Object.entries(found ?? {});
   for (const [path, why] of paths.slice(0, MOST_PATHS)) yield doubtful(where, `${path}: ${why}`);
-  if (paths.length > MOST_PATHS) yield doubtful(where, `and ${count(paths.length - MOST_PATHS, "more file")}`);
+  const left = Math.max(0, paths.length - MOST_PATHS) + hidden;
+  if (left > 0) yield doubtful(where, `and ${count(left, "more file")}`);
 }
 
 export function showProblems(status) {

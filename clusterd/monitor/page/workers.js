@@ -40,7 +40,7 @@ function worker(row, status, sync) {
     const why = row.why || "hung up";
     return {
       ...shown, state: "lost", word: `LOST ${span(row.lost_s ?? 0)}`, about: why,
-      title: `${row.name} (${row.address}) is lost for ${span(row.lost_s ?? 0)}: ${why}`,
+      title: `${row.name} (${row.address}) is LOST for ${span(row.lost_s ?? 0)}: ${why}`,
     };
   }
   if (row.state === "expected") {

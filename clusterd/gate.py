@@ -1,0 +1,50 @@
+"""What every command asks first: may the caller look into the node's directory, and is there a node? Said in the same
+words by all of them. Loads nothing."""
+
+import os
+
+NEEDED = (".", "etc", "queue/cluster", "var/run")
+"""Directories below the root that a command looks into."""
+
+
+def closed_to_us(root: str) -> str | None:
+    """Returns what to do where the caller may not look into the node's directories, None where that is no question."""
+    for relative in NEEDED:
+        path = os.path.normpath(os.path.join(root, relative))
+        try:
+            os.stat(os.path.join(path, "."))
+        except PermissionError:
+            return f"{_name_of_caller()} may not look into {path}: run this as root{_group_of(path)}"
+        except OSError:
+            continue
+    return None
+
+
+def has_node(root: str) -> bool:
+    """Whether there is a node's, or a manager's, directory tree."""
+    return os.path.exists(f"{root}/etc/ossec.conf") or os.path.isdir(f"{root}/queue/cluster")
+
+
+def no_node(root: str) -> str:
+    """Returns what is said of a root without a node."""
+    return f"there is no node at {root}. Make one with: clusterd --root {root} init ..., or give the right --root"
+
+
+def _name_of_caller() -> str:
+    import pwd  # here and below: only for those who are refused
+
+    try:
+        return f"the user {pwd.getpwuid(os.geteuid()).pw_name}"
+    except KeyError:
+        return f"the user {os.geteuid()}"
+
+
+def _group_of(path: str) -> str:
+    import grp
+
+    try:
+        found = os.stat(path)
+        is_open = found.st_gid and found.st_mode & 0o010
+        return f", or as a user of the group {grp.getgrgid(found.st_gid).gr_name}" if is_open else ""
+    except (OSError, KeyError):
+        return ""

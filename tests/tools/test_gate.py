@@ -1,0 +1,169 @@
+"""What every command asks before it looks into a root, and how a command that is interrupted or shown on a poor terminal
+ends."""
+
+import grp
+import json
+import os
+import pwd
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from clusterd import gate
+from clusterd.role import ROLE_FILE, RoleDamaged, read_role
+from tools import cluster_control
+from tools.cli import COMMANDS, FOR_EVERYBODY, NEED_FILES, cluster
+
+NOBODY = 65534
+LOADED = (grp, pwd)
+"""The other user may not be able to read the interpreter's modules."""
+CLOSED = "the user nobody may not look into /x/etc: run this as root"
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can look as another user")
+
+
+def as_nobody(look: Callable[[], object]) -> object:
+    """What `look` returns to another user, or the text of what it raises."""
+    read_fd, write_fd = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.setgroups([])
+            os.setgid(NOBODY)
+            os.setuid(NOBODY)
+            try:
+                found = look()
+            except RoleDamaged as failure:
+                found = str(failure)
+            os.write(write_fd, json.dumps(found).encode())
+        finally:
+            os._exit(0)
+    os.close(write_fd)
+    with open(read_fd, "rb") as pipe:
+        data = pipe.read()
+    os.waitpid(pid, 0)
+    return json.loads(data)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A root that everybody may reach, as `init` makes it: what is below it is closed to others."""
+    for parent in (tmp_path, *tmp_path.parents):
+        if parent.owner() == "root" and parent != Path("/tmp") and str(parent).startswith("/tmp"):
+            parent.chmod(parent.stat().st_mode | 0o011)
+    root = tmp_path / "m"
+    for relative in ("etc", "queue/cluster/.clusterd", "var/run"):
+        (root / relative).mkdir(parents=True)
+    for relative in ("etc", "queue", "var"):
+        (root / relative).chmod(0o770)
+    root.chmod(0o755)
+    return root
+
+
+@needs_root
+def test_user_who_may_not_look_is_told_so_and_how_it_goes(root: Path) -> None:
+    assert gate.closed_to_us(str(root)) is None
+    said = as_nobody(lambda: gate.closed_to_us(str(root)))
+    assert said == f"the user nobody may not look into {root}/etc: run this as root"
+    os.chown(root / "etc", 0, 2)
+    said = as_nobody(lambda: gate.closed_to_us(str(root)))
+    assert str(said).endswith("run this as root, or as a user of the group bin")
+    assert as_nobody(lambda: gate.closed_to_us(str(root / "nowhere"))) is None
+
+
+@needs_root
+def test_role_that_another_user_may_not_read_is_not_called_damaged(root: Path) -> None:
+    """Who removed the file for it would let a master lead that must not."""
+    for directory in (root / "queue", root / "queue/cluster", root / "queue/cluster/.clusterd"):
+        directory.chmod(0o755)
+    path = root / ROLE_FILE
+    path.write_text('{"term":3}')
+    path.chmod(0o600)
+    said = str(as_nobody(lambda: read_role(str(root)) and None))
+    assert "run this as root or as the node's user" in said
+    assert "remove" not in said
+
+
+@pytest.mark.parametrize("name", [name for name in COMMANDS if name not in FOR_EVERYBODY])
+def test_every_command_asks_at_the_gate(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tools.cli.closed_to_us", lambda root: CLOSED)
+    lines = {
+        "store": ["renew"],
+        "api": ["user", "list"],
+        "control": ["nodes"],
+        "forget": ["w"],
+        "ha": ["status"],
+        "demote": ["--master", "x"],
+    }
+    done = CliRunner().invoke(cluster, ["--root", str(tmp_path), name, *lines.get(name, [])])
+    assert (done.exit_code, done.stderr) == (1, f"clusterd: {CLOSED}\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_check_that_may_not_look_is_unknown_and_says_so_as_a_plugin(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tools.cli_status.closed_to_us", lambda root: CLOSED)
+    done = CliRunner().invoke(cluster, ["--root", str(tmp_path), "check"])
+    assert (done.exit_code, done.output) == (3, f"CLUSTERD UNKNOWN - {CLOSED}\n")
+
+
+@pytest.mark.parametrize("line", ["stop", "store renew", "store backup x", "api user list", "api user remove x"])
+def test_command_that_works_on_files_wants_a_node_and_makes_nothing(tmp_path: Path, line: str) -> None:
+    assert line.split()[0] in NEED_FILES
+    done = CliRunner().invoke(cluster, [*line.split(), "--root", str(tmp_path)])
+    assert (done.exit_code, done.stderr) == (1, f"clusterd: {gate.no_node(str(tmp_path))}\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_stock_tool_says_in_one_line_what_is_wrong_with_the_configuration(
+    root: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("logging.basicConfig", lambda **options: None)
+    assert cluster_control.run(str(root), ["-l"]) == 1
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{root}/etc/ossec.conf: cannot be read: No such file or directory"
+    ]
+
+
+# ---- Ctrl-C and terminals --------------------------------------------------------------------------------------------
+
+INTERRUPTED = """
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.{handler})
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == "tools.cli":
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Finder())
+sys.argv[1:] = ["version"]
+from tools.entry import clusterd
+clusterd()
+"""
+
+
+@pytest.mark.parametrize(("handler", "code"), [("default_int_handler", -2), ("SIG_IGN", 0)])
+def test_interrupt_while_a_command_loads_ends_it_without_a_word(handler: str, code: int) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED.format(handler=handler)], capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stderr) == (code, "")
+
+
+def test_character_that_a_terminal_does_not_have_is_written_as_an_escape() -> None:
+    program = (
+        "import click; from tools.console import PlainConsole; from tools.show import bear_any_text; bear_any_text(); "
+        "click.echo('w\\u00f6rker \\u65e5'); PlainConsole(width=40).print('\\u2501\\u2501 \\u65e5\\u2026')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env=os.environ | {"PYTHONIOENCODING": "latin-1"},
+        capture_output=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == b"w\xf6rker \\u65e5\n== \\u65e5~\n"

@@ -1,0 +1,48 @@
+"""The installed programs begin here: before they load anything, so that Ctrl-C while they load ends them without a word.
+
+Python would show a traceback of the import that it interrupts. There is nothing to tidy up yet, so the signal may end
+the process; once the command is loaded it answers to Ctrl-C itself."""
+
+# What `signal` is made of. It is there already, and `signal` would load other modules first.
+import _signal  # type: ignore[import-not-found]
+
+
+def _until_loaded() -> bool:
+    """Lets Ctrl-C end the process, unless whoever started it wants it to be ignored (nohup, a job in the background)."""
+    is_ours: bool = _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler
+    if is_ours:
+        _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
+    return is_ours
+
+
+def _loaded(is_ours: bool) -> None:
+    if is_ours:
+        _signal.signal(_signal.SIGINT, _signal.default_int_handler)
+
+
+_is_ours = _until_loaded()
+
+
+def clusterd() -> None:
+    from tools.cli import main
+
+    _loaded(_is_ours)
+    main()
+
+
+def cluster_control() -> None:
+    from tools.cluster_control import main
+
+    _loaded(_is_ours)
+    main()
+
+
+def wazuh_clusterd() -> None:
+    from tools.wazuh_clusterd import main
+
+    _loaded(_is_ours)
+    main()
+
+
+if __name__ == "__main__":
+    clusterd()
