@@ -38,6 +38,7 @@ def build(out: Path) -> Path:
         relocate(stage, environment)
         add_files(stage)
         manual(stage, environment)
+        completions(stage, environment)
         version = read_version(environment)
         architecture = told("dpkg", "--print-architecture")
         control(stage, version, architecture, python)
@@ -88,8 +89,13 @@ def add_files(stage: Path) -> None:
         ("usr/share/doc/clusterd/copyright", "LICENSE"),
         ("usr/share/doc/clusterd/changelog.md", "CHANGELOG.md"),
         *(
-            (f"usr/share/doc/clusterd/operations/{page.name}", str(page.relative_to(PROJECT)))
-            for page in sorted((PROJECT / "docs/operations").glob("*.md"))
+            (f"usr/share/doc/clusterd/{page.relative_to(PROJECT / 'docs')}", str(page.relative_to(PROJECT)))
+            for page in sorted([*(PROJECT / "docs").glob("*.md"), *(PROJECT / "docs/operations").glob("*.md")])
+        ),
+        *(
+            (f"usr/share/doc/clusterd/{path.relative_to(PROJECT)}", str(path.relative_to(PROJECT)))
+            for path in sorted([*(PROJECT / "contrib").glob("*/*"), PROJECT / "contrib/clusterd.sysusers"])
+            if path.parent.name in ("ha", "monitoring", "contrib") and path.is_file()
         ),
     ):
         target = stage / relative
@@ -106,6 +112,18 @@ def manual(stage: Path, environment: Path) -> None:
     for page in sorted(pages.iterdir()):
         page.with_name(f"{page.name}.gz").write_bytes(gzip.compress(page.read_bytes(), mtime=0))
         page.unlink()
+
+
+def completions(stage: Path, environment: Path) -> None:
+    """What the shells complete, where Debian's look for it."""
+    for shell, relative in (
+        ("bash", "usr/share/bash-completion/completions/clusterd"),
+        ("zsh", "usr/share/zsh/vendor-completions/_clusterd"),
+        ("fish", "usr/share/fish/vendor_completions.d/clusterd.fish"),
+    ):
+        target = stage / relative
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(told(environment / "bin/python", "-I", "-m", "tools.cli", "completion", shell) + "\n")
 
 
 def control(stage: Path, version: str, architecture: str, python: Path) -> None:
@@ -127,7 +145,7 @@ def control(stage: Path, version: str, architecture: str, python: Path) -> None:
     for path in stage.rglob("*"):
         if not path.is_symlink():
             path.chmod(0o755 if path.is_dir() or path.stat().st_mode & 0o100 else 0o644)
-    for name in ("postinst", "prerm"):
+    for name in ("postinst", "prerm", "postrm"):
         shutil.copyfile(HERE / name, debian / name)
         (debian / name).chmod(0o755)
     stage.chmod(0o755)

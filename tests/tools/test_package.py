@@ -43,6 +43,9 @@ def test_package_holds_an_environment_that_runs_and_starts_nothing(tmp_path: Pat
     ]
     names = {row[5].split(" -> ")[0].removeprefix("./") for row in listed}
     wanted = {"opt/clusterd/bin/clusterd", "usr/bin/clusterd", "usr/lib/systemd/system/clusterd.service"}
+    doc = "usr/share/doc/clusterd"
+    wanted |= {f"{doc}/operations/day2.md", f"{doc}/ha.md", f"{doc}/contrib/clusterd.sysusers"}
+    wanted |= {f"{doc}/contrib/monitoring/prometheus.yml", "usr/share/bash-completion/completions/clusterd"}
     assert wanted | {"usr/share/man/man1/clusterd.1.gz", "usr/share/man/man1/clusterd-status.1.gz"} <= names
     assert [name for name in names if "/tools/rig" in name or "/tests/" in name.split("site-packages")[0]] == []
     assert {name.split("/")[0] for name in names} == {"", "opt", "usr"}
@@ -61,8 +64,9 @@ def test_package_holds_an_environment_that_runs_and_starts_nothing(tmp_path: Pat
 
     told("dpkg-deb", "-e", package, tmp_path / "control")
     scripts = {path.name: path.read_text() for path in (tmp_path / "control").iterdir()}
-    assert set(scripts) == {"control", "postinst", "prerm"}
-    assert not any(word in scripts["postinst"] for word in ("systemctl", "clusterd start", "adopt"))
+    assert set(scripts) == {"control", "postinst", "prerm", "postrm"}
+    for word in ("systemctl start", "systemctl restart", "systemctl enable", "clusterd start", "adopt"):
+        assert word not in scripts["postinst"]
     # Not below tmp_path: socket paths have 107 bytes.
     with tempfile.TemporaryDirectory(prefix="deb-") as machine:
         _live_with_dpkg(package, Path(machine))
@@ -119,9 +123,34 @@ def test_machine_without_dpkg_is_told_what_to_do(tmp_path: Path) -> None:
 def test_package_is_not_removed_from_under_a_manager_that_runs_it(tmp_path: Path, python: str, code: int) -> None:
     launcher = tmp_path / "wazuh-clusterd"
     launcher.write_text(f"#!/bin/sh\npython={python}\n")
-    script = (PROJECT / "contrib/deb/prerm").read_text().replace("/var/ossec/bin/wazuh-clusterd", str(launcher))
-    script = script.replace("systemctl", "true")
+    script = _prerm().replace("/var/ossec/bin/wazuh-clusterd", str(launcher))
     done = subprocess.run(["/bin/sh", "-c", script, "prerm", "remove"], capture_output=True, text=True, timeout=60)
     assert done.returncode == code
     assert ("clusterd adopt --undo --now" in done.stderr) == bool(code)
     assert subprocess.run(["/bin/sh", "-c", script, "prerm", "upgrade"], timeout=60).returncode == 0
+
+
+def test_package_is_not_removed_from_under_a_program_of_it(tmp_path: Path) -> None:
+    """A node at another root, or a `clusterd top` that somebody has open."""
+    place = tmp_path / "bin"
+    place.mkdir()
+    program = place / "sleep"
+    shutil.copy("/bin/sleep", program)
+    script = _prerm().replace("[/]opt/clusterd/bin/", f"[/]{str(place)[1:]}/")
+
+    def remove() -> subprocess.CompletedProcess[str]:
+        return subprocess.run(["/bin/sh", "-c", script, "prerm", "remove"], capture_output=True, text=True, timeout=60)
+
+    assert remove().returncode == 0
+    running = subprocess.Popen([program, "600"])
+    try:
+        refused = remove()
+    finally:
+        running.kill()
+        running.wait(30)
+    assert (refused.returncode, f"(pid {running.pid})" in refused.stderr) == (1, True), refused.stderr
+
+
+def _prerm() -> str:
+    """The script, without its calls of systemd."""
+    return (PROJECT / "contrib/deb/prerm").read_text().replace("systemctl", "true")
