@@ -46,7 +46,9 @@ def status(root: str, as_json: bool, watch: bool) -> None:
                 break
             time.sleep(WATCH_S)
     except KeyboardInterrupt:
-        raise SystemExit(ExitCode.INTERRUPTED) from None
+        if not watch:
+            raise
+        return  # the way to end it, as of every other view
     if is_wanting(facts):
         raise SystemExit(ExitCode.DEGRADED)
 

@@ -23,7 +23,7 @@ PROBE_S = 8.0
 
 class Probed(msgspec.Struct, frozen=True):
     """The result. `kind`: ok, refused (by the master, with its `code`), or the stage that failed: address, port,
-    time-out, tls, key, protocol."""
+    time-out, tls, silent, key, protocol."""
 
     kind: str
     text: str = ""
@@ -99,6 +99,6 @@ def _hello(settings: Settings, address: Address, sock: socket.socket, timeout_s:
                     case Violation(text=text):
                         return Probed("protocol", f"{address}: {text}")
     except TimeoutError:
-        return Probed("time-out", f"{address} takes the connection and does not answer hello within {timeout_s:g} s")
+        return Probed("silent", f"{address} takes the connection and does not answer hello within {timeout_s:g} s")
     except (OSError, ClusterError):
         return Probed("key", closed)

@@ -84,7 +84,7 @@ TABLE: tuple[Metric, ...] = (
     _gauge("worker_lag_seconds", "For how long its files have differed from the master's; 0: they are equal", "worker"),
     _gauge("worker_lag_files", "How many files differed when they were last compared", "worker"),
     _gauge("worker_files", "Files of its last sync: missing, shared (changed) and extra ones", "worker", "what"),
-    _gauge("worker_files_left_out", "Files that its last sync could not make equal", "worker"),
+    _gauge("worker_files_left_out", "Files that its master cannot send, or that it cannot put in place", "worker"),
     _gauge("worker_result", "1 for the result of its last check", "worker", "result"),
     _gauge("worker_check_timestamp_seconds", "When its last check ended, seconds since 1970", "worker"),
     _gauge("worker_sync_timestamp_seconds", "When its last package was applied, seconds since 1970", "worker"),

@@ -266,7 +266,9 @@ def _workers(samples: Samples, status: dict[str, Any]) -> None:
             samples.add("clusterd_worker_spool_bytes", spool.get(name, 0), name)
             result = status["results"].get(name)
             if result is not None:
-                _result(samples, name, result, is_here=row["state"] == "connected")
+                told = status["left_out"].get(name, {"count": 0})  # beside it: what the master cannot send
+                left_out = told["count"] + len(result["problems"])
+                _result(samples, name, result, left_out, is_here=row["state"] == "connected")
     else:
         name = str(node.get("name"))
         masters = [peer for peer in status["peers"] if peer["kind"] == "master"]
@@ -274,17 +276,19 @@ def _workers(samples: Samples, status: dict[str, Any]) -> None:
         heard = [peer["keepalive_at"] or peer["connected_at"] for peer in masters]
         samples.add("clusterd_worker_keepalive_age_seconds", max(0.0, now - heard[0]) if heard else None, name)
         if "self" in status["results"]:
-            _result(samples, name, status["results"]["self"], is_here=bool(masters))
+            own = status["results"]["self"]
+            left_out = max(status["left_out"].get(name, {"count": 0})["count"], len(own["problems"]))
+            _result(samples, name, own, left_out, is_here=bool(masters))
 
 
-def _result(samples: Samples, name: str, result: dict[str, Any], *, is_here: bool) -> None:
+def _result(samples: Samples, name: str, result: dict[str, Any], left_out: int, *, is_here: bool) -> None:
     """Of a worker that is away it is unknown how far it lags."""
     if is_here and "lag_s" in result:
         samples.add("clusterd_worker_lag_seconds", result["lag_s"] or 0.0, name)
         samples.add("clusterd_worker_lag_files", result["lag_files"], name)
     for what, key in (("missing", "created"), ("shared", "updated"), ("extra", "deleted")):
         samples.add("clusterd_worker_files", result[key], name, what)
-    samples.add("clusterd_worker_files_left_out", len(result["problems"]), name)
+    samples.add("clusterd_worker_files_left_out", left_out, name)
     if result["result"] in RESULTS:
         samples.add("clusterd_worker_result", 1, name, result["result"])
     samples.add("clusterd_worker_check_timestamp_seconds", result["checked_at"], name)

@@ -73,6 +73,11 @@ def test_scrape_says_what_the_node_knows(tmp_path: Path) -> None:
     status = status_of_master()
     status["workers"][1]["state"] = "lost"
     status["results"]["worker-00"] |= {"lag_s": 12.5, "lag_files": 4, "problems": {"etc/a": "mounted"}}
+    status["left_out"] = {
+        "worker-00": {"count": 9, "files": {"etc/b": "read-only"}, "at": 1.0},
+        "worker-01": {"count": 1, "files": {"etc/b": "read-only"}, "at": 1.0},
+    }
+    status["results"]["worker-00"]["problems"] |= {"etc/c": "too large"}
     found = read(scrape(tmp_path, status))
     for name, labels, expected in (
         ("verdict", {}, 0),
@@ -92,7 +97,8 @@ def test_scrape_says_what_the_node_knows(tmp_path: Path) -> None:
         ("worker_lag_files", {"worker": "worker-00"}, 4),
         ("worker_lag_seconds", {"worker": "worker-01"}, None),
         ("worker_files", {"worker": "worker-00", "what": "shared"}, 2),
-        ("worker_files_left_out", {"worker": "worker-00"}, 1),
+        ("worker_files_left_out", {"worker": "worker-00"}, 11),
+        ("worker_files_left_out", {"worker": "worker-01"}, 1),
         ("worker_result", {"worker": "worker-00", "result": "equal"}, 1),
         ("worker_spool_bytes", {"worker": "worker-00"}, 7),
         ("job_seconds_bucket", {"task": "ScanShard", "le": "1.0"}, 5),

@@ -111,7 +111,7 @@ def test_a_port_that_says_nothing_or_is_closed_or_has_no_name(
 ) -> None:
     done = threading.Event()
     silent = port(lambda sock: done.wait(30) and None)  # type: ignore[func-returns-value]
-    assert probe(worker, silent, timeout_s=0.2).kind == "time-out"
+    assert probe(worker, silent, timeout_s=0.2).kind == "silent"
     done.set()
     assert probe(worker, Address("127.0.0.1", free_port())).kind == "port"
     assert probe(worker, Address("nowhere.invalid", 1516)).kind == "address"

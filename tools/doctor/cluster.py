@@ -34,6 +34,7 @@ MASTERS = {
     "address": ("address does not resolve", "correct <node> in ossec.conf, or /etc/hosts"),
     "port": ("closed port", "start the master; see <port> and <bind_addr> there"),
     "time-out": ("firewall", "open the port of the master for this node"),
+    "silent": ("master does not answer", "clusterd doctor on the master; it may hang, or a balancer may stand between"),
     "tls": ("no TLS", "compare clusterd.tls of both nodes"),
     "key": ("wrong key", "give both nodes the same <key>"),
     "protocol": ("not a cluster port", "correct the port of <node> in ossec.conf"),
@@ -89,7 +90,8 @@ def _finding(found: Probed) -> Finding:
 def node(status: dict[str, Any]) -> Iterator[Finding]:
     """Yields the faults that a running node reports."""
     if not status["running"]:
-        yield Finding("not running", status["problem"], f"clusterd --root {status['root']} start", is_fault=False)
+        text = status["problem"].partition(" Start it with")[0]  # the cure says that
+        yield Finding("not running", text, f"clusterd --root {status['root']} start", is_fault=False)
         return
     if status["peers"] is None:
         yield Finding("node does not answer", status["problem"], "see logs/cluster.log and logs/clusterd-crash.log")
