@@ -80,6 +80,29 @@ def test_refused_node_is_shown_with_the_reason(look: Open) -> None:
     expect(page.locator("#problems-list li")).to_contain_text("10.0.0.9, 7 attempts")
 
 
+def test_files_left_out_clocks_and_what_was_left_behind_are_problems(look: Open) -> None:
+    left_out = {
+        "w1": {"count": 3, "files": {"etc/a": "is mounted", "etc/b": "is a link"}, "at": 1.0},
+        "m1": {"count": 1, "files": {"etc/c": "is a link"}, "at": None},
+    }
+    clocks = {"w1": {"offset_s": -95.0, "off_by_s": 0.1, "at": 1.0}, "w2": {"offset_s": 1.0, "off_by_s": 0.1, "at": 1.0}}
+    results = states.master()["results"]
+    results["w1"]["problems"] = {"etc/b": "is a link"}
+    page = look(
+        states.master(left_out=left_out, clocks=clocks, left_behind=[{"text": "two files are kept"}], results=results)
+    )
+    expect(page.locator("#problems-list li")).to_have_text(
+        [
+            "w1 etc/b: is a link",
+            "w1 etc/a: left out: is mounted",
+            "w1 and 1 more file",
+            "m1 etc/c: left out: is a link",
+            "left behind two files are kept",
+            "w1 its clock is 95 s behind this node's",
+        ]
+    )
+
+
 def test_running_syncs_have_bars_until_they_end(look: Open, port: FakePort) -> None:
     page = look(states.syncing())
     running = page.locator("#syncs-running li")

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from clusterd.exits import ExitCode
+from clusterd.reload import NEEDS_RESTART_OWN
 from clusterd.settings import CAPABILITIES
 from clusterd.status.status import StatusReader
 from tools.cli import COMMANDS
@@ -45,6 +46,11 @@ def test_every_key_of_status_is_in_the_reference(tmp_path: Path) -> None:
     keys = set(StatusReader(str(tmp_path)).read())
     listed = section(REFERENCE, "Status for programs")
     assert [key for key in sorted(keys) if not re.search(rf"`{key}(\[\])?`", listed)] == []
+
+
+def test_every_setting_that_waits_for_a_restart_is_in_the_reference() -> None:
+    text = REFERENCE.split("A **reload** changes")[1].split("\n\n")[0]
+    assert [name for name in NEEDS_RESTART_OWN if f"`{name}`" not in text] == []
 
 
 def findings() -> Iterator[str]:
