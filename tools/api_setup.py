@@ -72,7 +72,11 @@ def turn_on(root: str, content: dict[str, Any], *, name: str, port: int | None =
     if not cert.exists():
         cert_text, key_text = self_signed(name)
         _write_new(key, key_text, KEY_MODE)
-        _write_new(cert, cert_text, CERT_MODE)
+        try:
+            _write_new(cert, cert_text, CERT_MODE)
+        except BaseException:
+            key.unlink()  # one of both alone is refused
+            raise
         made += [key, cert]
     own["enabled"] = True
     if port is not None:
@@ -151,9 +155,13 @@ def _write_new(path: Path, content: bytes, mode: int) -> None:
     """Writes a new file with the owner of its directory, so that the daemon can read its key."""
     path.parent.mkdir(parents=True, exist_ok=True)
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
-    with os.fdopen(fd, "wb") as file:
-        os.fchmod(fd, mode)
-        if os.geteuid() == 0:
-            owner = path.parent.stat()
-            os.fchown(fd, owner.st_uid, owner.st_gid)
-        file.write(content)
+    try:
+        with os.fdopen(fd, "wb") as file:
+            os.fchmod(fd, mode)
+            if os.geteuid() == 0:
+                owner = path.parent.stat()
+                os.fchown(fd, owner.st_uid, owner.st_gid)
+            file.write(content)
+    except BaseException:
+        path.unlink()
+        raise

@@ -101,8 +101,6 @@ def init_node(
         cluster=escape(cluster), name=escape(name), node_type=node_type, key=key, port=port, bind=escape(bind),
         node=escape(node),
     )  # fmt: skip
-    made.append(conf)
-    _write_new(conf, content, 0o640)
     options = Path(root, "etc", "internal_options.conf")
     if not options.exists():
         _write_new(options, "# 0: INFO, 1: DEBUG, 2: DEBUG2\nwazuh_clusterd.debug=0\n", 0o640)
@@ -110,6 +108,8 @@ def init_node(
     if with_api:
         made += turn_on(root, json_content, name=name)
         lines.append(f"The REST API is on. Add a user with: clusterd --root {root} api user add NAME")
+    _write_new(conf, content, 0o640)  # the last one: what failed before it is made again by the same command
+    made.append(conf)
     lines[:0] = [f"Made the {node_type} {name} of cluster {cluster} at {root}."]
     lines += _hand_over(Path(root), made)
     if is_new:
@@ -196,10 +196,15 @@ def _make_tree(root: Path) -> list[Path]:
 
 
 def _write_new(path: Path, content: str, mode: int) -> None:
+    """Nothing is left of a file that cannot be written (disk full, Ctrl-C): the next init would refuse to overwrite it."""
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
-    with os.fdopen(fd, "w", encoding="utf-8") as file:
-        os.fchmod(file.fileno(), mode)
-        file.write(content)
+    try:
+        with os.fdopen(fd, "w", encoding="utf-8") as file:
+            os.fchmod(file.fileno(), mode)
+            file.write(content)
+    except BaseException:
+        path.unlink()
+        raise
 
 
 def _hand_over(root: Path, made: list[Path]) -> list[str]:

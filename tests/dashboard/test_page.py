@@ -85,7 +85,10 @@ def test_files_left_out_clocks_and_what_was_left_behind_are_problems(look: Open)
         "w1": {"count": 3, "files": {"etc/a": "is mounted", "etc/b": "is a link"}, "at": 1.0},
         "m1": {"count": 1, "files": {"etc/c": "is a link"}, "at": None},
     }
-    clocks = {"w1": {"offset_s": -95.0, "off_by_s": 0.1, "at": 1.0}, "w2": {"offset_s": 1.0, "off_by_s": 0.1, "at": 1.0}}
+    clocks = {
+        "w1": {"offset_s": -95.0, "off_by_s": 0.1, "at": 1.0},
+        "w2": {"offset_s": 1.0, "off_by_s": 0.1, "at": 1.0},
+    }
     results = states.master()["results"]
     results["w1"]["problems"] = {"etc/b": "is a link"}
     page = look(

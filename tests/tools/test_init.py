@@ -1,5 +1,6 @@
 """`clusterd init`: a node's tree and configuration, never overwritten, the key never shown."""
 
+import errno
 import os
 import stat
 from pathlib import Path
@@ -120,3 +121,25 @@ def test_existing_options_and_directories_are_kept(tmp_path: Path) -> None:
     make(tmp_path / "m")
     assert (tmp_path / "m/etc/internal_options.conf").read_text() == "wazuh_clusterd.debug=2\n"
     assert stat.S_IMODE(os.stat(tmp_path / "m/etc/rules").st_mode) == 0o755
+
+
+def test_disk_that_is_full_at_any_file_leaves_nothing_that_hinders_the_next_try(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file of which nothing could be written would be taken for one that must not be overwritten."""
+    root, real = tmp_path / "m", os.fchmod
+    for full in ("internal_options.conf", "clusterd-api.key", "clusterd-api.crt", "ossec.conf"):
+
+        def fchmod(fd: int, mode: int, full: str = full) -> None:
+            if os.readlink(f"/proc/self/fd/{fd}").endswith(full):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            real(fd, mode)
+
+        monkeypatch.setattr(os, "fchmod", fchmod)
+        with pytest.raises(OSError, match="No space left"):
+            make(root, with_api=True)
+        assert not (root / "etc/ossec.conf").exists()
+        assert all(path.stat().st_size for path in (root / "etc").iterdir() if path.is_file())
+    monkeypatch.undo()
+    make(root, with_api=True)
+    assert check(str(root)).ok
