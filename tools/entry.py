@@ -1,4 +1,4 @@
-"""The installed programs begin here: before they load anything, so that Ctrl-C while they load ends them without a word.
+"""The installed programs begin here: before they load anything, so that Ctrl-C meanwhile ends them without a word.
 
 Python would show a traceback of the import that it interrupts. There is nothing to tidy up yet, so the signal may end
 the process; once the command is loaded it answers to Ctrl-C itself."""
@@ -8,7 +8,7 @@ import _signal  # type: ignore[import-not-found]
 
 
 def _until_loaded() -> bool:
-    """Lets Ctrl-C end the process, unless whoever started it wants it to be ignored (nohup, a job in the background)."""
+    """Lets Ctrl-C end the process, unless it is to be ignored (nohup, a job in the background)."""
     is_ours: bool = _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler
     if is_ours:
         _signal.signal(_signal.SIGINT, _signal.SIG_DFL)

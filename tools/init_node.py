@@ -196,7 +196,7 @@ def _make_tree(root: Path) -> list[Path]:
 
 
 def _write_new(path: Path, content: str, mode: int) -> None:
-    """Nothing is left of a file that cannot be written (disk full, Ctrl-C): the next init would refuse to overwrite it."""
+    """Leaves nothing of a file that cannot be written (disk full, Ctrl-C): the next init would not overwrite it."""
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
     try:
         with os.fdopen(fd, "w", encoding="utf-8") as file:

@@ -1,4 +1,4 @@
-"""Numbers as every command shows them. Loads nothing, for commands that answer at once; `span` is beside the verdict."""
+"""Numbers as every command shows them. Loads nothing, for commands that answer at once (`span`: status/verdict.py)."""
 
 
 def size(count: float | None) -> str:

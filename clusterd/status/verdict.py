@@ -31,8 +31,8 @@ class Verdict(msgspec.Struct, frozen=True):
 
 
 def verdict(status: dict[str, Any], *, lag_s: float = LAG_S) -> Verdict:
-    """Returns the verdict. `status`: as StatusReader.read returns it. `lag_s`: from which lag on a worker that is behind
-    is a reason."""
+    """Returns the verdict. `status`: as StatusReader.read returns it. `lag_s`: from this lag on a worker is a
+    reason."""
     if not status["running"]:
         return Verdict("DOWN", status["problem"])
     if status["peers"] is None:

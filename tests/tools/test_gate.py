@@ -1,5 +1,5 @@
-"""What every command asks before it looks into a root, and how a command that is interrupted or shown on a poor terminal
-ends."""
+"""What every command asks before it looks into a root, and how one ends that is interrupted or shown on a poor
+terminal."""
 
 import grp
 import json

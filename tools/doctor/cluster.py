@@ -134,7 +134,8 @@ def workers(root: str, status: dict[str, Any]) -> Iterator[Finding]:
         if name == "self" or row["result"] == "lost":
             continue
         if row["lag_s"] is not None and row["lag_s"] >= LAG_S:
-            text = f"{name} has been behind for {span(row['lag_s'])}: {row['detail'] or row['result'] or 'not checked yet'}"
+            why = row["detail"] or row["result"] or "not checked yet"
+            text = f"{name} has been behind for {span(row['lag_s'])}: {why}"
             yield Finding("worker behind", text, f"clusterd diff {shlex.quote(name)}; its log says why")
             yield from _keys(root, name)
         for path, why in list(row["problems"].items())[:MOST]:
