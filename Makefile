@@ -28,13 +28,13 @@ $(BIN)/python:
 
 $(STAMP): setup.py | $(BIN)/python
 	@echo "Installing clusterd and what tests and benchmarks need into $(VENV) ..."
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev,bench]'
+	@PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev,bench]'
 	@touch $(STAMP) $(DEMO_STAMP)
 
 # Nothing of tests and benchmarks.
 $(DEMO_STAMP): setup.py | $(BIN)/python
 	@echo "Installing clusterd and what the demonstration needs into $(VENV) ..."
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[rig]'
+	@PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[rig]'
 	@touch $(DEMO_STAMP)
 
 demo: $(DEMO_STAMP)
