@@ -114,6 +114,8 @@ def list_users(root: str, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(rows, indent=2))
         return
+    if not rows:
+        echo("There is no user yet: clusterd api user add NAME", err=True)
     for row in rows:
         changed = time.strftime("%Y-%m-%d %H:%M", time.localtime(row["changed_at"]))
         echo(f"{row['name']}  {row['role']}  (password set {changed})")

@@ -21,6 +21,7 @@ from tools.show import echo, fail
 
 WATCH_S = 1.0
 FORGET_S = 10.0
+UNKNOWN_COMMAND = 3000
 
 
 @click.command()
@@ -110,5 +111,7 @@ def forget(root: str, node: str) -> None:
     except NotAnswering as silence:
         fail(str(silence), ExitCode.NOT_RUNNING)
     except ClusterError as refusal:
+        if refusal.code == UNKNOWN_COMMAND:
+            fail("this node is no master: only the master remembers workers, run this there")
         fail(refusal.extra or str(refusal))
     echo(f"{node} is forgotten.")

@@ -39,7 +39,7 @@ def _fail(problem: Exception) -> None:
 @click.option(
     "--timeout", "timeout_s", type=click.FloatRange(0.1), default=120.0, show_default=True, help="Seconds, with --wait."
 )
-@click.option("--expect", type=click.IntRange(0), help="With --wait: fail with fewer workers than this.")
+@click.option("--expect", type=click.IntRange(0), help="With --wait: wait for so many workers, and fail with fewer.")
 @click.option(
     "--allow-delete", is_flag=True, help="Publish deletions that wait because very many files vanished at once."
 )
@@ -66,7 +66,7 @@ def sync(root: str, waits: bool, timeout_s: float, expect: int | None, allow_del
         else:
             echo("The node checks now.")
         return
-    found = _wait(root, begun["at"], timeout_s, as_json)
+    found = _wait(root, begun["at"], timeout_s, expect or 0, as_json)
     missing = max(0, (expect or 0) - len(found.equal))
     took_s = round(time.monotonic() - started, 3)
     outcome = {**begun, **msgspec.to_builtins(found), "took_s": took_s, "missing": missing}
@@ -82,13 +82,13 @@ def sync(root: str, waits: bool, timeout_s: float, expect: int | None, allow_del
         sys.exit(ExitCode.FAILED)
 
 
-def _wait(root: str, since: float, timeout_s: float, as_json: bool) -> Standing:
+def _wait(root: str, since: float, timeout_s: float, expect: int, as_json: bool) -> Standing:
     reader = StatusReader(root)
     if as_json:
-        return syncing.wait(reader.read_sync, since, timeout_s, lambda found: None)
+        return syncing.wait(reader.read_sync, since, timeout_s, lambda found: None, expect)
     with Live(Text(), console=PlainConsole(stderr=True), transient=True, auto_refresh=False) as live:
         return syncing.wait(
-            reader.read_sync, since, timeout_s, lambda found: live.update(standing_view(found), refresh=True)
+            reader.read_sync, since, timeout_s, lambda found: live.update(standing_view(found), refresh=True), expect
         )
 
 

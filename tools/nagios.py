@@ -40,8 +40,8 @@ def check(status: dict[str, Any], *, warn_s: float, crit_s: float, expect: int |
         lag_code = CRITICAL if lag_s >= crit_s else WARNING if lag_s >= warn_s else OK
         if lag_code > code:
             code, text = lag_code, f"{worst} has been behind for {span(lag_s)}"
-        data.append(f"lag={lag_s:.1f}s;{warn_s:g};{crit_s:g};0")
         if status["node"]["type"] == "master":
+            data.append(f"lag={lag_s:.1f}s;{warn_s:g};{crit_s:g};0")  # a worker does not know its own
             connected = sum(row["state"] == "connected" for row in status["workers"])
             known = len(status["workers"])
             if expect is not None and connected < expect:

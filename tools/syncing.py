@@ -142,11 +142,15 @@ def _own_standing(status: dict[str, Any], since: float) -> Standing:
 
 
 def wait(
-    read: Callable[[], dict[str, Any]], since: float, timeout_s: float, show: Callable[[Standing], None]
+    read: Callable[[], dict[str, Any]],
+    since: float,
+    timeout_s: float,
+    show: Callable[[Standing], None],
+    expect: int = 0,
 ) -> Standing:
-    """Waits until every worker that this master knows has the current manifest or is lost, at most `timeout_s`; workers
-    without it are then in `behind`, or `problem` is set. `read` returns the node's status; `show` is called after each
-    look."""
+    """Waits until every worker that this master knows has the current manifest or is lost, and `expect` workers have
+    it, at most `timeout_s`; workers without it are then in `behind`, or `problem` is set. `read` returns the node's
+    status; `show` is called after each look."""
     deadline = time.monotonic() + timeout_s
     known: list[str] | None = None
     while True:
@@ -155,6 +159,8 @@ def wait(
             known = [peer["name"] for peer in workers_of(status)]
         found = standing(status, since, known or [])
         show(found)
-        if not found.is_waiting or time.monotonic() >= deadline:
+        is_short = known is not None and status["node"]["type"] == "master" and len(found.equal) < expect
+        is_short = is_short and not any(row.is_lost or row.is_stuck for row in found.behind)
+        if not (found.is_waiting or is_short) or time.monotonic() >= deadline:
             return found
         time.sleep(POLL_S)

@@ -122,11 +122,15 @@ def _well(status: dict[str, Any]) -> str:
     if "files" not in manifest:
         return "the first scan of this node's files is running"
     if status["node"]["type"] != "master":
-        return f"{manifest['files']} files, connected to its master"
+        return f"{_files(manifest['files'])}, connected to its master"
     connected = sum(row["state"] == "connected" for row in status["workers"])
     expected = len(status["workers"]) - connected
     more = f", {expected} expected" if expected else ""
-    return f"{manifest['files']} files, {connected} worker{'' if connected == 1 else 's'} connected{more}"
+    return f"{_files(manifest['files'])}, {connected} worker{'' if connected == 1 else 's'} connected{more}"
+
+
+def _files(count: int) -> str:
+    return f"{count} file{'' if count == 1 else 's'}"
 
 
 def _whose(name: str) -> str:

@@ -216,7 +216,9 @@ class Core:
         except Refusal as refusal:
             await net.reply(message.link, message.serial, commands.ERR, str(refusal).encode())
         except ClusterError as failure:
-            log = "" if isinstance(failure, SpoolRefused) else str(failure)
+            # Whoever asks with a command of ours is told why it is refused: no fault of this node.
+            is_told = isinstance(failure, SpoolRefused) or message.command in commands.OF_OPERATORS
+            log = "" if is_told else str(failure)
             await net.reply(message.link, message.serial, commands.ERR, encode_failure(failure), log=log)
         except (JobError, ScanFailed, OSError) as failure:
             error = ClusterError(1000, str(failure))

@@ -124,6 +124,8 @@ SYNC_NOW = "sync_now"
 """Ours: scan now and tell the workers (master); check now (worker)."""
 FORGET = "forget"
 """Ours, on a master: removes a worker that does not return from the known workers."""
+OF_OPERATORS = frozenset({DIFF, SYNC_NOW, FORGET})
+"""Asked by a person, who is told why it is refused."""
 STATUS = "status"
 """Ours: the node's status as JSON, for `clusterd status`."""
 # Local socket, daemon to client.

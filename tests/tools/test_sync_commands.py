@@ -63,6 +63,17 @@ def sync_row(peer: str, done: int, total: int, kind: str = "integrity") -> dict[
     return {"peer": peer, "kind": kind, "step": "sending", "done_bytes": done, "total_bytes": total}
 
 
+def test_workers_that_are_expected_are_waited_for_until_they_join() -> None:
+    """Right after the start of a master that knows nobody yet."""
+    looks = iter([master(), master(), master("a", a=result())])
+    found = syncing.wait(lambda: next(looks), NOW, 60.0, lambda found: None, expect=1)
+    assert (found.equal, next(looks, None)) == (["a"], None)
+    late = syncing.wait(master, NOW, 0.0, lambda found: None, expect=1)
+    assert (late.equal, late.is_waiting) == ([], False)
+    own = worker(result="equal", checked_at=NOW)
+    assert syncing.wait(lambda: own, NOW, 60.0, lambda found: None, expect=2).equal == ["w"]
+
+
 # ---- standing --------------------------------------------------------------------------------------------------------
 
 
@@ -327,7 +338,7 @@ def test_commands_on_nodes_that_run_are_cut_off_and_stop(rig: Rig) -> None:
     assert "gave up" not in err
     assert clusterd(one, "forget", "rig_manager_2") == (ExitCode.OK, "rig_manager_2 is forgotten.\n", "")
     assert clusterd(one, "sync", "--wait") == (ExitCode.OK, "No worker is connected.\n", "")
-    assert clusterd(one, "sync", "--wait", "--expect", "1")[0] == ExitCode.TIMED_OUT
+    assert clusterd(one, "sync", "--wait", "--expect", "1", "--timeout", "0.5")[0] == ExitCode.TIMED_OUT
     tell_link(two.link_control, "mend")
     rig.wait_equal(60)
 
