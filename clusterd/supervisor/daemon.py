@@ -15,6 +15,8 @@ from clusterd.settings import Settings
 from clusterd.supervisor.run import supervise
 from clusterd.supervisor.starter import StartResult
 
+ENDS_WITHIN_S = 5.0
+
 
 def start_daemon(
     settings: Settings,
@@ -87,7 +89,25 @@ def _hear(fd: int, deadline: float, timeout_s: float, leave_late: bool) -> Start
             )
             return StartResult(False, reason, 0, int(ExitCode.FAILED))
         heard += data
-    return msgspec.json.decode(heard.split(b"\n")[1], type=StartResult)
+    told, line = heard.split(b"\n")[:2]
+    result = msgspec.json.decode(line, type=StartResult)
+    if not result.ok:
+        _wait_until_gone(int(told))
+    return result
+
+
+def _wait_until_gone(pid: int) -> None:
+    """A daemon that has told why it does not serve has only to end. Who looks for its process next must not find it."""
+    try:
+        process = os.pidfd_open(pid)
+    except OSError:  # it has ended, or this kernel has no such call
+        return
+    try:
+        ended = select.poll()
+        ended.register(process, select.POLLIN)
+        ended.poll(ENDS_WITHIN_S * 1000)
+    finally:
+        os.close(process)
 
 
 def _too_late(heard: bytes, timeout_s: float, leave_late: bool) -> StartResult:

@@ -1,6 +1,7 @@
 """The dashboard of a real master with a worker shows what happens there."""
 
 import json
+import time
 from typing import Any
 
 import pytest
@@ -21,6 +22,15 @@ def with_monitor(rig: Rig) -> str:
     on = {"clusterd": {"monitor": {"enabled": True, "port": port}, "journal": {"enabled": True}}}
     path.write_text(json.dumps(merged(before, on)))
     return f"http://127.0.0.1:{port}/"
+
+
+def unfold(row: Any) -> None:
+    """Clicks until it is open: while events arrive the rows move under the pointer."""
+    button = row.get_by_role("button").first
+    deadline = time.monotonic() + 120
+    while button.get_attribute("aria-expanded") != "true":
+        assert time.monotonic() < deadline, "the row does not unfold"
+        button.click()
 
 
 def test_page_of_a_real_master_tells_what_happens_in_the_cluster(make_rig: MakeRig, chromium: Any) -> None:
@@ -46,7 +56,7 @@ def test_page_of_a_real_master_tells_what_happens_in_the_cluster(make_rig: MakeR
 
         (rig.master.root / "etc/rules/from_the_test.xml").write_text("<group name='x,'></group>")
         row = page.locator("#history-list > li", has_text="etc/rules/from_the_test.xml").first
-        row.get_by_role("button").first.click()
+        unfold(row)
         expect(row.locator(".files td.path")).to_have_text(["etc/rules/from_the_test.xml"])
         page.get_by_label("path").fill("from_the_test")
         expect(page.locator("#history-list > li")).to_have_count(1)

@@ -1,5 +1,5 @@
 """A node whose children do nothing but live: `python -m tests.supervisor.fake_node ROOT [OPTION=VALUE ...]` in the
-foreground; with a further word `run`, `hang` or `die` in the background, which prints the StartResult.
+foreground; with a further word `run`, `hang`, `linger` or `die` in the background, which prints the StartResult.
 
 Each child appends what happens to it to ROOT/story: `up NAME INCARNATION`, `term NAME`, `hup NAME`. How it behaves is
 in ROOT/behave-NAME, read at each birth:
@@ -35,6 +35,7 @@ from clusterd.supervisor.daemon import start_daemon
 from clusterd.supervisor.family import Timing
 from clusterd.supervisor.plan import NodeResources
 from clusterd.supervisor.run import supervise
+from clusterd.supervisor.starter import Starter, StartResult
 
 NAMES = ("net", "sync", "pool-1", "pool-2")
 STAGES = {"net": 1, "sync": 2, "pool-1": 3, "pool-2": 3}
@@ -142,6 +143,13 @@ def hang(given: Settings, **more: object) -> int:
         signal.pause()
 
 
+def linger(given: Settings, *, ready_fd: int, **more: object) -> int:
+    """A supervisor that takes a while to end after it has told why it does not serve."""
+    code = Starter(ready_fd, foreground=False).tell(StartResult(False, "not today", 0, int(ExitCode.COULD_NOT_START)))
+    time.sleep(0.5)
+    return code
+
+
 def die(given: Settings, **more: object) -> int:
     """A supervisor that ends without a message."""
     return 1
@@ -149,7 +157,7 @@ def die(given: Settings, **more: object) -> int:
 
 if __name__ == "__main__":
     options = {name: float(value) for name, _, value in (word.partition("=") for word in sys.argv[2:]) if value}
-    how = {"run": run, "hang": hang, "die": die}
+    how = {"run": run, "hang": hang, "linger": linger, "die": die}
     for word in sys.argv[2:]:
         if word in how:
             timeout_s, leave_late = options.get("timeout_s", 30.0), bool(options.get("leave_late"))

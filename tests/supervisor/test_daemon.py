@@ -80,6 +80,11 @@ def test_failed_start_gives_the_reason_when_nothing_is_left(node: FakeNode) -> N
     assert not [path for path in node.left() if "pid" in path or "run/clusterd" in path]
 
 
+def test_start_that_failed_returns_when_its_process_is_gone(node: FakeNode) -> None:
+    assert start(node, "linger").reason == "not today"
+    assert not marked(node.mark)
+
+
 def test_second_start_gives_the_pid_of_the_first(node: FakeNode) -> None:
     first = start(node, "run")
     second = start(node, "run")
