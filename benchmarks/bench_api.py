@@ -6,6 +6,7 @@ process of their own (suite/echo_probe.py).
 """
 
 import json
+import os
 import sqlite3
 import threading
 import time
@@ -32,6 +33,7 @@ RATE = 500
 SECONDS = 6
 COMMON_RATE = 50
 FILES = 20_000
+SLOW_S = 0.3
 COMMON = [
     ("wazuh.cluster", "get_nodes_info", "local_master"),
     ("wazuh.agent", "get_agents", "local_master"),
@@ -123,11 +125,11 @@ def test_nodes(
 
 
 class Programs:
-    """CLIENTS programs that ask a node at a fixed rate, until `stop`. `took`: when each request was sent, and how long
-    it took."""
+    """CLIENTS programs that ask a node at a fixed rate, until `stop`. `took`: when each request was sent, how long it
+    took, and its place in `wanted`."""
 
     def __init__(self, node: RigNode, rate: int, wanted: list[str]) -> None:
-        self.took: list[tuple[float, float]] = []
+        self.took: list[tuple[float, float, int]] = []
         self.failed: list[bytes] = []
         self._node, self._rate, self._wanted = node, rate, wanted
         self._stop = threading.Event()
@@ -147,7 +149,7 @@ class Programs:
                     60,
                     after=seen,
                 )
-                self.took.append((asked, time.monotonic() - asked))
+                self.took.append((asked, time.monotonic() - asked, number % len(self._wanted)))
                 content = (
                     client.take_string(answer.payload.decode()) if answer.command == "dapi_res" else answer.payload
                 )
@@ -179,11 +181,11 @@ def test_requests(benchmark: BenchmarkFixture, base: Path, capsys: pytest.Captur
             programs, spent_s = benchmark.pedantic(run, rounds=1)
     finally:
         rig.down()
-    took = [seconds for _, seconds in programs.took]
+    took = [seconds for _, seconds, _ in programs.took]
     rate = len(took) / benchmark.stats["min"]
     cost = f"{spent_s / len(took) * 1000:.2f} ms of CPU each"
-    first = min(at for at, _ in programs.took)
-    last = max(at for at, _ in programs.took)
+    first = min(at for at, _, _ in programs.took)
+    last = max(at for at, _, _ in programs.took)
     meanwhile = shares([seconds for at, seconds in found.times if first <= at <= last])
     told(capsys, f"{rate:.0f} requests/s, {cost}: {shares(took)}; echo on the master meanwhile {meanwhile}")
 
@@ -208,7 +210,8 @@ def test_requests_while_files_are_synchronised(
 
     def run() -> None:
         aside.rename(rig.master.root / "etc/lists/bulk")
-        while sum(1 for _ in there.glob("*/list-*")) < FILES:
+        # Quick to ask: the clients' threads run in this interpreter.
+        while not there.is_dir() or sum(len(files) for _, _, files in os.walk(there)) < FILES:
             time.sleep(0.5)
 
     try:
@@ -222,12 +225,17 @@ def test_requests_while_files_are_synchronised(
         rig.wait_equal(60)
     finally:
         rig.down()
-    took = [seconds for at, seconds in programs.took if began <= at <= ended]
+    took = [seconds for at, seconds, _ in programs.took if began <= at <= ended]
     meanwhile = shares([seconds for at, seconds in found.times if began <= at <= ended])
     told(
         capsys,
         f"{FILES:,} files in {ended - began:.1f} s; {len(took)} requests meanwhile: {shares(took)}; echo {meanwhile}",
     )
+    for place, (_, name, kind) in enumerate(COMMON):
+        those = [seconds for at, seconds, which in programs.took if which == place and began <= at <= ended]
+        told(capsys, f"  {name} ({kind}): {shares(those)}")
+    slow = [round(at - began, 2) for at, seconds, _ in programs.took if seconds > SLOW_S and began <= at <= ended]
+    told(capsys, f"  asked and not answered in {SLOW_S} s: at {slow}")
 
 
 @pytest.mark.benchmark(group="100,000 agents, pages of 500")

@@ -15,7 +15,8 @@ BACKGROUND_SLOT = 0
 SHARES: dict[Lane, int] = {"chunk": 16, "api": 4, "bulk": 2}
 """How many jobs of each lane are begun per round while other lanes wait, in this order: chunks of transfers, API
 requests, the rest of a sync. No lane can starve another. All processes but one may run API jobs at a time (one if there
-is only one), so a sync never waits for the end of a long request."""
+is only one), so a sync never waits for the end of a long request. While programs ask, the same holds the other way
+round."""
 
 
 class _Entry(Generic[J]):
@@ -60,11 +61,12 @@ class JobQueue(Generic[J]):
         if slot not in self._free and slot not in self._running:
             self._free.append(slot)
 
-    def next_assignments(self) -> list[tuple[int, int, J]]:
-        """What to send now: (slot, job number, job). These jobs count as running from here on."""
+    def next_assignments(self, *, keeps_one: bool = False) -> list[tuple[int, int, J]]:
+        """What to send now: (slot, job number, job). These jobs count as running from here on. `keeps_one`: of several
+        processes one gets no bulk job, which may take a second, so that a short job never waits for the end of one."""
         assignments = []
         for slot in list(self._free):
-            entry = self._next_background() if slot == BACKGROUND_SLOT else self._next()
+            entry = self._next_background() if slot == BACKGROUND_SLOT else self._next(keeps_one)
             if entry is None:
                 continue
             self._free.remove(slot)
@@ -146,8 +148,8 @@ class JobQueue(Generic[J]):
         waiting = self._waiting["background"]
         return waiting.popleft() if waiting else None
 
-    def _next(self) -> "_Entry[J] | None":
-        lanes = [lane for lane in SHARES if self._waiting[lane] and self._may_begin(lane)]
+    def _next(self, keeps_one: bool) -> "_Entry[J] | None":
+        lanes = [lane for lane in SHARES if self._waiting[lane] and self._may_begin(lane, keeps_one)]
         if not lanes:
             return None
         if not any(self._left[lane] for lane in lanes):
@@ -156,9 +158,9 @@ class JobQueue(Generic[J]):
         self._left[lane] -= 1
         return self._waiting[lane].popleft()
 
-    def _may_begin(self, lane: Lane) -> bool:
-        if lane != "api":
+    def _may_begin(self, lane: Lane, keeps_one: bool) -> bool:
+        if lane == "chunk" or (lane == "bulk" and not keeps_one):
             return True
         processes = sum(slot != BACKGROUND_SLOT for slot in (*self._free, *self._running))
-        running = sum(entry.lane == "api" for entry in self._running.values())
+        running = sum(entry.lane == lane for entry in self._running.values())
         return running < max(1, processes - 1)

@@ -54,6 +54,27 @@ def test_requests_of_the_api_leave_a_process_for_syncs() -> None:
     assert [slot for slot, _, _ in queue.next_assignments()] == [1], "and they go on"
 
 
+@pytest.mark.parametrize(("processes", "at_a_time"), [(1, 1), (2, 1), (3, 2)])
+def test_bulk_jobs_leave_a_process_for_short_ones_where_that_is_wanted(processes: int, at_a_time: int) -> None:
+    queue = JobQueue(1000)
+    for number in range(20):
+        queue.submit(job(f"b{number}"), "bulk")
+    for slot in range(1, processes + 1):
+        queue.ready(slot)
+    given = queue.next_assignments(keeps_one=True)
+    assert len(given) == at_a_time
+    request = queue.submit(job("a"), "api")
+    begun = [number for _, number, _ in queue.next_assignments(keeps_one=True)]
+    assert begun == ([request] if processes > 1 else [])
+    slot, number, _ = given[0]
+    assert queue.done(slot, number)
+    assert len(queue.next_assignments(keeps_one=True)) == 1, "and the sync goes on"
+    assert queue.running == processes
+    assert queue.lost(slot) == []
+    queue.ready(slot)
+    assert len(queue.next_assignments()) == 1, "or on all of them"
+
+
 def test_only_the_background_process_does_background_jobs_and_nothing_else() -> None:
     queue = JobQueue(10)
     scan, chunk = queue.submit(job("s"), "background"), queue.submit(job("c"), "chunk")

@@ -10,8 +10,9 @@ from clusterd.clock import Clock
 from clusterd.messages.manifest import Packed
 from clusterd.messages.packages import PackMetadata
 from clusterd.messages.pool import JobDone, PoolHello, StartJob
-from clusterd.sync.ports.pool_port import LOST_AFTER_CLAIMS, LOST_AFTER_S, JobError, PoolPort, all_of
+from clusterd.sync.ports.pool_port import API_S, LOST_AFTER_CLAIMS, LOST_AFTER_S, JobError, PoolPort, all_of
 from ipc.job_queue import JobQueue
+from tests.fakes.clock import FakeClock
 
 
 @pytest.mark.parametrize("end", ["done", "died"])
@@ -83,5 +84,39 @@ def test_hellos_that_waited_with_a_job_are_no_sign_that_it_was_lost() -> None:
         assert [order.id for order in sent] == 2 * [sent[0].id], "it says for long that it has none"
         await port.done(1, JobDone(sent[0].id, Packed(13, 1)))
         assert (await waiter).size == 13
+
+    asyncio.run(story())
+
+
+def test_while_programs_ask_one_process_stays_free_of_long_jobs() -> None:
+    """Long ones are those of syncs. A request that comes meanwhile begins at once."""
+    sent: list[tuple[bytes, StartJob]] = []
+
+    async def send(slot: bytes, order: StartJob) -> None:
+        sent.append((slot, order))
+
+    async def settle() -> list[str]:
+        for _ in range(10):
+            await asyncio.sleep(0)
+        return [slot.decode() for slot, _ in sent]
+
+    async def story() -> None:
+        clock = FakeClock()
+        port = PoolPort(send, JobQueue(40), 2, clock)
+        for slot in (1, 2):
+            await port.hello(PoolHello(slot, 1))
+        request = asyncio.create_task(port.run(PackMetadata("", "", ""), lane="api"))
+        assert await settle() == ["pool-1"]
+        await port.done(1, JobDone(sent[0][1].id, Packed(1, 1)))
+        await request
+        clock.move(API_S - 1)
+        syncs = [port.start(PackMetadata("", "", "")) for _ in range(4)]
+        assert await settle() == ["pool-1", "pool-2"]
+        clock.move(2)
+        await port.hello(PoolHello(1, 1))
+        assert await settle() == ["pool-1", "pool-2", "pool-1"]
+        for one in syncs:
+            one.cancel()
+        await asyncio.gather(*syncs, return_exceptions=True)
 
     asyncio.run(story())

@@ -23,6 +23,8 @@ LOST_AFTER_CLAIMS = 3
 LOST_AFTER_S = 20.0
 """A process never got its job if it reports this many times that it is idle, this long after the job was sent."""
 GAVE_WAY = "gave-way"
+API_S = 30.0
+"""Programs count as asking for so long after a request: a process stays free of long jobs."""
 
 
 class JobError(Exception):
@@ -78,6 +80,7 @@ class PoolPort:
         self._idle_claims: dict[int, int] = {}
         self._given_at: dict[int, float] = {}
         self._given: dict[int, str] = {}
+        self._api_until = 0.0
         self.times = JobTimes()
         self._unwanted: dict[int, str] = {}
 
@@ -101,6 +104,8 @@ class PoolPort:
             self._settle(number, JobFailed(GAVE_WAY, "somebody waits for it"))
 
     async def _run(self, job: Job[R], lane: Lane) -> R:
+        if lane == "api":
+            self._api_until = self._clock.monotonic() + API_S
         try:
             number = self._queue.submit(job, lane)
         except NoCredit as refusal:
@@ -177,7 +182,8 @@ class PoolPort:
             future.set_result(outcome)
 
     async def _assign(self) -> None:
-        for slot, number, job in self._queue.next_assignments():
+        keeps_one = self._clock.monotonic() < self._api_until
+        for slot, number, job in self._queue.next_assignments(keeps_one=keeps_one):
             self._given_at[slot] = self._clock.monotonic()
             self._given[slot] = type(job).__name__
             await self._send(f"pool-{slot}".encode(), StartJob(number, job))
