@@ -21,6 +21,7 @@ import psutil
 from clusterd.store import change_log, schema
 from clusterd.store.replica_copy import ReplicaCopy
 from clusterd.store.replica_source import PACE_S, ReplicaSource
+from tools.rig.guard import end_in_order, guarded
 from tools.rig.nodes import Rig, RigNode
 from tools.rig.wdb_client import WdbClient
 
@@ -115,8 +116,8 @@ def wait_line(node: RigNode, text: str) -> float:
 
 def main(agents: int = 100_000, seconds: float = 90.0) -> None:
     """Prints the figures; a run takes about five minutes."""
-    with tempfile.TemporaryDirectory(prefix="replica-bench-") as base:
-        rig = Rig.create(Path(base) / "rig", 1)
+    with guarded("replica-bench-") as base:
+        rig = Rig.create(base / "rig", 1)
         try:
             fill(rig.master.root, agents)
             shares = {}
@@ -204,6 +205,7 @@ async def stores(agents: int = 100_000, rounds: int = 30) -> None:
 
 
 if __name__ == "__main__":
+    end_in_order()
     if sys.argv[1:2] == ["stores"]:
         asyncio.run(stores(*(int(text) for text in sys.argv[2:3])))
     else:

@@ -9,7 +9,6 @@ echoes meanwhile. The journal's own process is `monitor`.
 import json
 import statistics
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from benchmarks.suite.cluster import APPLIED, CHECKING, CLUSTER, CLUSTERD, KEY, 
 from benchmarks.suite.echo_probe import echoes
 from benchmarks.suite.job_checks import simulated
 from benchmarks.suite.processes import cpu_s
+from tools.rig.guard import end_in_order, guarded
 from tools.rig.nodes import HOST, free_port
 
 WORKERS = 50
@@ -99,8 +99,8 @@ def fan_out(bench: Bench, watched: bool) -> dict[str, float]:
 
 
 def main(what: str, pairs: int) -> None:
-    with tempfile.TemporaryDirectory(prefix="bench-", dir="/dev/shm") as base:
-        bench = Bench(Path(base), is_quick=False)
+    with guarded("bench-", "/dev/shm") as base:
+        bench = Bench(base, is_quick=False)
         for name, job in (("idle", idle), ("fanout", fan_out)):
             if what not in (name, "all"):
                 continue
@@ -119,4 +119,5 @@ def main(what: str, pairs: int) -> None:
 
 if __name__ == "__main__":
     words = sys.argv[1:]
+    end_in_order()
     main(words[0] if words else "all", int(words[1]) if len(words) > 1 else 3)
