@@ -135,14 +135,20 @@ def test_a_line_that_a_full_disk_tore_is_not_glued_to_the_next(tmp_path: Path, m
     assert "1 lines could not be written here." in found
 
 
-def test_a_process_that_cannot_write_its_log_tells_its_row_and_tries_again_by_itself(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path, row, now = tmp_path / "cluster.log", Row(), [1e9]
+def reporting(directory: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Row, list[float], Log]:
+    """Returns the path of a log with one line, the row to which it reports, its clock, and the log."""
+    path, row, now = directory / "cluster.log", Row(), [1e9]
     monkeypatch.setattr("time.monotonic", lambda: now[0])
     log = Log(str(path))
     log.report_to(row)
     log.line("INFO", "t", "s", "first")
+    return path, row, now, log
+
+
+def test_a_process_that_cannot_write_its_log_tells_its_row_and_tries_again_by_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, row, now, log = reporting(tmp_path, monkeypatch)
     assert (row.told, row.on_stamp) == ([], None)
     path.unlink()
     path.mkdir()  # whatever cannot be opened: a directory is what root cannot open either
@@ -163,11 +169,7 @@ def test_a_process_that_cannot_write_its_log_tells_its_row_and_tries_again_by_it
 def test_while_the_new_file_cannot_be_opened_lines_go_on_in_the_one_that_was_moved_away(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path, row, now = tmp_path / "cluster.log", Row(), [1e9]
-    monkeypatch.setattr("time.monotonic", lambda: now[0])
-    log = Log(str(path))
-    log.report_to(row)
-    log.line("INFO", "t", "s", "first")
+    path, row, now, log = reporting(tmp_path, monkeypatch)
     path.rename(tmp_path / "cluster.log.1")
     path.mkdir()
     now[0] += CHECK_S + 1

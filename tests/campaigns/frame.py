@@ -8,6 +8,7 @@ CLUSTERD_CAMPAIGN_SEED      replays a run; printed at its beginning
 
 import contextlib
 import hashlib
+import json
 import os
 import random
 import threading
@@ -20,6 +21,7 @@ import pytest
 
 from tools.rig.nodes import Rig, RigError, RigNode
 from tools.rig.peer import wait_until
+from tools.rig.wdb_client import WdbClient
 
 MINUTES = float(os.environ.get("CLUSTERD_CAMPAIGN_MINUTES", "1"))
 SEED = int(os.environ.get("CLUSTERD_CAMPAIGN_SEED", "0")) or random.SystemRandom().randrange(1, 10**9)
@@ -28,6 +30,12 @@ EQUAL_S = 180.0
 hangs."""
 PLACE = "etc/lists/campaign"
 FILES = 24
+REPORT = {
+    "agent_ip": "10.0.0.7",
+    "connection_status": "active",
+    "sync_status": "syncreq",
+    "group_config_status": "synced",
+}
 
 
 class Campaign:
@@ -205,3 +213,10 @@ def last_lines(rig: Rig, count: int = 15) -> str:
             lines = (node.root / "logs/cluster.log").read_text(errors="replace").splitlines()
             found += [f"-- {node.name}", *lines[-count:]]
     return "\n".join(found)
+
+
+def report(worker: RigNode, agent: int, version: str) -> None:
+    """Lets the agent report this version to the worker, which has to report it to its master."""
+    content = REPORT | {"id": agent, "version": version, "node_name": worker.name}
+    with WdbClient(worker.root) as client:
+        client.command(f"global update-agent-data {json.dumps(content)}")

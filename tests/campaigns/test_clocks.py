@@ -1,13 +1,12 @@
 """The wall clock of all nodes jumps by seconds and by years, forward and back, while files change and agents report:
 nothing is lost, no earlier state overwrites a later one, and all nodes become equal."""
 
-import json
 import time
 from pathlib import Path
 
 import pytest
 
-from tests.campaigns.frame import MINUTES, Edits, Readers, last_lines, must_be_well, running
+from tests.campaigns.frame import MINUTES, Edits, Readers, last_lines, must_be_well, report, running
 from tests.campaigns.hooked import hooked
 from tests.conftest import MakeRig
 from tools.rig.guard import guarded
@@ -49,17 +48,7 @@ def test_clocks_while_files_change_and_agents_report(
                         campaign.counts["jumps"] += 1
                     number += 1
                     agent, worker = rng.randrange(1, AGENTS + 1), rng.choice(rig.workers)
-                    content = {
-                        "id": agent,
-                        "version": f"v{number}",
-                        "node_name": worker.name,
-                        "agent_ip": "10.0.0.7",
-                        "connection_status": "active",
-                        "sync_status": "syncreq",
-                        "group_config_status": "synced",
-                    }
-                    with WdbClient(worker.root) as client:
-                        client.command(f"global update-agent-data {json.dumps(content)}")
+                    report(worker, agent, f"v{number}")
                     said[agent] = f"v{number}"
                     campaign.counts["reports"] += 1
                     time.sleep(rng.uniform(0.05, 0.5))

@@ -10,7 +10,6 @@ The operations are those of Python; test_every_operation.py has SQLite's own.
 
 import contextlib
 import errno
-import json
 import os
 import time
 from collections import Counter
@@ -19,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.campaigns.frame import MINUTES, Campaign, last_lines, left_behind, running
+from tests.campaigns.frame import MINUTES, Campaign, last_lines, left_behind, report, running
 from tests.campaigns.hooked import Page, hooked
 from tests.conftest import MakeRig
 from tools.rig import workload
@@ -211,17 +210,7 @@ def test_merge(make_rig: MakeRig, monkeypatch: pytest.MonkeyPatch, capsys: pytes
 
         def work(number: int) -> None:
             one = number % 5 + 1
-            content = {
-                "id": one,
-                "version": f"v{number}",
-                "node_name": worker.name,
-                "agent_ip": "10.0.0.7",
-                "connection_status": "active",
-                "sync_status": "syncreq",
-                "group_config_status": "synced",
-            }
-            with WdbClient(worker.root) as client:
-                client.command(f"global update-agent-data {json.dumps(content)}")
+            report(worker, one, f"v{number}")
             said[one] = f"v{number}"
             wait_until(lambda: versions(rig.master.root)[one] == f"v{number}", 20, "the report")
 

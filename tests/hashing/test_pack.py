@@ -34,20 +34,6 @@ from tests.hashing.packages import (
 VECTORS: dict[str, Any] = json.loads((Path(__file__).parents[1] / "vectors" / "package.json").read_text())
 
 
-@pytest.fixture
-def spool(tmp_path: Path) -> Path:
-    path = tmp_path / "spool"
-    path.mkdir()
-    return path
-
-
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    path = tmp_path / "root"
-    path.mkdir()
-    return path
-
-
 def metadata_of(entries: Iterable[tuple[str, bytes]]) -> dict[str, dict[str, dict[str, Any]]]:
     name, data = list(entries)[-1]
     assert name == METADATA_NAME

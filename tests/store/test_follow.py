@@ -121,31 +121,28 @@ def test_group_that_never_had_a_directory_is_kept(live: Callable[..., None]) -> 
     live(work)
 
 
-def test_directory_that_went_while_the_node_was_stopped_deletes_nothing(live: Callable[..., None]) -> None:
-    async def before(node: Node) -> None:
-        (node.shared / "web").mkdir()
-        await node.look()
-        (node.shared / "web").rmdir()
+async def make_and_remove(node: Node) -> None:
+    """The follower has seen the directory, and not that it is gone."""
+    (node.shared / "web").mkdir()
+    await node.look()
+    (node.shared / "web").rmdir()
 
+
+def test_directory_that_went_while_the_node_was_stopped_deletes_nothing(live: Callable[..., None]) -> None:
     async def after(node: Node) -> None:
         await node.look()
         assert await node.groups() == ["default", "web"]
 
-    live(before)
+    live(make_and_remove)
     live(after)
 
 
 def test_directory_that_went_while_the_process_was_dead_deletes_its_group(live: Callable[..., None]) -> None:
-    async def before(node: Node) -> None:
-        (node.shared / "web").mkdir()
-        await node.look()
-        (node.shared / "web").rmdir()
-
     async def after(node: Node) -> None:
         await node.look()
         assert await node.groups() == ["default"]
 
-    live(before)
+    live(make_and_remove)
     live(after, is_first_life=False)
 
 

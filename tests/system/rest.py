@@ -10,6 +10,7 @@ import httpx
 from tools.rig.nodes import HOST, Rig, RigNode, free_port
 
 USER, PASSWORD = "op", "correct horse battery"
+MASTER, FIRST, SECOND = NAMES = ["rig_manager_1", "rig_manager_2", "rig_manager_3"]
 ATTEMPTS = 5
 OVERRIDES = {"clusterd": {"api": {"host": HOST, "login_attempts": ATTEMPTS}}}
 

@@ -3,12 +3,11 @@
 import json
 import os
 import signal
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from tests.conftest import KEY, MakeRig, rigs
+from tests.conftest import KEY, MakeRig
 from tests.system.dapi_client import (
     NAMES,
     SYNC_STATUS,
@@ -24,21 +23,10 @@ from tests.system.dapi_client import (
     result,
 )
 from tools.rig.faults import signal_process
-from tools.rig.nodes import Rig
 from tools.rig.peer import StockMaster, wait_until
 from tools.rig.wdb_client import WdbClient, authd
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def rig() -> Iterator[Rig]:
-    """A master and two workers for the tests that break nothing."""
-    with rigs() as make:
-        made = make(2)
-        made.start()
-        made.wait_equal(60)
-        yield made
 
 
 def test_killed_worker_is_a_failed_item_and_not_a_hang(make_rig: MakeRig) -> None:

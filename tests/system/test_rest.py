@@ -17,13 +17,12 @@ from clusterd.api.openapi import document
 from clusterd.api.table import ENDPOINTS
 from tests.conftest import KEY, rigs
 from tests.system.dapi_client import request, result
-from tests.system.rest import ATTEMPTS, OVERRIDES, PASSWORD, USER, Caller, turn_on
+from tests.system.rest import ATTEMPTS, FIRST, MASTER, NAMES, OVERRIDES, PASSWORD, SECOND, USER, Caller, turn_on
 from tools.rig.nodes import HOST, Rig
 from tools.rig.peer import StockWorker, wait_until
 from tools.rig.wdb_client import WdbClient, authd
 
 pytestmark = pytest.mark.slow
-MASTER, FIRST, SECOND = NAMES = ["rig_manager_1", "rig_manager_2", "rig_manager_3"]
 RULES = b'<group name="local,"><rule id="100001" level="3"><description>Seen</description></rule></group>\n'
 LOG = """\
 2026/11/23 10:00:00 wazuh-analysisd: INFO: Started (pid: 7).

@@ -3,39 +3,18 @@
 import signal
 import socket
 import threading
-from collections.abc import Iterator
 
 import httpx
 import pytest
 
-from tests.conftest import MakeRig, rigs
-from tests.system.rest import OVERRIDES, PASSWORD, Caller, turn_on
+from tests.conftest import MakeRig
+from tests.system.rest import MASTER, NAMES, OVERRIDES, PASSWORD, SECOND, Caller, turn_on
 from tools.api_setup import self_signed
 from tools.rig.faults import signal_process
-from tools.rig.nodes import HOST, Rig
+from tools.rig.nodes import HOST
 from tools.rig.peer import wait_until
 
 pytestmark = pytest.mark.slow
-MASTER, FIRST, SECOND = NAMES = ["rig_manager_1", "rig_manager_2", "rig_manager_3"]
-LOG = """\
-2026/11/23 10:00:00 wazuh-analysisd: INFO: Started (pid: 7).
-2026/11/23 10:00:01 wazuh-modulesd:syscollector: WARNING: Something is odd.
-2026/11/23 10:00:02 wazuh-remoted[812]: ERROR: (1210): Queue not available.
-"""
-
-
-@pytest.fixture(scope="module")
-def rig() -> Iterator[Rig]:
-    """A master and two workers with their APIs, for the tests that break nothing."""
-    with rigs() as make:
-        made = make(2, overrides=OVERRIDES)
-        turn_on(made)
-        for node in made.nodes:
-            (node.root / "logs/ossec.log").write_text(LOG)
-        (made.master.root / "etc/client.keys").write_text("")
-        made.start()
-        made.wait_equal(60)
-        yield made
 
 
 def test_a_killed_node_is_a_failed_item_and_not_a_hang(make_rig: MakeRig) -> None:
