@@ -197,10 +197,8 @@ class Etcd:
                 "" if found.leader != "0" else "has no leader: a majority of the members is needed",
                 found.version,
                 found.header.cluster_id,
-                found.leader != "0",
                 found.leader == found.header.member_id,
                 found.header.raft_term,
-                found.dbSize,
                 tuple(found.errors),
             )
 

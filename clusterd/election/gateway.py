@@ -106,10 +106,8 @@ class EndpointStatus(msgspec.Struct, frozen=True):
     problem: str = ""
     version: str = ""
     cluster_id: str = ""
-    has_leader: bool = False
     is_leader: bool = False
     raft_term: int = 0
-    db_bytes: int = 0
     errors: tuple[str, ...] = ()
 
 
@@ -165,7 +163,6 @@ class TokenAnswer(EtcdAnswer):
 class StatusAnswer(EtcdAnswer):
     version: str = ""
     leader: str = "0"
-    dbSize: int = 0
     errors: list[str] = []
 
 
@@ -195,10 +192,6 @@ class _Failure(msgspec.Struct):
     message: str = ""
     code: int = 0
     grpc_code: int = 0
-
-
-class _Failed(msgspec.Struct):
-    error: _Failure
 
 
 AnswerType = TypeVar("AnswerType", bound=EtcdAnswer)

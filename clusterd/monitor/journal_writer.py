@@ -52,7 +52,6 @@ class JournalWriter:
         self._waiting: deque[JournalRow] = deque()
         self._waiting_bytes = 0
         self._has_events = asyncio.Event()
-        self._is_stopping = False
         self._is_failing = False
         self._left_out = 0
         self.unwritten = 0

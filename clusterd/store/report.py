@@ -85,15 +85,6 @@ def take_all(session: Session) -> bytes:
     return encode({word: elements for word, elements in lists.items() if elements})
 
 
-class Batch(msgspec.Struct, frozen=True):
-    """Rows handed to the cluster and still marked. `number` confirms them; `more`: others still wait."""
-
-    number: int
-    body: bytes
-    agents: int
-    more: bool
-
-
 class Batches:
     """Rows handed out and not confirmed yet: (id, time) of each row, by batch. A restarted store has forgotten them and
     hands the rows out again. Used on the event loop only."""

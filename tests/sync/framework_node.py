@@ -32,7 +32,7 @@ DENIED = (
     b'"Permission Denied", "code": 4000, "extra_message": null, "extra_remediation": null, "cmd_error": false, '
     b'"dapi_errors": {}, "ids": []}}}'
 )
-MASTER, WORKER, CLIENT = "master", "worker", "client"
+MASTER, WORKER = "master", "worker"
 FRAMEWORK_ONLY = "wazuh.syscheck:files"
 LM, DM, LA = "local_master", "distributed_master", "local_any"
 

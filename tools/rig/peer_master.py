@@ -44,7 +44,6 @@ class WorkerSession(ScriptedPeer):
         self.master = master
         self.address = address
         self.hello: tuple[str, str, str, str] | None = None
-        self.kept_alive = 0
         self.checks: list[dict[str, Files]] = []
         self.agent_info: list[dict[str, Any]] = []
         self.groups_results: list[str] = []
@@ -101,7 +100,6 @@ class WorkerSession(ScriptedPeer):
         return f"Client {name} added".encode()
 
     def _on_echo_c(self, payload: bytes) -> tuple[bytes, bytes]:
-        self.kept_alive += 1
         return b"ok-m ", payload
 
     def _on_syn_i_w_m_p(self, payload: bytes) -> bytes:

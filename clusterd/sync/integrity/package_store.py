@@ -58,8 +58,6 @@ class Region:
         self.bytes = 0
         self.users = 0
         self.used_at = 0.0
-        self.is_obsolete = False
-        """Its users may go on with it; no other caller gets it."""
 
 
 class _Parts(msgspec.Struct, frozen=True):
@@ -255,7 +253,6 @@ class PackageStore:
         """Hands the region to no further caller; its files are removed when its last user releases it."""
         if self._regions.get(key) is region:
             del self._regions[key]
-        region.is_obsolete = True
         self._obsolete.add(region)
         self._tidy()
 

@@ -88,7 +88,6 @@ class Incoming:
         self._claimed: tuple[Claim, Partial | None] | None = None
         self._claims: dict[str, Claim] = {}
         self._keeping: set[asyncio.Task[None]] = set()
-        self.received_bytes = 0
         self._is_closed = False
 
     # ---- tasks that wait for a file --------------------------------------------------------------------------------
@@ -187,7 +186,6 @@ class Incoming:
                 raise self._spool.refused(stored.problem)
             self._files.accept(file, stored.size)
             self._spool.ledger.charge(file.place, self._sender, file.received)
-            self.received_bytes += stored.size
             if not self._files.has(file):
                 raise ClusterError(1000, f"nobody waits for {file.path!r} any more")
 
