@@ -67,7 +67,7 @@ def test_a_bad_request_is_refused_before_the_node_is_asked(door: Door, path: str
     ("method", "path"),
     [("DELETE", "/groups"), ("DELETE", "/agents/group?group_id=web"), ("PUT", "/agents/group?agents_list=001")],
 )
-def test_what_would_touch_everything_must_be_said(door: Door, method: str, path: str) -> None:
+def test_requests_that_affect_everything_must_name_all(door: Door, method: str, path: str) -> None:
     answer = door.ask(method, path)
     assert answer.status_code == 400
     assert "is missing" in answer.json()["detail"]

@@ -161,14 +161,14 @@ def test_only_tls_from_1_2_on_is_spoken(served: Served) -> None:
 @pytest.mark.parametrize(
     "sent", [b"", b"GET / HT", b"GET / HTTP/1.1\r\nHost: x\r\nX: "], ids=["silent", "line", "header"]
 )
-def test_a_head_that_does_not_come_ends_the_connection(served: Served, sent: bytes) -> None:
+def test_a_missing_request_head_ends_the_connection(served: Served, sent: bytes) -> None:
     with served.tls() as link:
         link.sendall(sent)
         assert closed_after(link) < TIMEOUT_S + 30
     assert served.is_well()
 
 
-def test_a_head_that_trickles_ends_with_its_time(served: Served) -> None:
+def test_a_slow_request_head_ends_at_its_deadline(served: Served) -> None:
     with served.tls() as link:
         link.sendall(b"GET / HTTP/1.1\r\n")
         link.settimeout(0.05)

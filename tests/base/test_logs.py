@@ -58,7 +58,7 @@ def test_json_lines_hold_the_same_facts(tmp_path: Path) -> None:
     )
 
 
-def test_a_log_that_was_moved_away_is_begun_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_log_that_was_moved_away_is_created_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "cluster.log"
     log = Log(str(path))
     log.line("INFO", "t", "s", "first")
@@ -145,7 +145,7 @@ def reporting(directory: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, R
     return path, row, now, log
 
 
-def test_a_process_that_cannot_write_its_log_tells_its_row_and_tries_again_by_itself(
+def test_a_process_that_cannot_write_its_log_notes_it_on_the_board_and_tries_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path, row, now, log = reporting(tmp_path, monkeypatch)
@@ -166,7 +166,7 @@ def test_a_process_that_cannot_write_its_log_tells_its_row_and_tries_again_by_it
     log.close()
 
 
-def test_while_the_new_file_cannot_be_opened_lines_go_on_in_the_one_that_was_moved_away(
+def test_while_the_new_file_cannot_be_opened_lines_go_to_the_moved_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path, row, now, log = reporting(tmp_path, monkeypatch)

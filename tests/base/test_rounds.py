@@ -88,7 +88,7 @@ def test_a_child_is_replaced_although_the_reason_of_its_end_is_unknown(tmp_path:
     assert said == ["looking after net: [Errno 30] Read-only file system"]
 
 
-def test_net_goes_on_reading_after_a_message_it_trips_over() -> None:
+def test_net_goes_on_reading_after_a_message_that_raises() -> None:
     async def story() -> None:
         said: list[str] = []
         handled: list[int] = []

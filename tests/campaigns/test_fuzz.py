@@ -77,7 +77,7 @@ def faults(reader: Reader, rng: random.Random, until: float) -> Iterator[tuple[s
 
 
 @pytest.mark.parametrize("reader", READERS, ids=lambda one: one.name)
-def test_inputs_that_once_found_something_are_borne(reader: Reader) -> None:
+def test_inputs_that_once_showed_a_fault_are_harmless(reader: Reader) -> None:
     for data in reader.corpus():
         assert not complaint(reader, data)
 

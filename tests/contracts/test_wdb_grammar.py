@@ -249,7 +249,7 @@ def test_a_too_large_answer_of_sql_is_cut_at_exactly_the_limit(db: WdbClient, le
     assert with_newline == (full + b"\n")[:LARGEST] if len(full) < LARGEST else full[:LARGEST]
 
 
-def test_a_cut_may_go_through_a_character(db: WdbClient) -> None:
+def test_a_text_may_be_cut_within_a_character(db: WdbClient) -> None:
     full = ("ok [" + ",".join(['{"t":"é"}'] * 10_000) + "]").encode()
     rows = "with recursive n(i) as (select 1 union all select i + 1 from n where i < 10000) select 'é' as t from n"
     assert db.raw(f"global sql {rows}") == full[:LARGEST]

@@ -120,7 +120,7 @@ def test_the_answer_is_never_split(store: LoneStore, db: WdbClient) -> None:
     db.command("global sql delete from agent where id > 0")
 
 
-def test_a_look_with_head_takes_nothing(store: LoneStore, db: WdbClient) -> None:
+def test_a_head_request_takes_nothing(store: LoneStore, db: WdbClient) -> None:
     add_agent(db, 7)
     put(db, 7, sync_status="syncreq_keepalive")
     assert wdb_http(store.root, "HEAD", "/v1/agents/sync")[0] == 404

@@ -99,7 +99,7 @@ def test_overview_is_a_plain_object(node: AgentNode) -> None:
     assert ids(node.answer(*OVERVIEW, filters=everything, limit=None, select=["name"])["items"])[0] == "000"
 
 
-def test_overview_counts_and_lists_as_it_is_told(node: AgentNode) -> None:
+def test_overview_counts_and_lists_what_is_asked_for(node: AgentNode) -> None:
     assert node.answer(*OVERVIEW, limit=1, select=["id"], count=True, get_data=False) == {"totalItems": 6}
     assert node.answer(*OVERVIEW, limit=1, select=["id"], count=False, get_data=True) == {"items": [{"id": "000"}]}
 

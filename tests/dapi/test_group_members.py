@@ -64,7 +64,7 @@ def remove(node: AgentNode, group: str, agents: list[str] | None = None) -> tupl
 # ---- assign ----------------------------------------------------------------------------------------------------------
 
 
-def test_agents_come_into_a_group_and_the_workers_are_told(node: AgentNode) -> None:
+def test_agents_are_added_to_a_group_and_the_workers_hear_of_it(node: AgentNode) -> None:
     affected, failed = assign(node, "web", ["005", "001", "003", "000", "004", "044"])
     assert affected == ["001", "005"]
     assert failed == {"003": 1751, "000": 1703, "004": 1701, "044": 1701}

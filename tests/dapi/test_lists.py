@@ -171,7 +171,7 @@ def test_an_upload_is_there_with_mode_0660(node: RulesetNode) -> None:
     assert stat.S_IMODE((node.root / "etc/lists/new").stat().st_mode) == 0o660
 
 
-def test_an_upload_replaces_only_when_told_so(node: RulesetNode) -> None:
+def test_an_upload_replaces_a_file_only_with_overwrite(node: RulesetNode) -> None:
     node.write("etc/lists/a", "old:\n")
     assert codes(upload(node, "a")) == {"etc/lists/a": 1905}
     assert node.tree() == {"etc/lists/a": b"old:\n"}

@@ -36,7 +36,7 @@ def test_an_upload_is_there_with_mode_0660(node: RulesetNode, kind: Kind, conten
 
 
 @BOTH
-def test_an_upload_replaces_only_when_told_so(node: RulesetNode, kind: Kind, content: str) -> None:
+def test_an_upload_replaces_a_file_only_with_overwrite(node: RulesetNode, kind: Kind, content: str) -> None:
     path = f"etc/{kind.words}/new.xml"
     node.write(path, "<old/>")
     upload = f"upload_{kind.word}_file"

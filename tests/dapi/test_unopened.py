@@ -71,7 +71,7 @@ def test_markers_in_other_letters_are_refused(spelling: str, before: str) -> Non
         check_unopened(asked({"text": "MARKER"}).decode().replace("MARKER", before + spelling).encode())
 
 
-def test_what_cannot_be_told_from_such_letters_is_refused() -> None:
+def test_texts_that_cannot_be_distinguished_from_such_letters_are_refused() -> None:
     """There are too many of them to look at each."""
     for text in ("\\u0041" * 1001, "\\" * 100 + "u0041"):
         with pytest.raises(ClusterError, match="as numbers"):

@@ -70,7 +70,7 @@ def place(module: str, package: str) -> str | None:
 
 
 @pytest.mark.parametrize("package", LAYERS, ids=lambda name: name or "all")
-def test_nothing_imports_what_stands_behind_it(package: str) -> None:
+def test_no_module_imports_one_of_a_later_layer(package: str) -> None:
     groups = LAYERS[package]
     rank = {folder: number for number, group in enumerate(groups) for folder in group}
     wrong = []

@@ -106,7 +106,7 @@ def plain(tmp_path: Path) -> ClusterBlock:
 
 @pytest.mark.parametrize("name", OUTSIDE)
 @pytest.mark.parametrize("place", ["before", "after", "both"])
-def test_what_stands_around_the_block_is_not_judged(tmp_path: Path, plain: ClusterBlock, name: str, place: str) -> None:
+def test_text_around_the_block_is_not_judged(tmp_path: Path, plain: ClusterBlock, name: str, place: str) -> None:
     before = [OUTSIDE[name]] if place != "after" else []
     after = [OUTSIDE[name]] if place != "before" and name != "empty block" else []
     assert cluster_of(tmp_path, conf_of("", before, after=after)) == plain
@@ -114,7 +114,7 @@ def test_what_stands_around_the_block_is_not_judged(tmp_path: Path, plain: Clust
 
 
 @pytest.mark.parametrize("name", BEFORE)
-def test_what_stands_before_the_first_element_is_not_judged(tmp_path: Path, plain: ClusterBlock, name: str) -> None:
+def test_text_before_the_first_element_is_not_judged(tmp_path: Path, plain: ClusterBlock, name: str) -> None:
     assert cluster_of(tmp_path, conf_of(BEFORE[name], [])) == plain
 
 

@@ -30,7 +30,7 @@ def settings(root: Path, mode: FrameworkMode, python: str = FrameworkSettings().
     return Settings(str(root), clusterd=Clusterd(framework=FrameworkSettings(mode=mode, python=python)))
 
 
-def test_a_word_or_an_object_says_how_it_is_used(tmp_path: Path) -> None:
+def test_the_setting_may_be_a_word_or_an_object(tmp_path: Path) -> None:
     assert read(tmp_path, "off").settings.clusterd.framework == FrameworkSettings(mode="off")
     whole = {
         "mode": "on",

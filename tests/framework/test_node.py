@@ -153,7 +153,7 @@ def test_one_that_is_killed_comes_back(rig: Rig) -> None:
     assert "ended by SIGKILL" in (rig.master.root / "logs/cluster.log").read_text()
 
 
-def test_a_sync_that_is_killed_asks_anew_and_the_old_one_ends(rig: Rig) -> None:
+def test_after_a_killed_sync_a_new_helper_starts_and_the_old_one_ends(rig: Rig) -> None:
     before = ready(rig)
     sync = rig.processes("master")["sync"]
     assert sync

@@ -91,7 +91,7 @@ def test_an_import_that_hangs_has_its_time(
     play(story, framework, tmp_path)
 
 
-def test_another_version_is_used_and_said(framework: FakeFramework, tmp_path: Path) -> None:
+def test_another_version_is_used_and_reported(framework: FakeFramework, tmp_path: Path) -> None:
     (framework.site / "wazuh" / "__init__.py").write_text('__version__ = "4.9.0"\n')
 
     async def story(lone: LonePort) -> None:
@@ -101,7 +101,7 @@ def test_another_version_is_used_and_said(framework: FakeFramework, tmp_path: Pa
     play(story, framework, tmp_path)
 
 
-def test_a_new_life_of_sync_asks_anew_and_the_old_helpers_end(
+def test_a_new_life_of_sync_asks_again_and_the_old_helpers_end(
     framework: FakeFramework, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("clusterd.supervisor.helpers.STOP_S", 0.5)

@@ -271,7 +271,7 @@ def test_directory_that_holds_anything_else_stays_whole(kept: str, root: Path) -
     assert not (root / "etc/shared/a/b").exists()
 
 
-def test_directory_that_cannot_be_removed_is_an_error_and_said(root: Path) -> None:
+def test_directory_that_cannot_be_removed_is_an_error_and_logged(root: Path) -> None:
     write_tree(root, {"etc/shared/a/b/gone": b"", "etc/shared/c/gone": b""})
     ops = FaultyOps(lambda number, name: OSError(errno.EIO, "the disk") if name == "rmdir" else None)
     applied = emptied(root, ["etc/shared/a/b/gone", "etc/shared/c/gone"], ops)

@@ -70,7 +70,7 @@ def test_digests_of_another_number_of_buckets_are_refused(size: int) -> None:
         differing_buckets(bytes(ALL_BUCKETS_BYTES), bytes(size))
 
 
-def test_what_was_told_is_read_back_with_its_intent() -> None:
+def test_told_buckets_are_read_back_with_their_intent() -> None:
     rows = rows_of({"a": 1, "b": 2})
     numbers = sorted({bucket_of(row.path) for row in rows})
     told, heard = parse_told(encode_told(rows, numbers, MASTER, dry=True), MOST)

@@ -99,7 +99,7 @@ def test_only_the_file_that_was_verified_is_renamed(touch: Callable[[Path], None
     assert (root / "etc/lists/a").read_bytes() == b"verified"
 
 
-def test_part_that_two_merged_files_hold_lands(root: Path) -> None:
+def test_part_that_two_merged_files_hold_is_applied(root: Path) -> None:
     """They may be in ranges that are unpacked at the same time."""
     files = {
         f"queue/cluster/worker{number}/TYPE.merged": build_merged([("001", 0, b"of %d" % number)]) for number in (1, 2)

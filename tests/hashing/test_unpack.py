@@ -20,7 +20,7 @@ from tests.hashing.packages import (
 from tests.hashing.received import merged_meta, metadata, package_of, reasons
 
 
-def test_package_of_a_stock_node_lands_with_content_and_mode(root: Path, spool: Path) -> None:
+def test_package_of_a_stock_node_is_applied_with_content_and_mode(root: Path, spool: Path) -> None:
     write_tree(root, {"etc/lists/old": b"before", "etc/shared/a/b/gone": b"x", "etc/rules/kept": b"kept"})
     files = {"etc/client.keys": b"001 a any k\n", "etc/shared/g/agent.conf": b"", "etc/lists/größe x": b"\x00" * 3000}
     missing = {path: wire_of(path, data) for path, data in files.items()}
@@ -171,7 +171,7 @@ def test_merged_file_of_a_stock_node_is_split_and_verified_first(root: Path, spo
     assert read_tree(root)["queue/TYPE/001"] == b"kept"
 
 
-def test_plain_file_with_merged_in_its_name_lands_in_its_place(root: Path, spool: Path) -> None:
+def test_plain_file_with_merged_in_its_name_is_put_in_its_place(root: Path, spool: Path) -> None:
     """C6: a stock master marks it as merged; a stock worker then never gets it."""
     path = "etc/shared/default/x.merged"
     _, ranges, applied = Receiver(
@@ -191,7 +191,7 @@ def test_no_descriptor_and_no_temporary_file_stays(root: Path, spool: Path) -> N
     assert set(read_tree(root)) == {path for path in files if path[-1] != "7"}
 
 
-def test_what_is_refused_is_counted_by_group_and_said_in_the_stock_words(root: Path, spool: Path) -> None:
+def test_refused_files_are_counted_by_group_and_logged_in_the_stock_words(root: Path, spool: Path) -> None:
     """docs/protocol/wire.md 5.9."""
     missing = {path: wire_of(path, b"x", "etc/rules/") for path in ("etc/a", "etc/b", "etc/c")}
     shared = {path: wire_of(path, b"x", "etc/rules/") for path in ("etc/d", "etc/e")}

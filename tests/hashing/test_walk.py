@@ -170,7 +170,7 @@ def test_dangling_link_is_a_file_that_vanished(tmp_path: Path) -> None:
     assert note.text.startswith("File etc/rules/link was deleted in previous iteration: [Errno 2] No such file")
 
 
-def test_name_that_is_not_utf8_is_left_out_and_told_once(tmp_path: Path) -> None:
+def test_name_that_is_not_utf8_is_left_out_and_logged_once(tmp_path: Path) -> None:
     write(tmp_path, "etc/rules/größe.xml")
     (tmp_path / "etc/rules" / os.fsdecode(b"bad\xff.xml")).write_bytes(b"x")
     (tmp_path / "etc/rules" / os.fsdecode(b"bad\xff.tmp")).write_bytes(b"x")

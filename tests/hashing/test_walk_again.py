@@ -168,7 +168,7 @@ def test_empty_directory_changes_no_digest(tmp_path: Path) -> None:
     assert second.rows.digest == first.rows.digest
 
 
-def test_steps_are_told_throughout(tmp_path: Path) -> None:
+def test_progress_is_reported_throughout(tmp_path: Path) -> None:
     for number in range(100):
         write(tmp_path, f"etc/rules/{number}")
     write(tmp_path, "etc/lists/large", bytes(4 * BUFFER_BYTES))

@@ -112,7 +112,7 @@ def test_api_request_that_changes_something_is_an_event_with_user_and_outcome(ri
     wait_for(rig.master, "the group is told", "group:created", group="told")
 
 
-def test_worker_that_goes_and_comes_is_told(rig: Rig) -> None:
+def test_leaving_and_returning_worker_causes_events(rig: Rig) -> None:
     master, worker = rig.master, rig.workers[0]
     wait_for(master, "it has connected", "worker:connected", worker=worker.name)
     rig.stop(worker.name)

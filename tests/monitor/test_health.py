@@ -150,7 +150,7 @@ def test_many_viewers_are_one_question_a_second() -> None:
     run(node, work)
 
 
-def test_when_sync_hangs_its_last_answer_is_shown_and_said_to_be_old() -> None:
+def test_when_sync_hangs_its_last_answer_is_shown_with_its_age() -> None:
     node = ScriptedNode()
 
     async def work(source: StatusSource) -> None:

@@ -247,7 +247,7 @@ def test_file_stays_below_its_size_and_shrinks(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [b"no database at all" * 500, None], ids=["no database", "damaged pages"])
-def test_damaged_file_is_set_aside_and_begun_anew(journal: Path, damage: bytes | None) -> None:
+def test_damaged_file_is_kept_aside_and_a_new_one_begun(journal: Path, damage: bytes | None) -> None:
     content = journal.read_bytes()
     journal.write_bytes(damage or content[:100] + b"\xff" * (len(content) - 100))
     file = JournalFile(str(journal))

@@ -151,7 +151,7 @@ def test_what_waits_is_bounded_and_the_rest_is_counted(tmp_path: Path, monkeypat
     assert ("INFO", "The journal is written again. 15 events are not in it.") in site.said
 
 
-def test_file_that_is_damaged_under_our_hands_is_set_aside_and_nothing_of_the_batch_is_lost(tmp_path: Path) -> None:
+def test_file_that_is_damaged_while_open_is_kept_aside_and_no_event_of_the_batch_is_lost(tmp_path: Path) -> None:
     async def story(site: Site) -> None:
         site.tell(3)
         log = tmp_path / "journal.db-wal"  # folded into the file when it is closed, unless somebody reads it then

@@ -120,7 +120,7 @@ def test_scrape_says_what_the_node_knows(tmp_path: Path) -> None:
         assert value(found, name, **labels) == expected, (name, labels)
 
 
-def test_what_sync_does_not_say_any_more_is_left_out(tmp_path: Path) -> None:
+def test_values_that_sync_no_longer_reports_are_left_out(tmp_path: Path) -> None:
     found = read(scrape(tmp_path, status_of_master(), is_fresh=False))
     assert (value(found, "answers"), value(found, "verdict"), value(found, "answer_age_seconds")) == (0, 2, 60.0)
     assert value(found, "process_up", process="net") == 1

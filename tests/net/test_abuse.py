@@ -62,7 +62,7 @@ def test_a_length_of_4_gib_is_closed_before_anything_is_reserved(master: Master)
     assert psutil.Process(node.pid).memory_info().vms - before < 64 << 20
 
 
-def test_garbage_is_closed_with_one_line_however_often_it_comes(master: Master) -> None:
+def test_garbage_closes_the_connection_with_one_log_line_however_often_it_is_sent(master: Master) -> None:
     node = master()
     for seed in range(20):
         client = node.connect()

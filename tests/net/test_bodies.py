@@ -29,7 +29,7 @@ def opened(node: NetNode, body: list[Descriptor] | None) -> bytes:
     return SEALER.open(b"".join(bytes(node.arena.slice(part)) for part in body))
 
 
-def test_a_large_request_comes_to_sync_sealed_in_a_slab(master: Master) -> None:
+def test_a_large_request_reaches_sync_sealed_in_a_slab(master: Master) -> None:
     node = master()
     client = node.join("w1")
     payload = b"/queue/x.zip " + bytes(range(256)) * 20_000
@@ -42,7 +42,7 @@ def test_a_large_request_comes_to_sync_sealed_in_a_slab(master: Master) -> None:
     assert client.answer_to(counter).payload == b"File updated"
 
 
-def test_a_divided_request_comes_as_one_descriptor_for_each_fragment(master: Master) -> None:
+def test_a_divided_request_arrives_as_one_descriptor_for_each_fragment(master: Master) -> None:
     node = master()
     client = node.join("w1")
     payload = bytes(8_000_000)
@@ -91,7 +91,7 @@ def test_a_body_of_sync_is_sent_whole_and_its_slab_comes_back(master: Master) ->
     assert (answer.id, answer.command, answer.payload) == (41, "ok", b"File updated")
 
 
-def test_a_large_answer_comes_to_sync_sealed(master: Master) -> None:
+def test_a_large_answer_reaches_sync_sealed(master: Master) -> None:
     node = master()
     client = node.join("w1")
     sync = node.sync
@@ -122,7 +122,7 @@ def test_requests_to_a_link_that_is_gone_fail_at_once_and_give_their_slab_back(m
     assert sync.expect(Unanswered) == Unanswered(2, "closed")
 
 
-def test_an_answer_that_does_not_come_is_a_timeout_and_comes_too_late_later(master: Master) -> None:
+def test_a_missing_answer_is_a_timeout_and_a_late_one_is_dropped(master: Master) -> None:
     node = master()
     client = node.join("w1")
     sync = node.sync

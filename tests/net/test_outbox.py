@@ -119,7 +119,7 @@ def test_a_link_that_ends_names_every_slab_that_waited() -> None:
     ),
     st.integers(1, 120),
 )
-def test_everything_comes_out_once_and_each_message_whole(
+def test_everything_is_written_once_and_each_message_whole(
     messages: list[tuple[str, int, int]], slice_bytes: int
 ) -> None:
     outbox = Outbox(slice_bytes)

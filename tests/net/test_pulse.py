@@ -50,7 +50,7 @@ def test_a_peer_is_lost_when_nothing_came_for_long_enough() -> None:
     assert link.pulse.is_lost
 
 
-def test_any_byte_says_that_it_is_there() -> None:
+def test_any_received_byte_proves_that_the_peer_lives() -> None:
     link = Beaten()
     for number in range(10):
         link.beat(SILENT_S - 1, bytes_in=number)

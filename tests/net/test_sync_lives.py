@@ -97,7 +97,7 @@ def test_a_sync_that_comes_back_before_anyone_noticed_finds_the_old_requests_ref
     assert client.ask("echo", "x").payload == b"x"
 
 
-def test_a_new_sync_is_told_which_of_its_slabs_are_still_being_sent(master: Master) -> None:
+def test_a_new_sync_hears_which_of_its_slabs_are_still_being_sent(master: Master) -> None:
     node = master()
     slow = node.join("slow")
     assert node.sync is not None
@@ -132,7 +132,7 @@ def test_slab_that_goes_to_two_links_is_named_and_comes_back_once_for_each(maste
     assert node.start_sync().hello().sending_slabs == []
 
 
-def test_a_new_sync_is_told_of_tasks_the_old_one_was_sending(master: Master) -> None:
+def test_a_new_sync_gets_the_tasks_that_the_old_one_was_sending(master: Master) -> None:
     node = master()
     client = node.join("w1")
     assert node.sync is not None
@@ -174,7 +174,7 @@ def test_answers_to_requests_of_a_dead_sync_are_dropped(master: Master) -> None:
     assert sync.quiet(Answered)
 
 
-def test_a_hello_said_twice_is_answered_twice(master: Master) -> None:
+def test_a_hello_sent_twice_is_answered_twice(master: Master) -> None:
     node = master()
     node.join("w1")
     assert node.sync is not None

@@ -222,7 +222,9 @@ def test_keepalives_are_sent_and_reported(worker: Worker, boss: ScriptedMaster) 
     assert node.sync.expect(KeepaliveSeen).link == node.sync.link(kind="master").link
 
 
-def test_a_master_that_fails_keepalives_is_left_after_as_many_as_allowed(worker: Worker, boss: ScriptedMaster) -> None:
+def test_a_master_that_misses_the_allowed_number_of_keepalives_is_disconnected(
+    worker: Worker, boss: ScriptedMaster
+) -> None:
     node = worker("w1", boss.node, keep_alive_s=0.1, timeout_cluster_request_s=0.2, max_failed_keepalive_attempts=2)
     talker = boss.welcome()
     assert talker.read().command == b"echo-c"

@@ -250,7 +250,7 @@ def _catch_up(pair: Pair) -> None:
 
 
 @given(st.lists(st.tuples(works, st.integers(0, 4)), max_size=15))
-def test_copy_is_equal_whatever_was_done_and_however_it_was_told(story: list[tuple[Work, int]]) -> None:
+def test_copy_is_equal_whatever_was_done_and_however_it_was_sent(story: list[tuple[Work, int]]) -> None:
     pair = _populated()
     try:
         for work, told in story:
@@ -343,7 +343,7 @@ def test_positions_of_another_log_or_beyond_its_end_or_in_a_gap_between_lives_ar
     assert change_log.is_known(pair.master, pair.epoch, 0)
 
 
-def test_a_start_of_the_store_is_no_change_and_what_was_told_before_it_is_known(pair: Pair) -> None:
+def test_a_start_of_the_store_is_no_change_and_earlier_positions_stay_known(pair: Pair) -> None:
     """A candidate that had everything still has everything, however far the gap moves the end of the log."""
     assert change_log.last_change(pair.master) == 0
     pair.change(lambda session: agents.insert_agent(session, agents.NewAgentRow(1, "a", 1)))

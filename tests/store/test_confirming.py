@@ -200,7 +200,7 @@ def test_a_candidate_that_does_not_catch_up_holds_up_nobody_for_long() -> None:
     run(story, limit_s=0.05)
 
 
-def test_a_candidate_that_is_late_is_left_and_the_answer_comes_all_the_same() -> None:
+def test_a_late_candidate_is_given_up_and_the_answer_is_given_without_it() -> None:
     async def story(bench: Bench) -> None:
         bench.heard("a", 10)
         await bench.until(lambda: bench.choice.name == "a")

@@ -51,7 +51,7 @@ def test_group_without_files_gets_one(shared: Path, prepare: Callable[[Path], No
 
 
 @pytest.mark.parametrize("path", ["agent.conf", "below/agent.conf"])
-def test_file_is_taken_away_when_others_come_and_is_back_when_they_go(shared: Path, path: str) -> None:
+def test_file_is_removed_while_the_group_has_others_and_returns_afterwards(shared: Path, path: str) -> None:
     owner = EmptyGroups(str(shared.parents[1]))
     look(shared, owner)
     target = shared / "web" / path

@@ -93,7 +93,7 @@ def test_master_hears_which_program_of_the_worker_asked(tmp_path: Path) -> None:
     ]
 
 
-def test_what_the_server_says_before_the_answer_is_passed_over(tmp_path: Path) -> None:
+def test_earlier_messages_of_the_server_are_skipped_before_the_answer(tmp_path: Path) -> None:
     answer, _ = ask(tmp_path, says(frame("echo-m", b"hello"), frame("ok", ANSWER)))
     assert answer["error"] == 0
 

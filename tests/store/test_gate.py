@@ -200,7 +200,7 @@ def test_handing_over_ends_what_was_begun_and_lets_everything_else_wait(tmp_path
     run(tmp_path, story)
 
 
-def test_a_handover_that_comes_to_nothing_ends_by_itself(tmp_path: Path) -> None:
+def test_an_unsuccessful_handover_ends_by_itself(tmp_path: Path) -> None:
     async def story(bench: Bench) -> None:
         await Handover(bench.gate, bench.engine.settle, bench.authd.is_idle).drain(0.05)
         assert b'"error":0' in await bench.add("after")

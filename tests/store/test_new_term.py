@@ -38,7 +38,7 @@ async def marked(engine: Engine) -> dict[int, str]:
     return await engine.read(lambda db: dict(db.execute("select id, sync_status from agent where id > 0")))
 
 
-def test_agents_that_were_heard_of_here_are_reported_once_to_each_master(tmp_path: Path) -> None:
+def test_agents_that_reported_here_are_reported_once_to_each_master(tmp_path: Path) -> None:
     async def story(engine: Engine) -> None:
         for key, expected in (("3 two", 4), ("3 two", 0), ("5 three", 4)):
             count = await new_term.report_again(engine, key)
@@ -53,7 +53,7 @@ def test_agents_that_were_heard_of_here_are_reported_once_to_each_master(tmp_pat
     on(tmp_path, story)
 
 
-def test_a_kill_between_two_pieces_begins_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_kill_between_two_pieces_restarts_the_transfer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(new_term, "PIECE", 2)
 
     async def story(engine: Engine) -> None:

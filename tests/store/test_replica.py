@@ -180,7 +180,7 @@ def test_row_that_changed_behind_the_log_is_found_by_reading_slices_again(bench:
 
 
 @pytest.mark.parametrize("name", [REPLICA_FILE, COPY_FILE])
-def test_damaged_file_is_made_anew(bench: Bench, name: str) -> None:
+def test_damaged_file_is_replaced_by_a_new_one(bench: Bench, name: str) -> None:
     async def work(bench: Bench) -> None:
         await bench.populate()
         await bench.follow()

@@ -80,7 +80,7 @@ def test_taken_agents_stay_marked_until_confirmed(session: Session) -> None:
     assert [status_of(session, one) for one in (1, 2)] == ["synced", "synced"]
 
 
-def test_agent_heard_of_after_it_was_taken_is_not_confirmed(session: Session) -> None:
+def test_agent_that_reports_after_it_was_taken_is_not_confirmed(session: Session) -> None:
     agents.update_keepalive(session, alive(1))
     agents.update_keepalive(session, alive(2))
     _, rows, _ = report.take_some(session.db, 10, moments=True)
@@ -98,7 +98,7 @@ def test_agent_whose_word_became_stronger_is_not_confirmed(session: Session) -> 
 
 
 @pytest.mark.parametrize("how", ["reset", "silent"])
-def test_agent_that_was_set_aside_after_it_was_taken_is_not_confirmed(session: Session, how: str) -> None:
+def test_agent_that_was_postponed_after_it_was_taken_is_not_confirmed(session: Session, how: str) -> None:
     agents.update_agent_data(session, data(1, version="v1"))
     _, rows, _ = report.take_some(session.db, 10, moments=False)
     if how == "reset":

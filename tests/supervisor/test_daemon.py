@@ -63,7 +63,7 @@ def test_daemon_belongs_to_no_terminal_and_holds_nothing_of_its_starter(node: Fa
     until(lambda: not pipes(), "it holds no pipe")
 
 
-def test_what_a_library_says_in_a_child_stands_in_the_crash_log(node: FakeNode) -> None:
+def test_output_of_a_library_in_a_child_is_in_the_crash_log(node: FakeNode) -> None:
     node.behave("sync", "mutter Assertion failed: pipe (src/router.cpp:511)")
     start(node, "run")
 

@@ -118,9 +118,7 @@ def test_a_promotion_leaves_nothing_beside_the_files(candidate: str) -> None:
     assert agents(candidate) == {1: "a", 2: "b", 3: "c"}
 
 
-def test_a_kill_after_files_were_put_back_begins_the_change_anew(
-    candidate: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_kill_after_files_were_put_back_restarts_the_change(candidate: str, monkeypatch: pytest.MonkeyPatch) -> None:
     root = candidate
     given = begin(root, RoleChange("promote"))
     monkeypatch.setattr(promotion, "take_users", lambda *_: 1 / 0)
@@ -198,7 +196,7 @@ def test_what_a_promotion_has_left_is_not_put_back_after_a_demotion(
     assert agents(candidate) == {1: "a", 2: "b", 3: "c"}
 
 
-def test_a_copy_that_is_not_whole_takes_no_place(candidate: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_incomplete_copy_replaces_nothing(candidate: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file system without links, and a full disk."""
     before = before_promotion(candidate)
 

@@ -59,7 +59,7 @@ def test_an_agent_whose_key_was_removed_is_not_brought_back(root: str) -> None:
     assert keys(root) == {1: "a"}
 
 
-def test_replica_that_does_not_fit_the_keys_takes_no_place(root: str) -> None:
+def test_replica_that_does_not_fit_the_keys_replaces_nothing(root: str) -> None:
     make_replica(root, {1: "a"}, greatest=9)
     schema.prepare(root, "w1", "4.14.1")
     write_keys(root, {one: f"agent{one}" for one in range(1, 6)})

@@ -85,7 +85,7 @@ def test_interrupt_says_bye(node: FakeNode) -> None:
     assert node.left() == []
 
 
-def test_deaf_child_is_killed_after_its_time(node: FakeNode) -> None:
+def test_child_that_ignores_sigterm_is_killed_after_its_time(node: FakeNode) -> None:
     node.behave("sync", "deaf")
     node.serve()
     node.signal(signal.SIGTERM)

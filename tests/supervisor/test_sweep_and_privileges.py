@@ -64,7 +64,7 @@ def test_root_that_the_owner_cannot_reach_is_named(tmp_path: Path) -> None:
 
 
 @as_root
-def test_own_files_of_a_run_as_root_are_handed_over_but_no_link_is_followed(tmp_path: Path) -> None:
+def test_own_files_of_a_run_as_root_are_given_to_the_owner_but_no_link_is_followed(tmp_path: Path) -> None:
     root = make_tree(tmp_path)
     (root / "logs/cluster.log").write_text("old")
     state = root / "queue/cluster/.clusterd/state"

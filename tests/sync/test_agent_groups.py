@@ -206,7 +206,7 @@ def queue_of(site: Site, *, record: WorkerRecord | None = None) -> tuple[WorkerQ
     return WorkerQueue(site.context, all_of_them, peer(), lambda one: known), all_of_them
 
 
-def test_a_message_that_only_says_the_hash_waits_behind_nothing() -> None:
+def test_a_message_with_only_the_hash_waits_for_no_other() -> None:
     site = Site()
     queue, _ = queue_of(site)
     hash_only = broadcast(agents=())

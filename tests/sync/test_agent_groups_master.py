@@ -60,7 +60,7 @@ def groups_given_to(failure: ClusterError) -> int:
     return given
 
 
-def test_a_worker_that_says_nothing_is_not_given_the_same_groups_again_and_again() -> None:
+def test_a_silent_worker_does_not_get_the_same_groups_again_and_again() -> None:
     """The groups of all agents count as handed out only when every worker has received them."""
     not_answered = ClusterError(3016, "Error 3020")
     not_answered.__cause__ = ClusterError(3020, "new_str")

@@ -230,7 +230,7 @@ def test_nothing_is_withheld_where_it_is_switched_off_and_of_very_few_keys(
     play(node, story)
 
 
-def test_protection_that_is_switched_off_lets_go_of_what_it_holds(tmp_path: Path) -> None:
+def test_protection_that_is_switched_off_releases_what_it_withholds(tmp_path: Path) -> None:
     node = KeyNode(tmp_path)
 
     async def story(node: Node) -> None:

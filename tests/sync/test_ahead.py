@@ -87,7 +87,7 @@ def busy(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("reason", [other_files, not_able, busy])
-def test_others_are_told(tmp_path: Path, reason: Callable[[Bench], None]) -> None:
+def test_workers_that_get_nothing_ahead_are_informed(tmp_path: Path, reason: Callable[[Bench], None]) -> None:
     async def story() -> None:
         bench = Bench(tmp_path, "w")
         reason(bench)
@@ -124,7 +124,7 @@ def test_lost_package_is_reported(tmp_path: Path) -> None:
     run(story())
 
 
-def test_step_that_is_overtaken_is_not_sent_and_the_worker_hears_of_the_newest(tmp_path: Path) -> None:
+def test_outdated_step_is_not_sent_and_the_worker_hears_of_the_newest(tmp_path: Path) -> None:
     async def story() -> None:
         bench = Bench(tmp_path, "w")
         bench.held = asyncio.Event()

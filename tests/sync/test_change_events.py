@@ -142,7 +142,7 @@ def noted(path: Path, before: list[FileMeta], now: list[FileMeta], guard: Guard 
     return note.listed(str(path))
 
 
-def test_a_change_of_many_files_comes_in_parts_that_fit_and_add_up(tmp_path: Path) -> None:
+def test_a_change_of_many_files_is_divided_into_events_that_fit_and_add_up(tmp_path: Path) -> None:
     told: list[Any] = []
     events = ChangeEvents(told.append, lambda: str(tmp_path / "changes"), os.unlink)
     listed = noted(tmp_path / "changes", rows(2500), rows(2000, b"e" * 64))

@@ -80,7 +80,7 @@ def test_worker_that_is_equal_is_known_again_without_a_job(stage: Stage) -> None
     asyncio.run(story())
 
 
-def test_new_manifest_is_compared_anew_and_what_was_kept_goes(stage: Stage) -> None:
+def test_new_manifest_is_compared_again_and_kept_comparisons_are_dropped(stage: Stage) -> None:
     async def story() -> None:
         await stage.check(2)
         assert len(stage.files) == 1

@@ -31,7 +31,7 @@ def test_without_a_quiet_moment_it_is_done_all_the_same_and_not_in_the_backgroun
     assert not confirming.is_in_background
 
 
-def test_one_that_gave_way_comes_again_soon_and_gives_way_once() -> None:
+def test_a_stopped_walk_is_soon_repeated_and_stops_only_once() -> None:
     confirming = walked()
     confirming.begin(1060.0, is_quiet=True)
     confirming.end(1060.5, gave_way=True)

@@ -16,7 +16,7 @@ from tests.sync.rounds_bench import A, B, C, listed, run, settle
 # ---- telling ---------------------------------------------------------------------------------------------------------
 
 
-def test_workers_that_understand_it_are_told_of_a_change_and_no_others() -> None:
+def test_only_workers_with_the_capability_are_informed_of_a_change() -> None:
     async def story() -> None:
         bench = Bench("equal", "w", "stock")
         bench.workers[2].capabilities = frozenset({"digest"})
@@ -61,7 +61,7 @@ def test_worker_that_is_slow_to_answer_hears_of_the_newest_change_next() -> None
 
 
 @pytest.mark.parametrize("failure", [ClusterError(3020, "x"), LinkClosed("x"), ClusterError(3000, "unknown")], ids=str)
-def test_worker_that_could_not_be_told_is_told_of_the_next_change(failure: Exception) -> None:
+def test_worker_that_could_not_be_informed_is_informed_of_the_next_change(failure: Exception) -> None:
     async def story() -> None:
         bench = Bench()
         bench.worker.answer = lambda command, payload: failure
@@ -77,7 +77,7 @@ def test_worker_that_could_not_be_told_is_told_of_the_next_change(failure: Excep
 
 
 @pytest.mark.parametrize("steps", [0, 1, 50])
-def test_link_of_the_same_number_is_told_after_one_that_ended_while_it_was_told(steps: int) -> None:
+def test_link_of_the_same_number_is_informed_after_one_that_ended_meanwhile(steps: int) -> None:
     """A new net counts its links from one again."""
 
     async def story() -> None:
@@ -96,7 +96,7 @@ def test_link_of_the_same_number_is_told_after_one_that_ended_while_it_was_told(
     run(story())
 
 
-def test_worker_whose_sync_is_under_way_is_told_even_of_what_it_had_before() -> None:
+def test_worker_with_a_sync_under_way_is_informed_even_of_the_state_before() -> None:
     """The worker had A and is being sent B when the master returns to A."""
 
     async def story() -> None:

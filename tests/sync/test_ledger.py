@@ -57,7 +57,7 @@ def test_above_the_reserve_all_is_taken_then_what_is_small_then_nothing() -> Non
     assert not Disk(100 * GIB, 5 * GIB // 16, 5 * GIB).takes(1, 1)
 
 
-def test_disk_that_tells_nothing_takes_all(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_facts_about_the_disk_everything_is_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(path: Any) -> Any:
         raise OSError
 

@@ -179,7 +179,7 @@ def test_reload_is_sent_once_after_the_next_round(tmp_path: Path) -> None:
     }
 
 
-def test_reload_without_an_analysisd_is_a_line_and_no_more(tmp_path: Path) -> None:
+def test_reload_without_an_analysisd_is_only_a_log_line(tmp_path: Path) -> None:
     node = Node(tmp_path, "worker")
 
     async def story() -> None:

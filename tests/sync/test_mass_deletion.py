@@ -57,7 +57,7 @@ def test_another_set_of_files_does_not_confirm_the_first(worker: IntegrityWorker
     assert worker._may_delete(package(51, "a"))
 
 
-def test_harmless_check_between_two_doubtful_ones_begins_anew(worker: IntegrityWorker) -> None:
+def test_harmless_check_between_two_doubtful_ones_resets_the_first(worker: IntegrityWorker) -> None:
     assert not worker._may_delete(package(51, "a"))
     assert worker._may_delete(package(0, "none"))
     assert not worker._may_delete(package(51, "a"))

@@ -97,7 +97,7 @@ def test_ten_fresh_workers_get_one_packing(stage: Stage) -> None:
     asyncio.run(story())
 
 
-def test_what_a_worker_lacks_and_what_it_has_in_another_state_is_packed_once_and_said_to_each(stage: Stage) -> None:
+def test_missing_and_changed_files_are_packed_once_and_told_to_each_worker(stage: Stage) -> None:
     async def story() -> None:
         fresh, other = await asyncio.gather(stage.package(difference_of(FILES)), stage.package(split(FILES, 4)))
         assert stage.pool.count(PackPart) == 1
@@ -114,7 +114,7 @@ def test_what_a_worker_lacks_and_what_it_has_in_another_state_is_packed_once_and
     asyncio.run(story())
 
 
-def test_same_content_gives_the_same_bytes_when_it_is_packed_anew(stage: Stage) -> None:
+def test_same_content_gives_the_same_bytes_when_it_is_packed_again(stage: Stage) -> None:
     async def story() -> None:
         limit = 1500
         first = await stage.package(difference_of(FILES), limit)

@@ -28,7 +28,7 @@ def test_a_worker_whose_check_runs_is_refused_until_it_ends() -> None:
     assert permissions.ask("w1", 6).granted
 
 
-def test_a_flag_held_for_too_long_is_released_and_said() -> None:
+def test_a_flag_held_for_too_long_is_released_and_logged() -> None:
     permissions = IntegrityPermissions(1000)
     permissions.begin("w1", "task", 0)
     answer = permissions.ask("w1", 1000)

@@ -151,7 +151,7 @@ def test_nothing_is_kept_for_a_link_that_may_not(worker: Worker) -> None:
     asyncio.run(story())
 
 
-def test_sender_that_lies_about_the_beginning_is_found_out_by_the_digest_and_begins_anew(worker: Worker) -> None:
+def test_sender_that_lies_about_the_beginning_fails_the_digest_and_has_to_restart(worker: Worker) -> None:
     async def story() -> None:
         first = worker.link()
         await send(first, b"x" * 7000, stop=7000, claim=claim_of(DATA))
@@ -214,7 +214,7 @@ def test_chunk_of_a_file_whose_name_was_begun_anew_is_not_counted_in_the_new_one
     asyncio.run(story())
 
 
-def test_transfer_goes_on_anew_when_a_job_does_not_end(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_transfer_restarts_when_a_job_does_not_end(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
     async def story() -> None:
         monkeypatch.setattr(partials, "SETTLE_S", 0.01)
         link = worker.link()

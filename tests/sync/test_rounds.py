@@ -91,7 +91,7 @@ def test_flood_of_changes_is_one_check() -> None:
     run(story())
 
 
-def test_change_told_during_a_check_is_checked_after_it() -> None:
+def test_change_announced_during_a_check_is_checked_after_it() -> None:
     async def story() -> None:
         bench = Bench()
         gate = asyncio.Event()
@@ -113,7 +113,9 @@ def test_change_told_during_a_check_is_checked_after_it() -> None:
 
 @pytest.mark.parametrize("changed", [0, 3])
 @pytest.mark.parametrize("capabilities", [frozenset({"digest", "push"}), frozenset({"push"})], ids=["digest", "push"])
-def test_change_told_while_a_package_is_applied_is_checked_after_it(changed: int, capabilities: frozenset[str]) -> None:
+def test_change_announced_while_a_package_is_applied_is_checked_after_it(
+    changed: int, capabilities: frozenset[str]
+) -> None:
     """This holds whether or not the package changed anything, and whether or not checks are by digest."""
 
     async def story() -> None:

@@ -173,7 +173,7 @@ def test_worker_that_left_in_its_check_may_check_again(tmp_path: Path) -> None:
     on(node, story())
 
 
-def test_link_ends_in_order_whatever_one_part_trips_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_link_ends_in_order_whatever_one_part_raises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """First its open requests fail, then its tasks end, then it is removed."""
     node = Node(tmp_path, "master")
     steps: list[str] = []

@@ -28,7 +28,7 @@ def test_unforeseen_failure_is_logged_and_a_cancelled_task_is_none() -> None:
     assert "KeyError: 'surprise'" in told[0]
 
 
-def test_so_many_and_no_more() -> None:
+def test_no_more_tasks_than_the_limit() -> None:
     async def story() -> None:
         tasks = Tasks(print, most=2)
         tasks.spawn(asyncio.sleep(60))

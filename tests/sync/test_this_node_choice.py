@@ -20,7 +20,7 @@ def test_ours_is_asked_first_where_it_is_as_good(tmp_path: Path) -> None:
     assert port.asked == []
 
 
-def test_arguments_that_ours_does_not_take_go_to_the_framework(tmp_path: Path) -> None:
+def test_arguments_that_clusterd_does_not_accept_go_to_the_framework(tmp_path: Path) -> None:
     port = FakePort()
     node = Node(tmp_path, port)
     content = asked("wazuh.manager:get_status", {"something_new": 1}, LA)

@@ -31,7 +31,7 @@ def test_a_trouble_is_logged_when_it_begins_and_when_it_ends_and_shown_between()
     assert [level for level, _ in lines.written] == ["WARNING", "INFO"]
 
 
-def test_a_loop_survives_rounds_that_fail_and_says_so_once() -> None:
+def test_a_loop_survives_rounds_that_fail_and_logs_it_once() -> None:
     lines, troubles = Lines(), Troubles()
     for failure in (OSError("no space"), RuntimeError(), None, None):
         with round_survives(tag_log(lines), troubles, "Broadcast"):

@@ -114,7 +114,7 @@ def worker(tmp_path: Path) -> Receiving:
     return Receiving(tmp_path)
 
 
-def test_package_is_applied_counted_and_said(worker: Receiving) -> None:
+def test_package_is_applied_counted_and_logged(worker: Receiving) -> None:
     async def story(peer: Peer) -> None:
         worker.applied = Applied(1, 2, 4, 0, 0, 0, [], removed=["etc/rules/gone"])
         await worker.sent(peer)
@@ -158,7 +158,7 @@ def test_mass_deletion_waits_for_a_second_package_that_asks_for_the_same(worker:
     worker.story(story)
 
 
-def test_check_that_finds_nothing_between_two_mass_deletions_begins_anew(worker: Receiving) -> None:
+def test_check_that_finds_nothing_between_two_mass_deletions_resets_the_first(worker: Receiving) -> None:
     async def story(peer: Peer) -> None:
         worker.opened = PackageOpened(0, 0, 60, 1, "a", [])
         await worker.sent(peer)
@@ -211,7 +211,7 @@ def test_package_that_cannot_be_applied_is_reported_to_the_master(worker: Receiv
     assert any("no space is left" in line for line in worker.lines("Integrity sync"))
 
 
-def test_master_that_never_sends_what_it_announced_is_told_to_cancel_and_no_more(worker: Receiving) -> None:
+def test_master_that_never_sends_what_it_announced_only_gets_a_cancel(worker: Receiving) -> None:
     settings = worker.node.context.settings
     worker.node.context.settings = _with(settings, "communication", timeout_receiving_file_s=0.01)
 

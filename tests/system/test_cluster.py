@@ -117,7 +117,7 @@ def test_temporary_files_of_a_killed_application_are_removed(make_rig: MakeRig) 
 
 
 @pytest.mark.parametrize("command", ["cut", "silence"])
-def test_cut_link_heals_when_it_is_mended(make_rig: MakeRig, command: str) -> None:
+def test_cut_link_works_again_when_it_is_repaired(make_rig: MakeRig, command: str) -> None:
     quick = {"intervals": {"communication": {"timeout_cluster_request": 3}, "worker": {"keep_alive": 2}}}
     rig = make_rig(links=True, overrides=quick)
     rig.start()

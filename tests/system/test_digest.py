@@ -185,7 +185,7 @@ GARBAGE: dict[str, list[bytes]] = {
 }
 
 
-def test_master_bears_a_peer_that_lies_and_floods(make_rig: MakeRig) -> None:
+def test_master_survives_a_peer_that_lies_and_floods(make_rig: MakeRig) -> None:
     rig = make_rig(0)
     rig.start("master")
     wait_until(lambda: status_of(rig, rig.master)["manifest"]["state"] == "ready", 60, "the first scan")

@@ -100,7 +100,7 @@ def test_small_request_cannot_make_the_readable_text_grow(rig: Rig) -> None:
     assert log_path(rig).stat().st_size - before < 10_000
 
 
-def test_node_that_answers_nothing_is_not_told_without_end(rig: Rig) -> None:
+def test_silent_node_is_not_informed_without_end(rig: Rig) -> None:
     with joined(rig, "silent", answers_nothing) as link, joined(rig, "good") as good:
         answers = [link.ask("sendsync", b"client1 {}").command for _ in range(80)]
         assert answers[:64] == [b"ok"] * 64

@@ -55,7 +55,7 @@ def test_a_stall_while_a_package_is_under_way_costs_no_more_than_the_stall(make_
     rig.wait_equal(HEALED_S)
 
 
-def test_an_address_that_leads_nowhere_from_one_moment_on_is_soon_dialled_anew(make_rig: MakeRig) -> None:
+def test_a_connection_whose_address_disappears_is_soon_made_again(make_rig: MakeRig) -> None:
     """Neither side learns that the old connection is gone: no reset, no end."""
     rig = started(make_rig, 1)
     tell(rig.workers[0], "strand")

@@ -106,7 +106,7 @@ def test_a_try_at_the_masters_port_says_what_is_wrong(
         assert cluster._finding(found).name == name
 
 
-def test_a_port_that_says_nothing_or_is_closed_or_has_no_name(
+def test_a_port_that_is_silent_or_closed_or_whose_name_does_not_resolve(
     worker: Settings, port: Callable[[Callable[[socket.socket], None]], Address]
 ) -> None:
     done = threading.Event()

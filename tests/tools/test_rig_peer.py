@@ -275,7 +275,7 @@ def test_replies_of_both_roles_are_the_recorded_ones(cluster: tuple[StockMaster,
     assert checked > 14
 
 
-def test_package_that_does_not_come_is_cancelled(tmp_path: Path) -> None:
+def test_package_that_does_not_arrive_is_cancelled(tmp_path: Path) -> None:
     (tmp_path / "m").mkdir()
     (tmp_path / "w").mkdir()
     with StockMaster(tmp_path / "m", KEY, receive_timeout_s=0.1) as master:

@@ -89,7 +89,7 @@ def test_each_fault_is_named(name: str) -> None:
     assert found.code(is_running=True) == ExitCode.DEGRADED
 
 
-def test_worker_that_is_expected_or_lost_has_no_say_about_syncs() -> None:
+def test_expected_or_lost_worker_does_not_count_for_syncs() -> None:
     away = [worker("w1"), worker("w2", "expected", 1.0)]
     assert verdict(master(workers=away, results={"w1": row(), "w2": row(lag_s=99.0)})).level == "OK"
 

@@ -109,7 +109,7 @@ def test_length_is_plain_digits(length: bytes) -> None:
 @pytest.mark.parametrize(
     "payload", [b"", b"\xff\xfe\xfd", b"\xff \xff", b" ", b"[" * 100_000, b"null", b'{"a":"\xff"}']
 )
-def test_whatever_comes_is_a_value_or_error_1000(parse: Callable[[bytes], object], payload: bytes) -> None:
+def test_any_input_is_a_value_or_error_1000(parse: Callable[[bytes], object], payload: bytes) -> None:
     try:
         parse(payload)
     except ClusterError as refusal:

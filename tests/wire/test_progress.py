@@ -47,7 +47,7 @@ def test_frames_are_counted_in_both_directions() -> None:
 # ---- room ------------------------------------------------------------------------------------------------------------
 
 
-def test_large_body_that_cannot_land_waits_and_lands_with_what_came_behind_it() -> None:
+def test_large_body_without_a_slab_waits_and_is_received_with_the_bytes_after_it() -> None:
     landings: list[Sink | None] = []
     full: list[Sink] = []
 

@@ -138,7 +138,7 @@ def test_file_is_refused_if_unexpected_or_too_large_or_one_too_many() -> None:
     assert len(inbox) == 1
 
 
-def test_file_begun_again_starts_anew_and_gives_the_earlier_one_back() -> None:
+def test_file_begun_again_starts_at_zero_and_releases_the_earlier_one() -> None:
     inbox = files()
     first, _ = inbox.begin(PATH, "a", awaited=True)
     inbox.accept(first, 10)
