@@ -22,7 +22,8 @@ from clusterd import __version__
 from clusterd.agent_keys import KEY_FILE
 from clusterd.config.loading import CLUSTER_JSON, load
 from clusterd.monitor.journal_reader import JournalReader, JournalUnreadable
-from clusterd.rundir import journal_path
+from clusterd.role import LEFT_BEHIND
+from clusterd.rundir import API_FILES, journal_path
 from clusterd.status.status import StatusReader
 from clusterd.token_secret import SECRET_FILE
 from clusterd.users import USERS_FILE
@@ -45,6 +46,8 @@ SECRET_WORDS = re.compile(r"key$|pass|secret|token|hash|salt", re.IGNORECASE)
 MASK = "(not shown)"
 CLUSTER_BLOCK = re.compile(r"<cluster>.*?</cluster>", re.DOTALL | re.IGNORECASE)
 KEY_ELEMENT = re.compile(r"(<key>).*?(</key>)", re.DOTALL | re.IGNORECASE)
+SECRET_ELEMENT = re.compile(r"<(\w*(?:key|pass|secret|token)\w*)>([^<>]*)</\1>", re.IGNORECASE)
+PLACES_OF_SECRETS = ("etc", API_FILES, LEFT_BEHIND)
 PROC_FILES = ("status", "limits", "wchan", "schedstat", "smaps_rollup", "cgroup")
 KERNEL_FILES = (
     "/proc/version",
@@ -114,19 +117,28 @@ def secrets_of(root: str) -> list[bytes]:
         etcd = settings.clusterd.ha.etcd  # absolute paths
         found.update(line.strip().encode() for line in _text(root, etcd.password_file or EMPTY).splitlines())
         found.update(_key_lines(_text(root, etcd.key or EMPTY)))
-    for match in KEY_ELEMENT.finditer(_text(root, "etc/ossec.conf")):
-        found.add(match[0][5:-6].strip().encode())
-    for line in _text(root, KEY_FILE).splitlines():
-        found.add(line.rpartition(" ")[2].encode(errors="surrogateescape"))
-    for file in (SECRET_FILE, "etc/authd.pass"):
-        found.update(line.strip().encode() for line in _text(root, file).splitlines())
-    users = _text(root, USERS_FILE)
-    found.update(text.encode() for text in re.findall(r'"(?:hash|salt)"\s*:\s*"([^"]+)"', users))
-    for directory, _, names in os.walk(os.path.join(root, "etc")):
-        for name in names:
-            if name.endswith((".key", ".pem")):
-                found.update(_key_lines(_text(directory, name)))
+    for match in SECRET_ELEMENT.finditer(_text(root, "etc/ossec.conf")):
+        if "/" not in match[2]:  # a file's name
+            found.add(match[2].strip().encode())
+    for place in PLACES_OF_SECRETS:
+        for directory, _, names in os.walk(os.path.join(root, place)):
+            for name in names:
+                found.update(_in_file(directory, name))
     return [secret for secret in found if len(secret) >= SHORTEST_SECRET]
+
+
+def _in_file(directory: str, name: str) -> Iterator[bytes]:
+    """Yields the secrets of a file of that name; a promotion keeps files under a name of its own for a while."""
+    kind = name.removeprefix(".").removesuffix(".before-promotion")
+    if kind == os.path.basename(KEY_FILE):
+        for line in _text(directory, name).splitlines():
+            yield line.rpartition(" ")[2].encode(errors="surrogateescape")
+    elif kind in (os.path.basename(SECRET_FILE), "authd.pass"):
+        yield from (line.strip().encode() for line in _text(directory, name).splitlines())
+    elif kind == os.path.basename(USERS_FILE):
+        yield from (text.encode() for text in re.findall(r'"(?:hash|salt)"\s*:\s*"([^"]+)"', _text(directory, name)))
+    elif kind.endswith((".key", ".pem")):
+        yield from _key_lines(_text(directory, name))
 
 
 def _key_lines(text: str) -> Iterator[bytes]:

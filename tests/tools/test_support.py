@@ -9,6 +9,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from clusterd.messages.journal import WorkerEvent
+from clusterd.role import LEFT_BEHIND
+from clusterd.rundir import API_FILES
 from clusterd.users import add_user, make_user
 from tests.monitor.written import write
 from tools.cli import cluster
@@ -84,7 +86,15 @@ def test_archive_holds_state_configuration_and_logs_and_no_secret(root: Path, tm
 
 
 def test_every_kind_of_secret_is_known(root: Path) -> None:
+    for place in (f"{API_FILES}/clusterd-api-users.json", f"{LEFT_BEHIND}/3/files/etc/client.keys"):
+        (root / place).parent.mkdir(parents=True)
+    (root / API_FILES / "clusterd-api-users.json").write_text('{"users":[{"name":"bob","hash":"hash-of-bob"}]}')
+    (root / API_FILES / "clusterd-api-token.key").write_text("token-of-the-master\n")
+    (root / LEFT_BEHIND / "3/files/etc/client.keys").write_text(f"003 gone any {'c' * 64}\n")
+    (root / "etc/.client.keys.before-promotion").write_text(f"004 before any {'d' * 64}\n")
     found = secrets_of(str(root))
+    for secret in ("hash-of-bob", "token-of-the-master", "c" * 64, "d" * 64, "integration-secret"):
+        assert secret.encode() in found
     user = json.loads((root / "etc/clusterd-api-users.json").read_text())["users"][0]
     for secret in (KEY, AGENT_KEY, "b" * 64, "registration-password", "MIIEvgIBADANBg", user["hash"], user["salt"]):
         assert secret.encode() in found
