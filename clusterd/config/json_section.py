@@ -8,16 +8,20 @@ from typing import Any, Protocol
 
 ABSENT: Any = object()
 """The value of a key that is not there."""
+LONGEST_S = 31_536_000
+"""Longest duration of any setting: a year."""
+LARGEST_BYTES = 1 << 50
+"""Largest size of any setting."""
 
 
 class ProblemTaker(Protocol):
-    """Who reads the file."""
+    """The reader of the file."""
 
     def wrong(self, where: str, allowed: str, value: object) -> None:
         """The value at this key path is not what is `allowed`."""
 
     def unknown(self, where: str) -> None:
-        """Nobody asked for this key."""
+        """No setting has this key."""
 
 
 class JsonSection:
@@ -115,3 +119,8 @@ def is_link_target(path: str) -> bool:
 
 def _is_name(value: object) -> bool:
     return isinstance(value, str) and bool(value) and "/" not in value and "\0" not in value
+
+
+def seconds(section: JsonSection, key: str, default: float, *, zero: bool = False) -> Any:
+    """Returns a duration of up to a year, above 0 unless `zero`."""
+    return section.number(key, default, 0 if zero else 0.01, LONGEST_S)
