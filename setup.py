@@ -15,6 +15,7 @@ TEST = [
     "pytest-benchmark>=4.0",
     "playwright>=1.50",
     "axe-playwright-python>=0.1.4",
+    "defusedxml>=0.7",
 ]
 BENCH = ["pytest>=8.0", "pytest-benchmark>=4.0", "matplotlib>=3.8"]
 PICTURES = ["playwright>=1.50", "pillow>=10.0"]
@@ -44,7 +45,6 @@ setup(
     install_requires=[
         "click>=8.1",
         "cryptography>=42.0",
-        "defusedxml>=0.7",
         "httptools>=0.6",
         "httpx>=0.27",
         "lz4>=4.3",

@@ -5,13 +5,10 @@ bin/wazuh-clusterd.stock   the stock file      bin/cluster_control.stock   the s
 """
 
 import os
-import shlex
 import stat
 import sys
 from enum import Enum
-from pathlib import Path
-
-import msgspec
+from typing import NamedTuple
 
 BIN = "bin"
 STOCK = ".stock"
@@ -47,7 +44,7 @@ class State(Enum):
     ODD = "neither a file nor ours"
 
 
-class FoundProgram(msgspec.Struct, frozen=True):
+class FoundProgram(NamedTuple):
     """One file in `bin`. `text`: the content of our launcher, else empty."""
 
     name: str
@@ -57,6 +54,8 @@ class FoundProgram(msgspec.Struct, frozen=True):
     @property
     def python(self) -> str:
         """The interpreter that our launcher runs; empty if the file is not our launcher."""
+        import shlex  # not for `clusterd status` of a node that was never adopted
+
         for line in self.text.splitlines():
             if line.startswith("python="):
                 return "".join(shlex.split(line.removeprefix("python=")))
@@ -66,6 +65,8 @@ class FoundProgram(msgspec.Struct, frozen=True):
 def launcher_text(root: str, name: str, python: str) -> str:
     """Returns the launcher for `name` of the manager at `root`. It names everything by absolute paths, and the caller's
     environment has no influence on what is run (-I)."""
+    import shlex
+
     path = f"{root}/{BIN}/{name}"
     return _TEXT.format(
         mark=MARK,
@@ -85,8 +86,8 @@ def own_python() -> str:
 
 def look(root: str, name: str) -> FoundProgram:
     """Tells what `bin/NAME` is. Changes nothing. Raises OSError when it may not be inspected."""
-    path = Path(root, BIN, name)
-    own, kept = _facts(path), _facts(path.with_name(name + STOCK))
+    path = f"{root}/{BIN}/{name}"
+    own, kept = _facts(path), _facts(path + STOCK)
     if own is None:
         return FoundProgram(name, State.MISSING)
     if not stat.S_ISREG(own.st_mode) or (kept is not None and not stat.S_ISREG(kept.st_mode)):
@@ -142,14 +143,14 @@ def _within_quotes(text: str) -> str:
     return "".join(f"\\{letter}" if letter in '\\"$`' else letter for letter in text)
 
 
-def _facts(path: Path) -> os.stat_result | None:
+def _facts(path: str) -> os.stat_result | None:
     try:
-        return path.lstat()
+        return os.lstat(path)
     except (FileNotFoundError, NotADirectoryError):
         return None
 
 
-def _launcher_in(path: Path) -> str:
+def _launcher_in(path: str) -> str:
     """Returns the text of our launcher; empty for any other file."""
     fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     try:

@@ -13,9 +13,6 @@ import os
 import re
 import time
 from collections.abc import Iterator
-from pathlib import Path
-
-import psutil
 
 OURS = "clusterd"
 STOCK = "the stock wazuh-clusterd"
@@ -25,7 +22,8 @@ LOCK_WAIT_S = 5.0
 DYING_WAIT_S = 15.0
 """For the processes of a node whose supervisor was killed: the kernel kills them, and writing what they have open to a
 slow disk may take a while."""
-ENDED = (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
+ENDED = ("zombie", "dead")
+"""States of psutil."""
 _POLL_S = 0.02
 _UNFINISHED = ".clusterd-pid-"
 """Beginning of the name under which a pid file is written: scripts that look for pid files do not see it."""
@@ -50,7 +48,7 @@ class PidFile:
     """The pid file of this process. Children inherit its descriptor and with it the lock; they never change the
     file."""
 
-    def __init__(self, path: Path, fd: int) -> None:
+    def __init__(self, path: str, fd: int) -> None:
         self.path = path
         self._fd = fd
 
@@ -65,7 +63,7 @@ class PidFile:
         """Removes the file and closes the descriptor. Children that still live keep the lock, but nobody finds the
         file."""
         with contextlib.suppress(OSError):  # on a disk that is read-only by now it is stale without its lock
-            self.path.unlink()
+            os.unlink(self.path)
         os.close(self._fd)
 
 
@@ -75,7 +73,7 @@ def claim(root: str) -> tuple[PidFile, list[str]]:
 
     Waits DYING_WAIT_S for processes of a node whose supervisor was killed a moment ago. Raises AlreadyRunning, OSError
     (directory missing or not writable), TimeoutError (another start hangs)."""
-    directory = Path(root) / DIRECTORY
+    directory = f"{root}/{DIRECTORY}"
     deadline = time.monotonic() + DYING_WAIT_S
     while True:
         with _directory_lock(directory):
@@ -92,7 +90,7 @@ def running_pid(root: str) -> int | None:
     """The supervisor's pid of the clusterd that runs at this root, or None. Has no side effects.
 
     After a supervisor was killed this is still its pid until its last child has ended."""
-    for path, pid in _pid_files(Path(root) / DIRECTORY):
+    for path, pid in _pid_files(f"{root}/{DIRECTORY}"):
         if _is_held(path):
             return pid
     return None
@@ -100,7 +98,7 @@ def running_pid(root: str) -> int | None:
 
 def running_daemon(root: str) -> tuple[int, str] | None:
     """Pid and program (OURS, STOCK) of the cluster daemon that runs at this root. Has no side effects."""
-    for path, pid in _pid_files(Path(root) / DIRECTORY):
+    for path, pid in _pid_files(f"{root}/{DIRECTORY}"):
         if _is_held(path):
             return pid, OURS
         if _is_stock(path, pid):
@@ -108,39 +106,45 @@ def running_daemon(root: str) -> tuple[int, str] | None:
     return None
 
 
-def _write_own(directory: Path) -> PidFile:
+def _write_own(directory: str) -> PidFile:
     pid = os.getpid()
-    path = directory / f"wazuh-clusterd-{pid}.pid"
-    unfinished = directory / f"{_UNFINISHED}{pid}"
+    path = f"{directory}/wazuh-clusterd-{pid}.pid"
+    unfinished = f"{directory}/{_UNFINISHED}{pid}"
     fd = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, MODE)
     try:
         os.fchmod(fd, MODE)
         fcntl.flock(fd, fcntl.LOCK_EX)  # nobody else looks at this name; a lock stays with its file under another name
         os.write(fd, f"{pid}\n".encode())
-        unfinished.rename(path)
+        os.rename(unfinished, path)
     except BaseException:
         PidFile(unfinished, fd).remove()
         raise
     return PidFile(path, fd)
 
 
-def _remove_stale(directory: Path) -> list[str]:
+def _remove_stale(directory: str) -> list[str]:
     """Removes pid files of processes that have ended, and what starts that were killed left; returns the names of the
     former. Raises AlreadyRunning for one that lives."""
     stale = []
-    for left in directory.glob(f"{_UNFINISHED}*"):  # nobody writes one now: the directory is locked
-        left.unlink(missing_ok=True)
+    for name in os.listdir(directory):
+        if name.startswith(_UNFINISHED):  # nobody writes one now: the directory is locked
+            _unlink(f"{directory}/{name}")
     for path, pid in _pid_files(directory):
         if _is_held(path):
             raise AlreadyRunning(pid, OURS, is_dying=not _lives(path, pid))
         if _is_stock(path, pid):
             raise AlreadyRunning(pid, STOCK)
-        path.unlink(missing_ok=True)
-        stale.append(path.name)
+        _unlink(path)
+        stale.append(os.path.basename(path))
     return stale
 
 
-def _pid_files(directory: Path) -> list[tuple[Path, int]]:
+def _unlink(path: str) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
+
+
+def _pid_files(directory: str) -> list[tuple[str, int]]:
     """Pid files of cluster daemons, ours and stock, parents before children."""
     found = []
     try:
@@ -150,11 +154,11 @@ def _pid_files(directory: Path) -> list[tuple[Path, int]]:
     for name in names:
         match = _NAME.fullmatch(name)
         if match:
-            found.append((match[1] is not None, directory / name, int(match[2])))
+            found.append((match[1] is not None, f"{directory}/{name}", int(match[2])))
     return [(path, pid) for _, path, pid in sorted(found)]
 
 
-def _is_held(path: Path) -> bool:
+def _is_held(path: str) -> bool:
     """Whether a process holds the lock of this pid file."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
@@ -169,20 +173,24 @@ def _is_held(path: Path) -> bool:
     return False
 
 
-def _lives(path: Path, pid: int) -> bool:
+def _lives(path: str, pid: int) -> bool:
     """Whether the process that wrote this file has not ended. One that started after the file was written reuses the
     pid; one that nobody has waited for (the first process of a container may wait for none) has ended all the same."""
+    import psutil  # not for those who only ask whether ours runs, as `clusterd status` does
+
     try:
         process = psutil.Process(pid)
-        return process.status() not in ENDED and process.create_time() <= path.stat().st_mtime + 1
+        return process.status() not in ENDED and process.create_time() <= os.stat(path).st_mtime + 1
     except (psutil.Error, OSError):
         return False
 
 
-def _is_stock(path: Path, pid: int) -> bool:
+def _is_stock(path: str, pid: int) -> bool:
     """Whether a living process without our lock wrote this file: the stock daemon."""
     if pid == os.getpid() or not _lives(path, pid):
         return False
+    import psutil
+
     try:
         return any("wazuh-clusterd" in word or "wazuh_clusterd" in word for word in psutil.Process(pid).cmdline())
     except (psutil.Error, OSError):
@@ -190,7 +198,7 @@ def _is_stock(path: Path, pid: int) -> bool:
 
 
 @contextlib.contextmanager
-def _directory_lock(directory: Path) -> Iterator[None]:
+def _directory_lock(directory: str) -> Iterator[None]:
     fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         deadline = time.monotonic() + LOCK_WAIT_S

@@ -20,6 +20,8 @@ HTTP_SOCKET = "queue/sockets/wdb-http.sock"
 AUTH_SOCKET = "queue/sockets/auth"
 STORE_SOCKETS = (WDB_SOCKET, HTTP_SOCKET, AUTH_SOCKET)
 """Served by the product's own daemons, or by our store (wdb.md 1)."""
+REAL_DAEMON = "bin/wazuh-db"
+"""The product's own daemon for them, where it is installed."""
 MAX_SOCKET_PATH = 107
 """Bytes of a unix socket's path (sun_path less its NUL)."""
 

@@ -14,22 +14,10 @@ PROMPT_SLICE_NS = 100_000
 """0.1 ms, the shortest slice. A process with a shorter slice preempts one with a longer slice as soon as it wakes up;
 otherwise it may wait for the next tick, up to 4 ms. Linux 6.12 and later know slices, earlier ones ignore them."""
 
-BACKGROUND_NAME = "pool-0"
-"""The pool process with the lane "background" of ipc/job_queue.py."""
-
 _SCHED_SETATTR = {"x86_64": 314, "aarch64": 274, "riscv64": 274, "ppc64le": 355, "s390x": 345}
 _ATTRIBUTES = struct.Struct("=IIQiIQQQII")
 """struct sched_attr of sched_setattr(2): size, policy, flags, nice, priority, runtime (the slice), four values unused
 here."""
-
-
-def class_of(name: str) -> str:
-    """The class of a process by its name on the board: `prompt`, `compute`, `background`, or `normal`."""
-    if name == "net":
-        return "prompt"
-    if name == BACKGROUND_NAME:
-        return "background"
-    return "compute" if name.startswith("pool-") else "normal"
 
 
 def compute() -> None:

@@ -8,15 +8,13 @@ two fields may be of different moments.
 """
 
 import contextlib
+import mmap
 import os
 import sys
 import time
 from bisect import bisect_left
 from collections.abc import Callable
-
-import msgspec
-
-from ipc.mapping import Mapping
+from typing import NamedTuple
 
 MAGIC = 0x636C7573_74657264
 ROWS = 64
@@ -93,7 +91,7 @@ def counters_of(name: str) -> tuple[str, ...]:
     return POOL_COUNTERS if name.startswith("pool-") else ()
 
 
-class RowSnapshot(msgspec.Struct, frozen=True):
+class RowSnapshot(NamedTuple):
     """A row at one moment. `heartbeat_ns` is CLOCK_MONOTONIC, `started_at_ns` the wall clock; 0 means never.
     `log_lost`: lines that the process could not write to the log; `log_errno`: why its last attempt failed, 0 if it did
     not. `own_bytes`: memory that no other process shares, as the process has measured it, 0 if it has not. `late`: how
@@ -226,40 +224,44 @@ class BoardRow:
 class Board:
     """The page with all rows. Rows are never removed."""
 
-    def __init__(self, mapping: Mapping) -> None:
-        self._mapping = mapping
-        self._memory = mapping.memory
-        self._words = mapping.memory.cast("Q")
+    def __init__(self, memory: memoryview, unmap: Callable[[], None]) -> None:
+        """`unmap`: called when no view of the memory is left."""
+        self._memory = memory
+        self._unmap = unmap
+        self._words = memory.cast("Q")
         self._rows: dict[str, BoardRow] = {}
 
     @classmethod
     def create(cls, path: str) -> "Board":
         """Creates the file (0600); the supervisor does so once, before it forks. An existing file is unlinked and not
         truncated: truncation would kill its readers. Raises OSError."""
+        from ipc.mapping import Mapping  # loads ctypes: not for those who only read
+
         with contextlib.suppress(FileNotFoundError):
             os.unlink(path)
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
             # Allocate it: on a full disk the first access to a hole would be a SIGBUS, in our process or in a reader's.
             os.posix_fallocate(fd, 0, (ROWS + 1) * ROW_BYTES)
-            mapping = Mapping(fd, (ROWS + 1) * ROW_BYTES, writable=True)
+            mapping = Mapping(fd, (ROWS + 1) * ROW_BYTES)
         finally:
             os.close(fd)
-        board = cls(mapping)
+        board = cls(mapping.memory, mapping.close)
         board._words[0] = MAGIC
         return board
 
     @classmethod
     def open(cls, path: str) -> "Board":
-        """Maps an existing board for reading. Raises OSError, or ValueError for a file that is no board."""
+        """Maps an existing board for reading; keeps a descriptor of it until `close`. Raises OSError, or ValueError for
+        a file that is no board."""
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
             if os.fstat(fd).st_size != (ROWS + 1) * ROW_BYTES:
                 raise ValueError(f"{path} is no status board")
-            mapping = Mapping(fd, (ROWS + 1) * ROW_BYTES, writable=False)
+            mapping = mmap.mmap(fd, (ROWS + 1) * ROW_BYTES, access=mmap.ACCESS_READ)
         finally:
             os.close(fd)
-        board = cls(mapping)
+        board = cls(memoryview(mapping), mapping.close)
         if board._words[0] != MAGIC:
             board.close()
             raise ValueError(f"{path} is no status board")
@@ -329,7 +331,8 @@ class Board:
     def close(self) -> None:
         self._rows.clear()
         self._words.release()
-        self._mapping.close()
+        self._memory.release()
+        self._unmap()
 
     def _name_at(self, offset: int) -> str:
         return bytes(self._memory[offset : offset + NAME_BYTES]).rstrip(b"\0").decode()

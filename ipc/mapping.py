@@ -13,18 +13,16 @@ _FAILED = ctypes.c_void_p(-1).value
 
 
 class Mapping:
-    """The first `size` bytes of an open file, shared with everyone who maps it. `memory` shows them."""
+    """The first `size` bytes of an open file, shared with everyone who maps it. `memory` shows and changes them."""
 
-    def __init__(self, fd: int, size: int, *, writable: bool) -> None:
+    def __init__(self, fd: int, size: int) -> None:
         """Raises OSError."""
-        access = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
-        address = _libc.mmap(None, size, access, mmap.MAP_SHARED, fd, 0)
+        address = _libc.mmap(None, size, mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_SHARED, fd, 0)
         if address == _FAILED:
             code = ctypes.get_errno()
             raise OSError(code, os.strerror(code))
         self._address, self._size = address, size
-        whole = memoryview((ctypes.c_char * size).from_address(address)).cast("B")
-        self.memory = whole if writable else whole.toreadonly()
+        self.memory = memoryview((ctypes.c_char * size).from_address(address)).cast("B")
 
     def close(self) -> None:
         """Release all views of `memory` first. May be called twice."""

@@ -12,9 +12,8 @@ from clusterd.config.loading import load
 from clusterd.framework import location
 from clusterd.rights import too_many_rights
 from clusterd.role import ROLE_FILE
-from clusterd.rundir import root_problem
+from clusterd.rundir import REAL_DAEMON, root_problem
 from clusterd.settings import Settings
-from clusterd.store.choice import REAL_DAEMON
 from clusterd.supervisor.code_access import access_warning, unreadable_code_of
 from clusterd.supervisor.privileges import PrivilegeProblem, owner_to_become
 

@@ -1,12 +1,13 @@
-"""The command `clusterd`. Commands parse, call one function, show its value and exit with a code of clusterd/exits.py.
+"""The command `clusterd`, by click. Commands parse, call one function, show its value and exit with a code of
+clusterd/exits.py.
 
-A command is loaded when it is called: `clusterd status` must not pay for the daemon."""
+A command is loaded when it is called: `clusterd sync` must not pay for the daemon. Those that must answer at once do
+without click (tools/at_once.py); tools/entry.py is the program."""
 
-import difflib
 import functools
+import gc
 import importlib
 import os
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -16,7 +17,8 @@ from clusterd import __version__
 from clusterd.exits import ExitCode
 from clusterd.gate import closed_to_us, has_node, no_node
 from clusterd.rundir import DEFAULT_ROOT
-from tools.show import bear_any_text, end_quietly, fail, in_short
+from tools import at_once
+from tools.show import fail
 
 COMMANDS = {
     "init": ("tools.cli_init:init", "Make a node's directory tree and configuration."),
@@ -56,7 +58,7 @@ COMMANDS = {
     "api": ("tools.cli_api:api", "The REST API: turn it on, and say who may use it."),
 }
 """Name of a command: its place, and its line in the help."""
-FOR_EVERYBODY = ("init", "completion", "check")
+FOR_EVERYBODY = ("init", "completion", "check", "version")
 """Commands that look into no node's directory, or say themselves that they may not."""
 NEED_FILES = ("stop", "store", "api")
 """Commands that work on a node's files. The others say themselves what is missing."""
@@ -108,7 +110,8 @@ class LazyCommands(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
-            return super().get_command(ctx, cmd_name)
+            own = super().get_command(ctx, cmd_name)
+            return None if own is None else _with_root(cmd_name, own)
         module, _, attribute = COMMANDS[cmd_name][0].partition(":")
         command: click.Command = getattr(importlib.import_module(module), attribute)
         return _with_root(cmd_name, command)
@@ -119,6 +122,8 @@ class LazyCommands(click.Group):
         try:
             return super().resolve_command(ctx, args)
         except click.UsageError as problem:
+            import difflib  # only for a word that is no command
+
             near = difflib.get_close_matches(args[0], self.list_commands(ctx), 1)
             if not near:
                 raise
@@ -143,36 +148,33 @@ class LazyCommands(click.Group):
 @click.pass_context
 def cluster(context: click.Context, root: str) -> None:
     """Start, stop and look at a node of a SIEM manager's cluster."""
+    gc.enable()  # the command is loaded (see tools/entry.py); it may go on for long, or be the node's first process
     context.obj = os.path.abspath(root)
 
 
 @cluster.command()
 def version() -> None:
     """Show the version."""
-    click.echo(f"clusterd {__version__}")
+    at_once.version("")
 
 
 def main() -> None:
-    """Runs `clusterd` as its entry point. Every failure ends in one line and a code: click's usage errors with 64, an
-    interrupt with 130 as in a shell. A closed output (`clusterd status | head -1`) ends it without a line."""
-    bear_any_text()
+    """Runs any command. Every failure ends in one line and a code: click's usage errors with 64, others as at_once
+    says."""
+    at_once.end_with(_run)
+
+
+def _run() -> object:
     try:
-        code = cluster.main(standalone_mode=False)
-        sys.stdout.flush()
-    except (click.exceptions.Abort, KeyboardInterrupt):
-        sys.exit(ExitCode.INTERRUPTED)
-    except BrokenPipeError:
-        end_quietly()
-        sys.exit(ExitCode.OK)
-    except OSError as problem:
-        fail(in_short(problem))
+        return cluster.main(standalone_mode=False)
+    except click.exceptions.Abort:
+        raise KeyboardInterrupt from None
     except click.UsageError as problem:
         problem.show()
-        sys.exit(ExitCode.USAGE)
+        return ExitCode.USAGE
     except click.ClickException as problem:
         problem.show()
-        sys.exit(ExitCode.FAILED)
-    sys.exit(code if isinstance(code, int) else ExitCode.OK)
+        return ExitCode.FAILED
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ import json
 import os
 
 import click
-from click.shell_completion import get_completion_class
 
 from clusterd.rundir import DEFAULT_ROOT, STATE
 
@@ -27,6 +26,8 @@ def completion(shell: str) -> None:
     clusterd completion zsh > /usr/share/zsh/site-functions/_clusterd
     clusterd completion fish > /usr/share/fish/vendor_completions.d/clusterd.fish
     """
+    from click.shell_completion import get_completion_class  # not for those who need `node_names`
+
     from tools.cli import cluster  # which loads this command
 
     found = get_completion_class(shell)

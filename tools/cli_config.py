@@ -4,7 +4,7 @@ import sys
 
 import click
 
-from clusterd.exits import ExitCode
+from tools import at_once
 from tools.check import check
 from tools.reloading import reload as reload_node
 from tools.show import echo, fail, show_lines
@@ -27,16 +27,9 @@ def reload(root: str) -> None:
 @click.pass_obj
 def check_config(root: str, connects: bool) -> None:
     """Check the configuration and list all mistakes."""
-    checked = check(root)
-    if checked.ok and connects:
+    if connects and check(root).ok:
         _try_out(root)
-    if checked.ok:
-        for line in checked.lines:
-            echo(line, err=True)
-        echo("The configuration is good.")
-        return
-    show_lines(checked.lines)
-    sys.exit(ExitCode.BAD_CONFIGURATION)
+    sys.exit(at_once.check_config(root))
 
 
 def _try_out(root: str) -> None:

@@ -9,18 +9,14 @@ from datetime import UTC, datetime
 from typing import Any
 
 import click
-from rich.console import Group, RenderableType
-from rich.live import Live
-from rich.table import Table
-from rich.text import Text
 
 from clusterd.exits import ExitCode
 from clusterd.printable import printable, printable_facts
 from clusterd.status.control import ClusterError, NotAnswering
 from clusterd.status.status import StatusReader
 from clusterd.status.verdict import span
-from tools import membership, questions
-from tools.console import PlainConsole
+from tools import drawing, membership, questions
+from tools.drawing import Drawn, Parts, Styled, TextTable
 from tools.show import echo
 
 Facts = Any
@@ -74,9 +70,7 @@ def health(root: str, names: tuple[str, ...], as_json: bool, watch_s: float | No
     _show(lambda: membership.health(root, names), health_view, as_json, watch_s)
 
 
-def _show(
-    ask: Callable[[], Facts], view: Callable[[Facts], RenderableType], as_json: bool, watch_s: float | None
-) -> None:
+def _show(ask: Callable[[], Facts], view: Callable[[Facts], Drawn], as_json: bool, watch_s: float | None) -> None:
     """Shows it once, or until interrupted; a failure of the first question ends it, later failures are shown."""
     try:
         found = ask()
@@ -86,17 +80,20 @@ def _show(
                 time.sleep(watch_s)
                 click.echo(json.dumps(ask()))
             return
-        console = PlainConsole()
         if not watch_s:
-            console.print(view(printable_facts(found)))
+            drawing.show(view(printable_facts(found)))
             return
-        with Live(view(printable_facts(found)), console=console, auto_refresh=False) as live:
+        from rich.live import Live  # loaded only for what goes on drawing
+
+        from tools.console import PlainConsole
+
+        with Live(view(printable_facts(found)), console=PlainConsole(), auto_refresh=False) as live:
             while True:
                 time.sleep(watch_s)
                 try:
                     live.update(view(printable_facts(ask())), refresh=True)
                 except (NotAnswering, ClusterError) as failure:
-                    live.update(Text(f"clusterd: {printable(str(failure))}", "red"), refresh=True)
+                    live.update(Styled(f"clusterd: {printable(str(failure))}", "red"), refresh=True)
     except KeyboardInterrupt:
         return
     except NotAnswering as failure:
@@ -117,27 +114,27 @@ def own_role(root: str) -> tuple[str, str]:
     return (node["name"], node["role"]) if node is not None and node.get("term") else ("", "")
 
 
-def nodes_view(items: list[dict[str, Any]], own: tuple[str, str] = ("", "")) -> RenderableType:
+def nodes_view(items: list[dict[str, Any]], own: tuple[str, str] = ("", "")) -> Drawn:
     table = _table("Node", "Type", "Version", "Address", "State")
     for item in items:
         state = item["state"]
         kind = own[1] if own[0] and item["name"] == own[0] else item["type"]
         cells = [item["name"] or "?", kind, item["version"], item["ip"]]
-        table.add_row(*cells, Text(membership.state_text(item), STATE_COLOURS.get(state, "")))
+        table.add_row(*cells, Styled(membership.state_text(item), STATE_COLOURS.get(state, "")))
     return table
 
 
-def agents_view(items: list[dict[str, Any]]) -> RenderableType:
+def agents_view(items: list[dict[str, Any]]) -> Drawn:
     table = _table("Id", "Name", "Address", "State", "Version", "Node")
     for item in items:
         state = item.get("status", "")
         cells = [item.get(key, "") for key in ("id", "name", "ip", "version", "node_name")]
-        table.add_row(*cells[:3], Text(state, COLOURS.get(state, "")), *cells[3:])
+        table.add_row(*cells[:3], Styled(state, COLOURS.get(state, "")), *cells[3:])
     table.caption = f"{len(items)} agents"
     return table
 
 
-def health_view(answer: dict[str, Any]) -> RenderableType:
+def health_view(answer: dict[str, Any]) -> Drawn:
     table = _table("Node", "Active agents", "Checked", "Files synced", "Agents reported", "Groups given", "Heard of")
     for name, node in sorted(answer["nodes"].items()):
         status = node.get("status")
@@ -150,9 +147,9 @@ def health_view(answer: dict[str, Any]) -> RenderableType:
         return table
     others = _table("Node", "Address", "State")  # a table of their own: reasons are long
     for row in absent:
-        state = Text(membership.state_text(row), STATE_COLOURS.get(row["state"], ""))
+        state = Styled(membership.state_text(row), STATE_COLOURS.get(row["state"], ""))
         others.add_row(row["name"] or "?", row["ip"], state)
-    return Group(table, Text(), others)
+    return Parts(table, Styled(), others)
 
 
 def _times(status: dict[str, Any]) -> list[str]:
@@ -175,8 +172,5 @@ def _ago(when: str, now: datetime | None = None) -> str:
     return f"{span(max(0.0, passed.total_seconds()))} ago"
 
 
-def _table(*columns: str) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for place, column in enumerate(columns):
-        table.add_column(column, overflow="fold", no_wrap=place == 0)
-    return table
+def _table(*columns: str) -> TextTable:
+    return TextTable("", *columns, header="bold", first_is_whole=True)

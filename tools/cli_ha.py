@@ -80,10 +80,10 @@ def _show(facts: dict[str, Any] | None, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(facts, indent=2))
         return
-    from tools.console import PlainConsole  # not for --json
+    from tools.drawing import show  # not for --json
     from tools.screen_ha import ha_view
 
-    PlainConsole().print(ha_view(facts, time.time()))
+    show(ha_view(facts, time.time()))
 
 
 @ha.command()

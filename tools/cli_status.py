@@ -7,15 +7,12 @@ from collections.abc import Callable
 from typing import Any
 
 import click
-import msgspec
 
 from clusterd.exits import ExitCode
-from clusterd.gate import closed_to_us
-from clusterd.printable import printable
 from clusterd.status.control import ClusterError, NotAnswering, ask
 from clusterd.status.status import StatusReader
-from clusterd.status.verdict import Verdict, verdict
-from tools import nagios
+from clusterd.status.verdict import verdict
+from tools import at_once
 from tools.cli_completion import node_names
 from tools.show import echo, fail
 
@@ -32,33 +29,10 @@ UNKNOWN_COMMAND = 3000
 def status(root: str, as_json: bool, watch: bool, no_exit_code: bool) -> None:
     """Show the node: processes, peers, manifest, syncs. The first line and the exit code are the verdict:
     OK 0, DEGRADED 10, DOWN 11, not running 4."""
-    reader = StatusReader(root)
     if watch:
-        _watch(reader.read, as_json)
-        return
-    found = reader.read()
-    said = verdict(found)
-    if as_json:
-        click.echo(json.dumps(_with(found, said), indent=2))
-    elif found["running"]:
-        from tools.console import PlainConsole  # not for --json
-        from tools.screen import status_view
-
-        PlainConsole().print(status_view(found, said))
-    elif no_exit_code:
-        fail(_why(found), ExitCode.OK)
+        _watch(StatusReader(root).read, as_json)
     else:
-        fail(_why(found), ExitCode.NOT_RUNNING)
-    if not no_exit_code:
-        sys.exit(said.code(is_running=found["running"]))
-
-
-def _why(found: dict[str, Any]) -> str:
-    return "\n".join([found["problem"], *found["problems"].values()])
-
-
-def _with(found: dict[str, Any], said: Verdict) -> dict[str, Any]:
-    return {"verdict": msgspec.to_builtins(said), **found}
+        sys.exit(at_once.status(root, as_json, no_exit_code))
 
 
 def _watch(read: Callable[[], dict[str, Any]], as_json: bool) -> None:
@@ -66,7 +40,7 @@ def _watch(read: Callable[[], dict[str, Any]], as_json: bool) -> None:
         if as_json:
             while True:
                 found = read()
-                click.echo(json.dumps(_with(found, verdict(found))))
+                click.echo(json.dumps({"verdict": verdict(found)._asdict(), **found}))
                 time.sleep(WATCH_S)
         from rich.live import Live
 
@@ -92,13 +66,7 @@ def check(root: str, warn_s: float, crit_s: float, expect: int | None) -> None:
     """Check the node as a Nagios plugin: one line, exit code 0 to 3."""
     if crit_s < warn_s:
         raise click.UsageError("--crit-lag must not be below --warn-lag")
-    closed = closed_to_us(root)
-    if closed is not None:
-        click.echo(printable(nagios.unknown(closed).line))
-        sys.exit(nagios.UNKNOWN)
-    found = nagios.check(StatusReader(root).read(), warn_s=warn_s, crit_s=crit_s, expect=expect)
-    click.echo(printable(found.line))
-    sys.exit(found.code)
+    sys.exit(at_once.check(root, warn_s, crit_s, expect))
 
 
 @click.command()

@@ -7,9 +7,7 @@ from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 
 from clusterd.printable import printable_lines
-
-PLAIN = str.maketrans({"━": "=", "…": "~"})
-"""What we draw with, where the terminal's encoding does not have it: one column each."""
+from tools.drawing import PLAIN_SIGNS
 
 
 class PlainConsole(Console):
@@ -24,5 +22,5 @@ class PlainConsole(Console):
             if segment.control or (segment.text.isprintable() and not is_plain):
                 yield segment
                 continue
-            text = segment.text.translate(PLAIN) if is_plain else segment.text
+            text = segment.text.translate(PLAIN_SIGNS) if is_plain else segment.text
             yield Segment(printable_lines(text), segment.style)

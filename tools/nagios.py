@@ -4,9 +4,7 @@ One line: `CLUSTERD WARNING - text | label=value;warn;crit ...`. Codes: 0 OK, 1 
 """
 
 import math
-from typing import Any
-
-import msgspec
+from typing import Any, NamedTuple
 
 from clusterd.status.verdict import span, verdict
 
@@ -14,7 +12,7 @@ OK, WARNING, CRITICAL, UNKNOWN = range(4)
 WORDS = ("OK", "WARNING", "CRITICAL", "UNKNOWN")
 
 
-class NagiosLine(msgspec.Struct, frozen=True):
+class NagiosLine(NamedTuple):
     """`line` has no line break."""
 
     code: int

@@ -5,13 +5,11 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from clusterd.dapi.protocol.request import ApiRequest
 from clusterd.errors import ClusterError
 from clusterd.status.control import ANSWER_S, ask_json, call
 from clusterd.wire.commands import GET_CONFIG, GET_HEALTH, GET_MEMBERS, GET_NODES
-from clusterd.wire.results import WireCallable, WireResult
 
-OVERVIEW = WireCallable("get_agents_overview", "wazuh.core.agent", "Agent.get_agents_overview")
+OVERVIEW = ("get_agents_overview", "wazuh.core.agent", "Agent.get_agents_overview")
 OVERVIEW_FIELDS = ["id", "ip", "name", "status", "node_name", "version"]
 ALL = "all"
 UNKNOWN_COMMAND = 3000
@@ -60,8 +58,11 @@ def health(root: str, names: Sequence[str] | None) -> dict[str, Any]:
 def agents(root: str, statuses: Sequence[str], names: Sequence[str]) -> list[dict[str, Any]]:
     """Asks for the overview of all agents (dapi.md 1.11, S3). Several values are sent as a list, which stock masters
     match as any of them (dapi.md 7.3)."""
+    from clusterd.dapi.protocol.request import ApiRequest  # only what asks for a function loads the API's messages
+    from clusterd.wire.results import WireCallable, WireResult
+
     request = ApiRequest(
-        f=OVERVIEW,
+        f=WireCallable(*OVERVIEW),
         f_kwargs={
             "filters": {"status": _filter(statuses), "node_name": _filter(names)},
             "limit": None,

@@ -1,16 +1,11 @@
-"""The output of commands: pure functions from a status to rich renderables. No node is asked here."""
+"""The output of `clusterd status`: pure functions from a status to what is drawn. No node is asked here."""
 
 from typing import Any
 
-from rich.console import Group, RenderableType
-from rich.progress_bar import ProgressBar
-from rich.table import Table
-from rich.text import Text
-
 from clusterd.printable import printable, printable_facts
 from clusterd.status.verdict import Verdict, apart, is_apart, span
+from tools.drawing import Drawn, Parts, Styled, TextTable, ago, bar
 from tools.screen_ha import ha_view
-from tools.screen_table import ago, make_table
 from tools.units import size
 
 LONG_SILENCE_S = 10.0
@@ -26,18 +21,18 @@ VERDICTS = {"OK": "green", "DEGRADED": "yellow", "DOWN": "red"}
 RESULTS = {"equal": "green", "synced": "green", "partly": "yellow", "failed": "red", "unknown": "red", "lost": "red"}
 
 
-def status_view(status: dict[str, Any], said: Verdict) -> RenderableType:
+def status_view(status: dict[str, Any], said: Verdict) -> Drawn:
     """Shows the whole of `clusterd status`; the verdict first."""
     status = printable_facts(status)
     now, reason = status["at"], printable(said.reason)
-    parts: list[RenderableType] = [Text.assemble((said.level, f"bold {VERDICTS[said.level]}"), f"  {reason}")]
+    parts: list[Drawn] = [Styled.assemble((said.level, f"bold {VERDICTS[said.level]}"), f"  {reason}")]
     if not status["running"]:
-        return Group(*parts, *(Text(text, style="red") for text in status["problems"].values()))
+        return Parts(*parts, *(Styled(text, style="red") for text in status["problems"].values()))
     parts.append(_headline(status))
     if status["problem"] and status["problem"] != reason:
-        parts.append(Text(status["problem"], style="red"))
-    parts += [Text(text, style="red") for text in status["problems"].values() if text != reason]
-    parts += [Text(one["text"], style="yellow") for one in status.get("left_behind", ())]
+        parts.append(Styled(status["problem"], style="red"))
+    parts += [Styled(text, style="red") for text in status["problems"].values() if text != reason]
+    parts += [Styled(one["text"], style="yellow") for one in status.get("left_behind", ())]
     if status["spool"] is not None:
         parts.append(_spool(status["spool"]))
     if status["api"] is not None:
@@ -45,30 +40,30 @@ def status_view(status: dict[str, Any], said: Verdict) -> RenderableType:
     framework = status["framework"]
     if framework is not None and framework["state"] not in ("off", "absent"):
         parts.append(_framework(framework))
-    parts += [Text(), _processes(status["processes"])]
+    parts += [Styled(), _processes(status["processes"])]
     if status["peers"] is not None:
-        parts += [Text(), _peers(status, now)]
+        parts += [Styled(), _peers(status, now)]
     if status["ha"] is not None:
-        parts += [Text(), ha_view(status["ha"], now)]
+        parts += [Styled(), ha_view(status["ha"], now)]
     if status["refused"]:
-        parts += [Text(), _refused(status["refused"], now)]
+        parts += [Styled(), _refused(status["refused"], now)]
     if status["manifest"] is not None:
-        parts += [Text(), _manifest(status["manifest"], now)]
+        parts += [Styled(), _manifest(status["manifest"], now)]
     if status["syncs"]:
-        parts += [Text(), _syncs(status["syncs"])]
+        parts += [Styled(), _syncs(status["syncs"])]
     if status["results"]:
-        parts += [Text(), _results(status, now)]
+        parts += [Styled(), _results(status, now)]
     left_out = {name: row for name, row in status["left_out"].items() if name != status["node"]["name"]}
     if left_out:
-        parts += [Text(), _left_out(left_out)]
+        parts += [Styled(), _left_out(left_out)]
     if status["agents"] is not None:
-        parts += [Text(), _agents(status["agents"], status["node"]["type"], now)]
-    return Group(*parts)
+        parts += [Styled(), _agents(status["agents"], status["node"]["type"], now)]
+    return Parts(*parts)
 
 
-def _headline(status: dict[str, Any]) -> Text:
+def _headline(status: dict[str, Any]) -> Styled:
     node = status["node"]
-    line = Text()
+    line = Styled()
     line.append(node["name"] or "?", style="bold")
     line.append(
         f"  {node.get('role') or node['type'] or '?'} of cluster {node['cluster'] or '?'}  version "
@@ -93,8 +88,8 @@ def _headline(status: dict[str, Any]) -> Text:
     return line
 
 
-def _spool(spool: dict[str, Any]) -> Text:
-    line = Text(f"spool {size(spool['used'])} of {size(spool['limit'])}", style="dim")
+def _spool(spool: dict[str, Any]) -> Styled:
+    line = Styled(f"spool {size(spool['used'])} of {size(spool['limit'])}", style="dim")
     if spool["disk_free"] is not None:
         is_low = spool["disk_free"] < spool["disk_reserve"]
         line.append(f"; disk {size(spool['disk_free'])} free", style="red" if is_low else "dim")
@@ -105,15 +100,15 @@ def _spool(spool: dict[str, Any]) -> Text:
     return line
 
 
-def _api(api: dict[str, Any]) -> Text:
-    line = Text(f"REST API: {api['requests']} requests, {api['refused']} refused", style="dim")
+def _api(api: dict[str, Any]) -> Styled:
+    line = Styled(f"REST API: {api['requests']} requests, {api['refused']} refused", style="dim")
     line.append(f", {api['failed']} failed", style="yellow" if api["failed"] else "dim")
     line.append(f"; {api['connections']} connections now", style="dim")
     return line
 
 
-def _framework(framework: dict[str, Any]) -> Text:
-    line = Text("framework ", style="dim")
+def _framework(framework: dict[str, Any]) -> Styled:
+    line = Styled("framework ", style="dim")
     line.append(framework["state"], style={"ready": "green", "failed": "red"}.get(framework["state"], "dim"))
     if framework["version"] is not None:
         line.append(f", version {framework['version'] or 'unknown'}, {framework['functions']} functions", style="dim")
@@ -128,15 +123,15 @@ def _framework(framework: dict[str, Any]) -> Text:
     return line
 
 
-def _state(row: dict[str, Any]) -> Text:
-    text = Text(row["state"], style=STATES.get(row["state"], ""))
+def _state(row: dict[str, Any]) -> Styled:
+    text = Styled(row["state"], style=STATES.get(row["state"], ""))
     if (row["silent_s"] or 0) >= LONG_SILENCE_S:
         text.append(f", silent for {row['silent_s']:.0f} s", style="yellow")
     return text
 
 
-def _processes(processes: list[dict[str, Any]]) -> Table:
-    table = make_table("Processes", "name", "class", "pid>", "life>", "state", "cpu>", "uss>", "restarts>")
+def _processes(processes: list[dict[str, Any]]) -> TextTable:
+    table = TextTable("Processes", "name", "class", "pid>", "life>", "state", "cpu>", "uss>", "restarts>")
     for row in processes:
         table.add_row(
             row["name"],
@@ -151,14 +146,14 @@ def _processes(processes: list[dict[str, Any]]) -> Table:
     return table
 
 
-def _peers(status: dict[str, Any], now: float) -> RenderableType:
+def _peers(status: dict[str, Any], now: float) -> Drawn:
     """Shows the links of this node, and on a master the workers that have none."""
     peers, is_master = status["peers"], status["node"]["type"] == "master"
     away = [row for row in status["workers"] if row["state"] != "connected"]
     if not peers and not away:
-        return Text("No worker is connected." if is_master else "", "yellow")
+        return Styled("No worker is connected." if is_master else "", "yellow")
     title = "Workers" if is_master else "Master"
-    table = make_table(title, "name", "address", "version", "program", "connected", "last keepalive")
+    table = TextTable(title, "name", "address", "version", "program", "connected", "last keepalive")
     for peer in peers:
         table.add_row(
             peer["name"],
@@ -172,26 +167,26 @@ def _peers(status: dict[str, Any], now: float) -> RenderableType:
         lost = row["state"] == "lost"
         how = f"LOST for {span(row['lost_s'])}" if lost else "expected"
         table.add_row(
-            Text(row["name"], style="red" if lost else "yellow"),
+            Styled(row["name"], style="red" if lost else "yellow"),
             row["address"],
             row["version"],
             row["program"],
-            Text(how, style="red" if lost else "yellow"),
+            Styled(how, style="red" if lost else "yellow"),
             ago(row["seen_at"], now),
         )
     return table
 
 
-def _refused(refused: list[dict[str, Any]], now: float) -> Table:
-    table = make_table("Refused", "name", "address", "why", "last attempt", "attempts>")
+def _refused(refused: list[dict[str, Any]], now: float) -> TextTable:
+    table = TextTable("Refused", "name", "address", "why", "last attempt", "attempts>")
     for row in refused:
         name = row["name"] or "?"
-        table.add_row(Text(name, "red"), row["address"], row["reason"], ago(row["at"], now), str(row["attempts"]))
+        table.add_row(Styled(name, "red"), row["address"], row["reason"], ago(row["at"], now), str(row["attempts"]))
     return table
 
 
-def _manifest(manifest: dict[str, Any], now: float) -> RenderableType:
-    lines = Text("Manifest\n", style="bold")
+def _manifest(manifest: dict[str, Any], now: float) -> Drawn:
+    lines = Styled("Manifest\n", style="bold")
     if "files" not in manifest:
         lines.append("the first scan is running" if manifest["state"] == "scanning" else "no scan yet", style="yellow")
     else:
@@ -199,63 +194,62 @@ def _manifest(manifest: dict[str, Any], now: float) -> RenderableType:
         lines.append(
             f"{manifest['files']} files, {size(manifest['total_bytes'])}, root digest {manifest['root_digest'][:16]}\n"
             f"last scan {ago(scan['ended_at'], now)}: {scan['duration_s']:.3f} s, {scan['hashed']} hashed, "
-            f"{scan['reused']} reused",
-            style="not bold",
+            f"{scan['reused']} reused"
         )
         for path, why in scan["problems"].items():
-            lines.append(f"\n{path}: {why}", style="not bold yellow")
+            lines.append(f"\n{path}: {why}", style="yellow")
     if manifest.get("unwatched"):
-        lines.append(f"\nfiles are not watched: {manifest['unwatched']}", style="not bold yellow")
+        lines.append(f"\nfiles are not watched: {manifest['unwatched']}", style="yellow")
     if manifest.get("settling"):
-        lines.append(f"\n{manifest['settling']} files have just vanished; that is looked into", style="not bold yellow")
+        lines.append(f"\n{manifest['settling']} files have just vanished; that is looked into", style="yellow")
     if manifest.get("withheld"):
         lines.append(
             f"\n{manifest['withheld']} files that were lost at once are kept on the workers: "
             "put them back, or run clusterd sync --allow-delete",
-            style="not bold red",
+            style="red",
         )
     if manifest["failure"]:
-        lines.append(f"\nthe last scan failed: {manifest['failure']}", style="not bold red")
+        lines.append(f"\nthe last scan failed: {manifest['failure']}", style="red")
     return lines
 
 
-def _left_out(left_out: dict[str, dict[str, Any]]) -> Table:
+def _left_out(left_out: dict[str, dict[str, Any]]) -> TextTable:
     """Shows what other nodes leave out; this node's own files are shown with its manifest and its results."""
-    table = make_table("Left out", "node", "file", "why")
+    table = TextTable("Left out", "node", "file", "why")
     for name, row in left_out.items():
         for path, why in row["files"].items():
-            table.add_row(Text(name, "yellow"), path, why)
+            table.add_row(Styled(name, "yellow"), path, why)
         more = row["count"] - len(row["files"])
         if more > 0:
-            table.add_row(Text(name, "yellow"), f"and {more} more", "")
+            table.add_row(Styled(name, "yellow"), f"and {more} more", "")
     return table
 
 
-def _syncs(syncs: list[dict[str, Any]]) -> Table:
-    table = make_table("In progress", "peer", "what", "step", "progress", "done>")
+def _syncs(syncs: list[dict[str, Any]]) -> TextTable:
+    table = TextTable("In progress", "peer", "what", "step", "progress", "done>")
     for sync in syncs:
         total = sync["total_bytes"]
         table.add_row(
             sync["peer"],
             sync["kind"],
             sync["step"],
-            ProgressBar(total=total or None, completed=min(sync["done_bytes"], total), width=24, pulse=not total),
+            bar(sync["done_bytes"], total),
             f"{size(sync['done_bytes'])} of {size(total)}" if total else "",
         )
     return table
 
 
-def _results(status: dict[str, Any], now: float) -> RenderableType:
+def _results(status: dict[str, Any], now: float) -> Drawn:
     results, node_type = status["results"], status["node"]["type"]
-    table = make_table(
+    table = TextTable(
         "Last results", "node", "result", "lag", "checked", "synced", "created>", "updated>", "deleted>", "remark"
     )
-    problems: list[RenderableType] = []
+    problems: list[Drawn] = []
     for name, row in results.items():
         table.add_row(
             "this node" if name == "self" and node_type != "master" else name,
             _result(row),
-            Text(lag(row), style="yellow" if row.get("lag_s") else ""),
+            Styled(lag(row), style="yellow" if row.get("lag_s") else ""),
             ago(row["checked_at"], now),
             ago(row["synced_at"], now),
             str(row["created"]),
@@ -263,16 +257,16 @@ def _results(status: dict[str, Any], now: float) -> RenderableType:
             str(row["deleted"]),
             row["detail"] or "",
         )
-        problems += [Text(f"{path}: {why}", style="yellow") for path, why in row["problems"].items()]
-    return Group(table, *problems)
+        problems += [Styled(f"{path}: {why}", style="yellow") for path, why in row["problems"].items()]
+    return Parts(table, *problems)
 
 
-def _result(row: dict[str, Any]) -> Text:
+def _result(row: dict[str, Any]) -> Styled:
     """The last result; one that holds no longer, because the master's files have changed since, is `behind`."""
     word = row["result"] or "not checked yet"
     if row.get("lag_s") and word in ("equal", "synced"):
-        return Text("behind", style="yellow")
-    return Text(word, style=RESULTS.get(word, "dim"))
+        return Styled("behind", style="yellow")
+    return Styled(word, style=RESULTS.get(word, "dim"))
 
 
 def lag(row: dict[str, Any]) -> str:
@@ -284,10 +278,10 @@ def lag(row: dict[str, Any]) -> str:
     return f"{span(row['lag_s'])}{files}"
 
 
-def _agents(agents: dict[str, Any], node_type: str, now: float) -> RenderableType:
+def _agents(agents: dict[str, Any], node_type: str, now: float) -> Drawn:
     if agents["problem"]:
-        return Text(f"Agents\nthe agent database does not answer: {agents['problem']}", style="yellow")
-    table = make_table("Agents", "reported by", "all>", "active>", "pending>", "disconnected>", "never connected>")
+        return Styled(f"Agents\nthe agent database does not answer: {agents['problem']}", style="yellow")
+    table = TextTable("Agents", "reported by", "all>", "active>", "pending>", "disconnected>", "never connected>")
     for name, counts in sorted(agents["nodes"].items()):
         words = ("active", "pending", "disconnected", "never_connected")
         table.add_row(name, str(sum(counts.values())), *(str(counts.get(word, 0)) for word in words))
@@ -297,30 +291,30 @@ def _agents(agents: dict[str, Any], node_type: str, now: float) -> RenderableTyp
         waiting += f", groups to hand out: {agents['to_hand_out']}"
     else:
         waiting += f", agents to report: {agents['to_report']}"
-    parts: list[RenderableType] = [table, Text(waiting, style="dim")]
+    parts: list[Drawn] = [table, Styled(waiting, style="dim")]
     if agents["syncs"]:
         parts.append(
             _master_agent_syncs(agents["syncs"], now) if node_type == "master" else _own_agent_syncs(agents, now)
         )
-    return Group(*parts)
+    return Parts(*parts)
 
 
-def _master_agent_syncs(syncs: dict[str, dict[str, Any]], now: float) -> Table:
-    table = make_table("Agent syncs", "worker", "agent-info", "agent-groups", "all groups", "remark")
+def _master_agent_syncs(syncs: dict[str, dict[str, Any]], now: float) -> TextTable:
+    table = TextTable("Agent syncs", "worker", "agent-info", "agent-groups", "all groups", "remark")
     for name, row in syncs.items():
         table.add_row(
             name,
             ago(row["info_at"], now),
             ago(row["groups_at"], now),
             ago(row["all_groups_at"], now),
-            Text(row["groups_problem"] or "", style="yellow"),
+            Styled(row["groups_problem"] or "", style="yellow"),
         )
     return table
 
 
-def _own_agent_syncs(agents: dict[str, Any], now: float) -> Text:
+def _own_agent_syncs(agents: dict[str, Any], now: float) -> Styled:
     row = agents["syncs"]["self"]
-    line = Text(f"agent-info {row['info_result'] or 'not yet'} {ago(row['info_at'], now)}")
+    line = Styled(f"agent-info {row['info_result'] or 'not yet'} {ago(row['info_at'], now)}")
     if row["info_detail"]:
         line.append(f" ({row['info_detail']})", style="yellow")
     line.append(f"\nagent-groups {ago(row['groups_at'], now)}, ")

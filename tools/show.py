@@ -3,9 +3,7 @@
 import io
 import os
 import sys
-from typing import NoReturn
-
-import click
+from typing import NoReturn, TextIO
 
 from clusterd.exits import ExitCode
 from clusterd.printable import printable, printable_lines
@@ -13,7 +11,15 @@ from clusterd.printable import printable, printable_lines
 
 def echo(text: str, *, err: bool = False) -> None:
     """Shows one line for a person; JSON for programs is printed unchanged."""
-    click.echo(printable(text), err=err)
+    write(printable(text), sys.stderr if err else None)
+
+
+def write(text: str, file: TextIO | None = None) -> None:
+    """Writes one line or several, at once. What the encoding of the output has no bytes for is escaped."""
+    file = sys.stdout if file is None else file
+    encoding = getattr(file, "encoding", None) or "utf-8"
+    file.write((text if text.isascii() else text.encode(encoding, "backslashreplace").decode(encoding)) + "\n")
+    file.flush()
 
 
 def fail(text: str, code: int = ExitCode.FAILED) -> NoReturn:
@@ -23,7 +29,7 @@ def fail(text: str, code: int = ExitCode.FAILED) -> NoReturn:
 
 
 def warn(text: str) -> None:
-    click.echo(f"clusterd: {printable_lines(text)}", err=True)
+    write(f"clusterd: {printable_lines(text)}", sys.stderr)
 
 
 def in_short(problem: Exception) -> str:

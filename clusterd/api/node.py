@@ -5,10 +5,11 @@ from typing import Any, Protocol
 
 import msgspec
 
-from clusterd.dapi.protocol.conversation import Conversation, Misunderstood
+from clusterd.dapi.protocol.conversation import Conversation
 from clusterd.errors import ClusterError
 from clusterd.rundir import local_socket
 from clusterd.wire.commands import DAPI, GET_NODES
+from clusterd.wire.plain_connection import Misunderstood
 from clusterd.wire.results import (
     INTERNAL_ERROR,
     WireException,
@@ -79,7 +80,7 @@ class LocalNode:
         conversation = Conversation(command, payload)
         try:
             async with asyncio.timeout(timeout_s), self._turns:
-                await self._until_over(conversation, timeout_s)
+                await self._until_over(conversation)
         except TimeoutError:
             raise _internal(3020, command) from None
         except (OSError, asyncio.IncompleteReadError):
@@ -91,14 +92,13 @@ class LocalNode:
         assert conversation.answer is not None
         return conversation.answer
 
-    async def _until_over(self, conversation: Conversation, timeout_s: float) -> None:
+    async def _until_over(self, conversation: Conversation) -> None:
         """Runs the conversation to its end. Raises OSError and IncompleteReadError when the node closes the connection,
         TimeoutError, Misunderstood."""
-        loop = asyncio.get_running_loop()
         reader, writer = await asyncio.open_unix_connection(self._path, limit=READ_BYTES)
         keepalives = asyncio.create_task(_keep_alive(conversation, writer))
         try:
-            writer.writelines(conversation.begin(loop.time(), timeout_s))
+            writer.writelines(conversation.begin())
             await writer.drain()
             while not conversation.is_over:
                 async with asyncio.timeout(None if conversation.replied else REPLY_S):
@@ -131,7 +131,7 @@ async def _decode(answer: bytes) -> Any:
 async def _keep_alive(conversation: Conversation, writer: asyncio.StreamWriter) -> None:
     while True:
         await asyncio.sleep(KEEPALIVE_S)
-        writer.writelines(conversation.keepalive(asyncio.get_running_loop().time()))
+        writer.writelines(conversation.keepalive())
 
 
 def as_wire(failure: ClusterError) -> WireException:

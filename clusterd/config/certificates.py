@@ -1,11 +1,12 @@
 """Whether a certificate and its key can be used together."""
 
-import ssl
 from pathlib import Path
 
 
 def certificate_problem(cert: Path, key: Path) -> str:
     """Why a program cannot use this certificate with this key, "" when it can. Never asks for a passphrase."""
+
+    import ssl  # not for nodes without certificates: check-config loads this, too
 
     is_locked = False
 

@@ -3,7 +3,6 @@
 import ipaddress
 import os
 import pwd
-import ssl
 import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -174,6 +173,8 @@ def _tls_problems(etcd: EtcdSettings) -> Iterator[tuple[str, str, str]]:
     if plain and (etcd.ca or etcd.cert):
         yield "etcd.endpoints", f"ca and cert are given, and {shown(plain[0])} uses no TLS", "https:// for all members"
     if etcd.ca:
+        import ssl  # not for nodes without TLS
+
         try:
             ssl.create_default_context(cafile=etcd.ca)
         except FileNotFoundError:

@@ -41,7 +41,7 @@ class MonitorService:
         self._board = board
         self._counts = EventCounts()
         self._exposition = Exposition()
-        self._reader = StatusReader(settings.root, in_node=True)
+        self._reader = StatusReader(settings.root, may_wait=False)
         self._files = SecretFiles(settings)
         self._secrets = SecretsAge({}, {})
         self._rounds = Rounds(say)

@@ -67,7 +67,7 @@ class StatusSource:
         is_fresh = age_s is not None and age_s <= FRESH_S
         known = self._status | self._answer
         said = verdict(known if is_fresh else self._status)
-        return NodeSeen({"verdict": msgspec.to_builtins(said), **known}, is_fresh, self._asked_at, age_s)
+        return NodeSeen({"verdict": said._asdict(), **known}, is_fresh, self._asked_at, age_s)
 
     async def _look(self) -> None:
         try:

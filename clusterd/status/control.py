@@ -4,14 +4,16 @@ clusterd/dapi/protocol/conversation.py."""
 import json
 import socket
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from clusterd.dapi.protocol.conversation import Conversation, Misunderstood
-from clusterd.dapi.protocol.request import ApiRequest, encode_request
+from clusterd.dapi.protocol.conversation import Conversation
 from clusterd.errors import ClusterError
 from clusterd.rundir import local_socket
 from clusterd.wire.commands import DAPI
-from clusterd.wire.results import WireException, decode_err_payload, load_json
+from clusterd.wire.plain_connection import Misunderstood
+
+if TYPE_CHECKING:
+    from clusterd.dapi.protocol.request import ApiRequest
 
 KEEPALIVE_S = 60.0
 REPLY_S = 20.0
@@ -41,7 +43,7 @@ def ask(root: str, command: str, payload: bytes = b"", *, timeout_s: float) -> b
         except OSError as failure:
             raise _nobody(root, path, failure) from failure
         try:
-            for frame in conversation.begin(began, timeout_s):
+            for frame in conversation.begin():
                 sock.sendall(frame)
             _converse(sock, conversation, began, timeout_s)
         except (TimeoutError, OSError) as failure:
@@ -56,7 +58,7 @@ def ask(root: str, command: str, payload: bytes = b"", *, timeout_s: float) -> b
 
 def _nobody(root: str, path: str, failure: OSError) -> NotAnswering:
     if isinstance(failure, FileNotFoundError | ConnectionRefusedError):
-        from clusterd.status.absence import is_running, not_running  # loads psutil: not for those who are answered
+        from clusterd.status.absence import is_running, not_running  # not for those who are answered
 
         if not is_running(root):
             return NotRunning(not_running(root))
@@ -72,7 +74,7 @@ def _converse(sock: socket.socket, conversation: Conversation, began: float, tim
             raise TimeoutError
         if now >= next_keepalive:
             next_keepalive = now + KEEPALIVE_S
-            for frame in conversation.keepalive(now):
+            for frame in conversation.keepalive():
                 sock.sendall(frame)
         sock.settimeout(min(began + timeout_s, next_keepalive) - now)
         try:
@@ -90,12 +92,17 @@ def ask_json(root: str, command: str, payload: bytes = b"", *, timeout_s: float)
     """Like `ask`, for answers in JSON. Also raises an encoded exception in a second message."""
     answer = json.loads(ask(root, command, payload, timeout_s=timeout_s))
     if isinstance(answer, dict) and "__wazuh_exception__" in answer:
+        from clusterd.wire.results import decode_err_payload
+
         raise decode_err_payload(json.dumps(answer).encode())
     return answer
 
 
-def call(root: str, request: ApiRequest, *, timeout_s: float = ANSWER_S) -> Any:
+def call(root: str, request: "ApiRequest", *, timeout_s: float = ANSWER_S) -> Any:
     """Returns the result of a function of the distributed API, a WireResult. Raises NotAnswering, ClusterError."""
+    from clusterd.dapi.protocol.request import encode_request  # not for questions without a function
+    from clusterd.wire.results import WireException, load_json
+
     answer = load_json(ask(root, DAPI, encode_request(request), timeout_s=timeout_s))
     if isinstance(answer, WireException):
         raise answer

@@ -1,4 +1,4 @@
-"""The facts of a node at one moment: from the board, from psutil, and from sync over the local socket.
+"""The facts of a node at one moment: from the board, from /proc, and from sync over the local socket.
 
 Answers within two seconds, whichever processes are dead. Stable keys; docs/operations/reference.md lists them.
 """
@@ -9,20 +9,17 @@ import os
 import time
 from typing import Any
 
-import psutil
-
 from clusterd.adoption import notice
 from clusterd.errors import ClusterError
 from clusterd.pidfile import running_pid
 from clusterd.rundir import board_path, monitor_url_path, problem_path
-from clusterd.scheduling import class_of
 from clusterd.status.absence import not_running
 from clusterd.status.control import NotAnswering, NotRunning, ask_json
+from clusterd.status.processes import ProcessReader
 from clusterd.wire.commands import STATUS
 from ipc.board import FOR_EVER_NS, Board, RowSnapshot
 
 ASK_TIMEOUT_S = 1.2
-CPU_SAMPLE_S = 0.2
 LOG_LEVELS = ("info", "debug", "debug2")
 """Names of the log levels 0, 1 and 2."""
 ASKED = (
@@ -104,15 +101,13 @@ def lease_of(board: Board) -> dict[str, Any]:
 
 
 class StatusReader:
-    """Reads one node repeatedly; keeps psutil's handles so that CPU is measured between two reads."""
+    """Reads one node repeatedly; the CPU of its processes is measured between two reads."""
 
-    def __init__(self, root: str, *, in_node: bool = False) -> None:
-        """`in_node`: for a process of the node, which reads every few seconds: it never sleeps to measure CPU (null in
-        the first read of a process), and takes the memory that each process has measured itself."""
+    def __init__(self, root: str, *, may_wait: bool = True) -> None:
+        """`may_wait`: false for those who read every few seconds or show no CPU: the first read then does not take 0.2 s
+        to measure it (null instead)."""
         self._root = root
-        self._in_node = in_node
-        self._handles: dict[int, psutil.Process] = {}
-        self._unmeasured: set[int] = set()
+        self._processes = ProcessReader(may_wait=may_wait)
 
     def read_sync(self) -> dict[str, Any]:
         """Returns sync's state without a look at the processes, which is quicker. If sync does not answer, `peers` is
@@ -202,9 +197,9 @@ class StatusReader:
                 status["lease"] = lease_of(board)
         finally:
             board.close()
-        first = self._first_sample(rows)
+        self._processes.begin(rows)
         problem = self._ask(status)
-        self._add_processes(status, rows, first)
+        self._add_processes(status, rows)
         status["problem"] = problem
         status["monitor_url"] = monitor_url(self._root)
         status["problems"] = {
@@ -229,52 +224,9 @@ class StatusReader:
         status |= {key: answer[key] for key in ASKED if key in answer}
         return str(answer["problem"])
 
-    # ---- processes ---------------------------------------------------------------------------------------------------
-
-    def _first_sample(self, rows: list[RowSnapshot]) -> float:
-        """Begins to measure CPU; returns the time, unless every process was sampled by an earlier read."""
-        self._unmeasured = set()
-        present = {row.pid for row in rows}
-        self._handles = {pid: handle for pid, handle in self._handles.items() if pid in present}
+    def _add_processes(self, status: dict[str, Any], rows: list[RowSnapshot]) -> None:
+        status["processes"] = self._processes.read(rows)
         for row in rows:
-            if row.pid and row.pid not in self._handles:
-                try:
-                    self._handles[row.pid] = psutil.Process(row.pid)
-                    self._handles[row.pid].cpu_percent()
-                    self._unmeasured.add(row.pid)
-                except psutil.Error:
-                    continue
-        return time.monotonic() if self._unmeasured else 0.0
-
-    def _add_processes(self, status: dict[str, Any], rows: list[RowSnapshot], first: float) -> None:
-        if first and not self._in_node:
-            time.sleep(max(0.0, first + CPU_SAMPLE_S - time.monotonic()))
-        for row in rows:
-            handle = self._handles.get(row.pid) if row.state not in ("down", "failed") else None
-            cpu, uss = None, None
-            if handle is not None:
-                try:
-                    if not self._in_node or row.pid not in self._unmeasured:
-                        cpu = handle.cpu_percent()
-                    uss = row.own_bytes or None if self._in_node else handle.memory_full_info().uss
-                except psutil.AccessDenied:
-                    uss = row.own_bytes or None  # its own measure, at most ten seconds old
-                except psutil.Error:
-                    cpu = None
-            status["processes"].append(
-                {
-                    "name": row.name,
-                    "pid": row.pid if handle is not None else None,
-                    "incarnation": row.incarnation,
-                    "state": row.state,
-                    "class": class_of(row.name),
-                    "silent_s": round(max(0.0, time.monotonic() - row.heartbeat_ns / 1e9), 1) if handle else None,
-                    "cpu_percent": cpu,
-                    "uss_bytes": uss,
-                    "restarts": row.restarts,
-                    "log_lines_lost": row.log_lost,
-                }
-            )
             if row.name == "supervisor":
                 status["started_at"] = row.started_at_ns / 1e9
             if "slabs" in row.counters:

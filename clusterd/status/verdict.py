@@ -1,10 +1,7 @@
 """The state of a node in one word, with the most important reason: pure, from the facts of status.py."""
 
-import shlex
 from collections.abc import Iterator
-from typing import Any, Literal
-
-import msgspec
+from typing import Any, Literal, NamedTuple
 
 from clusterd.exits import ExitCode
 
@@ -16,7 +13,7 @@ ADVICE = frozenset({"rights", "monitor"})
 """Problems that do not affect the node's work: shown, and no reason for an alarm."""
 
 
-class Verdict(msgspec.Struct, frozen=True):
+class Verdict(NamedTuple):
     """`reason` is one line; for OK it tells what works."""
 
     level: Level
@@ -79,6 +76,8 @@ def _of_files(manifest: dict[str, Any]) -> Iterator[str]:
 def _of_workers(status: dict[str, Any]) -> Iterator[str]:
     lost = [row for row in status["workers"] if row["state"] == "lost"]
     if lost:
+        import shlex  # only when one is
+
         away = f"{_names([row['name'] for row in lost])} {'is' if len(lost) == 1 else 'are'} LOST"
         longest = max(lost, key=lambda row: row["lost_s"])
         advice = f"gone for good? clusterd forget {shlex.quote(longest['name'])}"

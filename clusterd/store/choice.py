@@ -4,11 +4,9 @@ from pathlib import Path
 
 import msgspec
 
-from clusterd.rundir import STORE_SOCKETS
+from clusterd.rundir import REAL_DAEMON, STORE_SOCKETS
 from clusterd.settings import Settings
 from clusterd.wdb.stream import is_served
-
-REAL_DAEMON = "bin/wazuh-db"
 
 
 class Choice(msgspec.Struct, frozen=True):

@@ -5,8 +5,7 @@ import time
 from pathlib import Path
 
 from clusterd.errors import StartFailure
-from clusterd.rundir import STORE_SOCKETS
-from clusterd.store.choice import REAL_DAEMON
+from clusterd.rundir import REAL_DAEMON, STORE_SOCKETS
 from clusterd.store.schema import DATABASE, locked
 from clusterd.wdb.stream import is_served
 

@@ -1,7 +1,11 @@
 """Unfinished divided messages (wire.md 2.4), bounded in number, bytes and sinks (R3)."""
 
-from clusterd.wire.events import Sink
+from typing import TYPE_CHECKING
+
 from clusterd.wire.frame import Header
+
+if TYPE_CHECKING:  # programs of the local socket have none
+    from clusterd.wire.events import Sink
 
 MAX_DIVIDED = 16
 """How many divided messages may be unfinished at a time on one connection."""
@@ -29,7 +33,7 @@ class DividedMessage:
         self.tail += piece
         self.total += len(piece)
 
-    def add_sink(self, sink: Sink, length: int) -> None:
+    def add_sink(self, sink: "Sink", length: int) -> None:
         """A sink was filled with the tail and a piece of `length` bytes."""
         self.sinks.append(sink)
         self.tail = bytearray()
@@ -72,7 +76,7 @@ class DividedMessages:
     def has_sinks(self) -> bool:
         return any(message.sinks for message in self._messages.values())
 
-    def take_sinks(self) -> list[Sink]:
+    def take_sinks(self) -> "list[Sink]":
         """The connection has ended: forgets everything."""
         sinks = [sink for message in self._messages.values() for sink in message.sinks]
         self._messages.clear()

@@ -103,6 +103,16 @@ def test_reply_is_the_answer(node: Callable[[Script], str]) -> None:
     assert ask_json(root, "get_health", b"null", timeout_s=60) == {"a": 1}
 
 
+def test_long_reply_comes_in_pieces(node: Callable[[Script], str]) -> None:
+    text = bytes(range(256)) * 49152  # 12 MiB, more than two frames
+
+    def script(side: Side, asked: RequestReceived) -> None:
+        assert side.say("echo-m", b"between") is not None
+        side.reply(asked, text)
+
+    assert ask(node(script), "get_health", b"null", timeout_s=60) == text
+
+
 def test_forwarded_question_has_a_second_message(node: Callable[[Script], str]) -> None:
     def script(side: Side, asked: RequestReceived) -> None:
         side.reply(asked, b"Sent request to master node")

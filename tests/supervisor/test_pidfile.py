@@ -71,9 +71,9 @@ def files(root: str) -> list[str]:
 def test_file_has_the_stock_name_content_and_mode(root: str) -> None:
     pid_file, stale = claim(root)
     assert stale == []
-    assert pid_file.path.name == f"wazuh-clusterd-{os.getpid()}.pid"
-    assert pid_file.path.read_text() == f"{os.getpid()}\n"
-    assert stat.S_IMODE(pid_file.path.stat().st_mode) == 0o640
+    assert Path(pid_file.path).name == f"wazuh-clusterd-{os.getpid()}.pid"
+    assert Path(pid_file.path).read_text() == f"{os.getpid()}\n"
+    assert stat.S_IMODE(Path(pid_file.path).stat().st_mode) == 0o640
     pid_file.remove()
     assert files(root) == []
 
@@ -107,7 +107,7 @@ def test_start_that_is_killed_before_its_file_is_whole_leaves_nothing_for_good(r
     pid_file, stale = claim(root)
 
     assert stale == []  # it was none
-    assert files(root) == [pid_file.path.name]
+    assert files(root) == [Path(pid_file.path).name]
     pid_file.remove()
 
 
@@ -132,7 +132,7 @@ def test_file_of_a_killed_daemon_is_removed_and_named(root: str) -> None:
     pid_file, stale = claim(root)
 
     assert stale == [f"wazuh-clusterd-{held.process.pid}.pid"]
-    assert files(root) == [pid_file.path.name]
+    assert files(root) == [Path(pid_file.path).name]
     pid_file.remove()
 
 

@@ -1,19 +1,28 @@
 """A command loads only what it needs, because operators, health checks and tests run it every few seconds."""
 
 import json
+import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
 
+import tools.cli
+from tests.conftest import KEY
+from tests.fakes.answering_node import answering_node, busy_master
 from tools.cli import COMMANDS, cluster
 
 DAEMON = ("clusterd.supervisor.run", "clusterd.net", "clusterd.sync", "clusterd.pool", "clusterd.store", "clusterd.api")
 HEAVY = ("zmq", "uvloop", "httpx", "starlette", "uvicorn", "cryptography", "watchfiles", "pygments", "jwt", "lz4")
+SLOW_TO_LOAD = ("asyncio", "logging", "ssl", "email", "http", "urllib.request", "zmq", "httpx", "sqlite3", "subprocess")
+NOT_AT_ONCE = ("click", "rich", "msgspec", "psutil", "inspect", "pathlib", "ctypes", "hashlib", "shutil", "random")
+"""Each takes 3 to 70 ms of CPU to load; a bare interpreter takes 13."""
 LISTING = """
 import json, sys
-from tools.cli import main
+from tools.entry import main
 try:
     main()
 except SystemExit:
@@ -42,8 +51,14 @@ for name in sorted(COMMANDS):
 
 
 def loaded_by(root: Path, *arguments: str) -> set[str]:
+    paths = [str(Path(tools.__file__).parents[1]), str(Path(click.__file__).parents[1])]
     done = subprocess.run(
-        [sys.executable, "-c", LISTING, "--root", str(root), *arguments], capture_output=True, text=True, timeout=60
+        # -S: what an editable installation adds to every start is not the command's.
+        [sys.executable, "-S", "-c", LISTING, "--root", str(root), *arguments],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
     )
     return set(json.loads(done.stdout.splitlines()[-1]))
 
@@ -59,6 +74,49 @@ def test_looking_at_a_node_does_not_load_the_daemon(tmp_path: Path, arguments: s
     loaded = loaded_by(tmp_path, *arguments.split())
     assert below(loaded, DAEMON) == set()
     assert below(loaded, HEAVY) == set()
+
+
+@pytest.fixture(scope="module")
+def busy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A node that answers, with all that `status` and `control` can show."""
+    root, status = tmp_path_factory.mktemp("node"), busy_master()
+    connected = [row for row in status["workers"] if row["state"] == "connected"]
+    items = [
+        {"name": row["name"], "type": "worker", "version": row["version"], "ip": row["address"]} for row in connected
+    ]
+    (root / "etc").mkdir()
+    (root / "etc/ossec.conf").write_text(
+        "<ossec_config><cluster><name>x</name><node_name>m</node_name><node_type>master</node_type>"
+        f"<key>{KEY}</key><nodes><node>127.0.0.1</node></nodes><disabled>no</disabled></cluster></ossec_config>"
+    )
+    away = {"workers": [row for row in status["workers"] if row["state"] != "connected"], "refused": status["refused"]}
+    answers = {"status": status, "get_nodes": {"items": items, "totalItems": len(items)}, "get_members": away}
+    with answering_node(root, answers):
+        yield root
+
+
+@pytest.mark.parametrize(
+    ("arguments", "most"), [("version", 90), ("status", 125), ("status --json", 125), ("check --expect 3", 125)]
+)
+def test_what_must_answer_at_once_loads_no_large_library(busy: Path, arguments: str, most: int) -> None:
+    loaded = loaded_by(busy, *arguments.split())
+    assert below(loaded, (*DAEMON, *HEAVY, *SLOW_TO_LOAD, *NOT_AT_ONCE)) == set()
+    assert len(loaded) <= most, sorted(loaded)
+
+
+@pytest.mark.parametrize(("arguments", "most"), [("--help", 140), ("control nodes", 165), ("completion zsh", 145)])
+def test_commands_of_click_load_nothing_large_beside_it(busy: Path, arguments: str, most: int) -> None:
+    loaded = loaded_by(busy, *arguments.split())
+    assert below(loaded, (*DAEMON, *HEAVY, *SLOW_TO_LOAD, "rich", "msgspec", "psutil")) == set()
+    assert len(loaded) <= most, sorted(loaded)
+
+
+def test_configuration_is_checked_without_what_only_a_running_node_needs(busy: Path) -> None:
+    loaded = loaded_by(busy, "check-config")
+    assert "clusterd.config.loading" in loaded
+    heavy = tuple(name for name in HEAVY if name != "lz4")  # loaded with the rules of files
+    assert below(loaded, (*DAEMON, *heavy, *SLOW_TO_LOAD, "click", "rich", "psutil")) == set()
+    assert len(loaded) <= 210, sorted(loaded)
 
 
 @pytest.mark.parametrize("arguments", ["--help", "version", "status --json", "history", "history --json"])

@@ -1,0 +1,129 @@
+"""Commands that do without click mean what they mean with it, and end in the same way."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from clusterd.exits import ExitCode
+from tests.fakes.answering_node import answering_node, busy_master
+from tools import at_once
+from tools.cli import cluster
+
+WORDS = (
+    *("status", "check", "check-config", "version", "--json", "--no-exit-code", "--watch", "--connect", "--help"),
+    *(
+        "--root",
+        "--root=/a",
+        "--root=",
+        "/b",
+        "x/y",
+        "--warn-lag",
+        "--warn-lag=5",
+        "--crit-lag=2.5",
+        "--expect",
+        "--expect=3",
+    ),
+    *("7", "0.5", "-1", "1e3", "nan", "٣", "", "--", "-h", "--jso", "stop"),
+)
+
+
+@pytest.mark.parametrize("name", sorted(set(at_once.QUICK) - {"version"}))
+def test_every_option_that_is_understood_is_one_of_click(name: str) -> None:
+    quick, command = at_once.QUICK[name], cluster.get_command(None, name)  # type: ignore[arg-type]
+    assert command is not None
+    options = {option.opts[0]: option for option in command.params if isinstance(option, click.Option)}
+    for spelled, passed in quick.flags.items():
+        assert options[spelled].is_flag
+        assert options[spelled].name == passed
+    for spelled, (passed, default) in quick.numbers.items():
+        assert options[spelled].name == passed
+        assert options[spelled].to_info_dict()["default"] == default
+
+
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(words=st.lists(st.sampled_from(WORDS), max_size=7), root=st.sampled_from([None, "", "/c", "d"]))
+def test_what_is_understood_means_the_same_to_click(
+    monkeypatch: pytest.MonkeyPatch, words: list[str], root: str | None
+) -> None:
+    environment = {} if root is None else {"CLUSTERD_ROOT": root}
+    found = at_once.understood(words, environment)
+    if found is None:
+        return
+    called: list[tuple[str, dict[str, Any]]] = []
+    with monkeypatch.context() as patch:
+        patch.delenv("CLUSTERD_ROOT", raising=False)
+        for key, value in environment.items():
+            patch.setenv(key, value)
+        for name, places in {"status": ("root", "as_json", "no_exit_code"), "check": ("root", "warn_s", "crit_s", "expect"),
+                             "check_config": ("root",), "version": ("root",)}.items():  # fmt: skip
+            patch.setattr(
+                at_once,
+                name,
+                lambda *a, name=name, places=places: called.append((name, dict(zip(places, a, strict=True)))),
+            )
+        with pytest.raises(SystemExit) as ended:
+            raise SystemExit(cluster.main(words, standalone_mode=False))
+        assert not ended.value.code
+    run, arguments = found
+    if run.__name__ == "version":
+        arguments = {"root": ""}
+    assert called == [(run.__name__, arguments)]
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["status --watch", "status --help", "check --warn-lag 9 --crit-lag 2", "check --warn-lag -1", "--version", "", "stop", "status x"],
+)  # fmt: skip
+def test_whatever_is_unusual_is_left_to_click(line: str) -> None:
+    assert at_once.understood(line.split(), {}) is None
+
+
+def test_root_that_is_a_file_is_left_to_click(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    assert at_once.understood(["--root", str(tmp_path / "file"), "status"], {}) is None
+    assert at_once.understood(["--root", str(tmp_path), "status"], {}) is not None
+
+
+def entry(*arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "tools.entry", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, env={**os.environ, **environment})
+
+
+def test_program_answers_with_and_without_click(tmp_path: Path) -> None:
+    with answering_node(tmp_path, {"status": busy_master()}):
+        shown = entry("status", "--root", str(tmp_path))
+        assert shown.returncode == ExitCode.DEGRADED, shown.stderr
+        assert "LOST for 55 s" in shown.stdout
+        assert "\x1b" not in shown.stdout
+        assert entry("--root", str(tmp_path), "status", "--no-exit-code").returncode == ExitCode.OK
+        checked = entry("check", CLUSTERD_ROOT=str(tmp_path))
+        assert checked.returncode == 1
+        assert checked.stdout.startswith("CLUSTERD WARNING - ")
+        by_click = entry("check", "--warn-la", "5", CLUSTERD_ROOT=str(tmp_path))
+        assert by_click.returncode == ExitCode.USAGE
+        assert "Traceback" not in by_click.stderr
+    gone = entry("status", "--root", str(tmp_path))
+    assert gone.returncode == ExitCode.NOT_RUNNING
+    assert gone.stderr.startswith("clusterd: clusterd is not running at ")
+
+
+def test_reader_that_goes_away_ends_what_answers_at_once_in_silence(tmp_path: Path) -> None:
+    with answering_node(tmp_path, {"status": busy_master(400)}):
+        command = f"{sys.executable} -m tools.entry --root {tmp_path} status --json | true; echo ${{PIPESTATUS[0]}}"
+        done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60)
+    assert (done.stderr, done.stdout) == ("", "0\n")
+
+
+def test_shells_completion_is_left_to_click(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"_CLUSTERD_COMPLETE": "zsh_complete", "COMP_WORDS": "clusterd stat", "COMP_CWORD": "1"}.items():
+        monkeypatch.setenv(name, value)
+    code = "import sys; sys.argv[0] = 'clusterd'; from tools.entry import main; main()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert "status" in done.stdout

@@ -1,0 +1,172 @@
+"""The commands of `clusterd` that are run every few seconds and must answer at once: they are understood here. All
+others, and whatever is unusual about these, are click's (tools/cli.py): loading click takes longer than all of
+`clusterd status`.
+"""
+
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from clusterd.exits import ExitCode
+from clusterd.gate import closed_to_us
+from clusterd.rundir import DEFAULT_ROOT
+
+ROOT = "--root"
+Run = Callable[..., ExitCode | int]
+
+
+class Quick(NamedTuple):
+    """One command. `run` takes the root, and the options by name. `flags`, `numbers`: the option's names, as click
+    spells and passes them; a number comes with its default."""
+
+    run: Run
+    flags: Mapping[str, str] = {}
+    numbers: Mapping[str, tuple[str, float | None]] = {}
+
+
+def status(root: str, as_json: bool, no_exit_code: bool) -> ExitCode | int:
+    """`clusterd status`, once."""
+    from clusterd.status.status import StatusReader
+    from clusterd.status.verdict import verdict
+    from tools.show import fail, write
+
+    _gate(root)
+    found = StatusReader(root).read()
+    said = verdict(found)
+    if as_json:
+        import json
+
+        write(json.dumps({"verdict": said._asdict(), **found}, indent=2))
+    elif found["running"]:
+        from tools.drawing import show
+        from tools.screen import status_view
+
+        show(status_view(found, said))
+    else:
+        why = "\n".join([found["problem"], *found["problems"].values()])
+        fail(why, ExitCode.OK if no_exit_code else ExitCode.NOT_RUNNING)
+    return ExitCode.OK if no_exit_code else said.code(is_running=found["running"])
+
+
+def check(root: str, warn_s: float, crit_s: float, expect: int | None) -> int:
+    """`clusterd check`: the output and the exit code of a Nagios plugin."""
+    from clusterd.printable import printable
+    from clusterd.status.status import StatusReader
+    from tools import nagios
+    from tools.show import write
+
+    closed = closed_to_us(root)
+    if closed is None:
+        status = StatusReader(root, may_wait=False).read()
+        found = nagios.check(status, warn_s=warn_s, crit_s=crit_s, expect=expect)
+    else:
+        found = nagios.unknown(closed)
+    write(printable(found.line))
+    return found.code
+
+
+def check_config(root: str) -> ExitCode:
+    """`clusterd check-config`, without --connect."""
+    from tools.check import check as check_files
+    from tools.show import echo, show_lines
+
+    _gate(root)
+    checked = check_files(root)
+    show_lines(checked.lines)
+    if not checked.ok:
+        return ExitCode.BAD_CONFIGURATION
+    echo("The configuration is good.")
+    return ExitCode.OK
+
+
+def _gate(root: str) -> None:
+    """Ends the command where the caller may not look into the node's directory."""
+    closed = closed_to_us(root)
+    if closed is not None:
+        from tools.show import fail
+
+        fail(closed)
+
+
+def version(root: str) -> ExitCode:
+    from clusterd import __version__
+    from tools.show import write
+
+    write(f"clusterd {__version__}")
+    return ExitCode.OK
+
+
+QUICK = {
+    "status": Quick(status, flags={"--json": "as_json", "--no-exit-code": "no_exit_code"}),
+    "check": Quick(
+        check, numbers={"--warn-lag": ("warn_s", 60.0), "--crit-lag": ("crit_s", 600.0), "--expect": ("expect", None)}
+    ),
+    "check-config": Quick(check_config),
+    "version": Quick(version),
+}
+
+
+def understood(words: Sequence[str], environment: Mapping[str, str]) -> tuple[Run, dict[str, Any]] | None:
+    """What a command line of one of these commands runs, and with which arguments; None: click judges it. Options are
+    taken by their whole names, and only good values."""
+    root, name = environment.get("CLUSTERD_ROOT") or DEFAULT_ROOT, ""
+    given: dict[str, Any] = {}
+    left = list(reversed(words))
+    while left:
+        word, equals, value = left.pop().partition("=")
+        quick = QUICK.get(name)
+        if word == ROOT or (quick is not None and word in quick.numbers):
+            if not equals and not left:
+                return None
+            value = value if equals else left.pop()
+            if word == ROOT:
+                root = value
+            elif quick is not None:
+                number = _number(value, whole=quick.numbers[word][1] is None)
+                if number is None:
+                    return None
+                given[quick.numbers[word][0]] = number
+        elif equals:
+            return None
+        elif quick is None and word in QUICK:
+            name = word
+        elif quick is not None and word in quick.flags:
+            given[quick.flags[word]] = True
+        else:
+            return None
+    if name not in QUICK or not root:
+        return None
+    quick = QUICK[name]
+    arguments = dict.fromkeys(quick.flags.values(), False) | dict(quick.numbers.values()) | given
+    if arguments.get("crit_s", 0) < arguments.get("warn_s", 0):
+        return None
+    return quick.run, {"root": os.path.abspath(root), **arguments}
+
+
+def _number(text: str, *, whole: bool) -> float | int | None:
+    if text.isascii() and text.isdecimal() and len(text) < 16:
+        return int(text) if whole else float(text)
+    before, _, behind = text.partition(".")
+    if not whole and text.isascii() and before.isdecimal() and behind.isdecimal() and len(text) < 16:
+        return float(text)
+    return None
+
+
+def end_with(run: Callable[[], object]) -> None:
+    """Runs a command and exits with its code: with 130 after an interrupt, as in a shell, and without a line when its
+    output was closed (`clusterd status | head -1`)."""
+    from tools.show import bear_any_text, end_quietly, fail, in_short
+
+    bear_any_text()
+    try:
+        code = run()
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        sys.exit(ExitCode.INTERRUPTED)
+    except BrokenPipeError:
+        end_quietly()
+        sys.exit(ExitCode.OK)
+    except OSError as problem:
+        fail(in_short(problem))
+    sys.exit(code if isinstance(code, int) else ExitCode.OK)

@@ -1,0 +1,244 @@
+"""Coloured text and tables of commands that answer at once: loading rich would take longer than all of such a command.
+What goes on drawing (`top`, `--watch`, progress) shows the same in rich's live views.
+
+Shown text never controls the terminal: whatever is not printable is drawn as Python writes it.
+"""
+
+import os
+import re
+import sys
+import unicodedata
+from collections.abc import Iterator
+from typing import Any, TextIO
+
+from clusterd.printable import printable, printable_lines
+from clusterd.status.verdict import span
+from tools.show import write
+
+CODES = {
+    "bold": "1",
+    "dim": "2",
+    "red": "31",
+    "green": "32",
+    "yellow": "33",
+    "blue": "34",
+    "bright_black": "90",
+}
+"""A style is some of these words; rich knows the same."""
+_NO_COLOURS = ("bold", "dim")
+PLAIN_SIGNS = str.maketrans({"━": "=", "─": "-", "…": "~"})
+"""What we draw with, where the terminal's encoding does not have it: one column each."""
+GAP = 2
+BAR_CELLS = 24
+_WORD = re.compile(r"\s*\S+\s*")
+Span = tuple[str, str]
+"""Text and style."""
+
+
+def cells(text: str) -> int:
+    """How many columns of a terminal the text takes."""
+    if text.isascii():
+        return len(text)
+    return sum(map(_width, text))
+
+
+def _width(character: str) -> int:
+    if unicodedata.category(character) in ("Mn", "Me"):
+        return 0
+    return 2 if unicodedata.east_asian_width(character) in ("W", "F") else 1
+
+
+class Drawn:
+    """Something that can be drawn, also within a live view of rich."""
+
+    def lines(self, width: int | None) -> list["Styled"]:
+        """Returns its lines, none wider than `width` cells; None: as wide as they are."""
+        raise NotImplementedError
+
+    def __rich_console__(self, console: Any, options: Any) -> Iterator[Any]:
+        from rich.text import Text
+
+        for line in self.lines(options.max_width):
+            yield Text.assemble(*line.spans, no_wrap=True)
+
+
+class Styled(Drawn):
+    """Text in which each span has a style of its own. It may have several lines."""
+
+    __slots__ = ("spans",)
+
+    def __init__(self, text: str = "", style: str = "") -> None:
+        self.spans: list[Span] = []
+        self.append(text, style)
+
+    @classmethod
+    def assemble(cls, *parts: str | Span) -> "Styled":
+        whole = cls()
+        for part in parts:
+            whole.append(*((part,) if isinstance(part, str) else part))
+        return whole
+
+    def append(self, text: str, style: str = "") -> None:
+        if text:
+            self.spans.append((printable_lines(text), style))
+
+    @property
+    def plain(self) -> str:
+        return "".join(text for text, _ in self.spans)
+
+    def lines(self, width: int | None) -> list["Styled"]:
+        plain, found, start = self.plain, [], 0
+        for line in plain.split("\n"):
+            for first, stop in _folded(line, width):
+                found.append(self._part(start + first, start + stop))
+            start += len(line) + 1
+        return found
+
+    def ansi(self, allowed: frozenset[str]) -> str:
+        """The text of one line with escape sequences for the `allowed` words of its styles."""
+        shown = []
+        for text, style in self.spans:
+            codes = ";".join(CODES[word] for word in style.split() if word in allowed)
+            shown.append(f"\x1b[{codes}m{text}\x1b[0m" if codes else text)
+        return "".join(shown)
+
+    def _part(self, start: int, stop: int) -> "Styled":
+        part, at = Styled(), 0
+        for text, style in self.spans:
+            piece = text[max(0, start - at) : max(0, stop - at)]
+            if piece:
+                part.spans.append((piece, style))
+            at += len(text)
+        return part
+
+
+def _folded(line: str, width: int | None) -> Iterator[tuple[int, int]]:
+    """Yields from where to where each line goes: broken between words; words that are too long anywhere."""
+    if width is None or cells(line) <= width:
+        yield 0, len(line)
+        return
+    start, used = 0, 0
+    for word in _WORD.finditer(line):
+        wanted = cells(word[0].rstrip())
+        if used + wanted > width and used:
+            yield start, start + len(line[start : word.start()].rstrip())
+            start, used = word.start(), 0
+            start += len(word[0]) - len(word[0].lstrip())
+            wanted = cells(line[start : word.end()].rstrip())
+        if wanted <= width:
+            used += cells(line[max(start, word.start()) : word.end()])
+            continue
+        for place in range(start, word.end()):
+            used += cells(line[place])
+            if used > width and place > start:
+                yield start, place
+                start, used = place, cells(line[place])
+    yield start, len(line.rstrip()) if line.rstrip() else len(line)
+
+
+class TextTable(Drawn):
+    """Columns without lines between them; a column whose name ends in `>` is aligned to the right."""
+
+    def __init__(self, title: str, *columns: str, header: str = "dim", first_is_whole: bool = False) -> None:
+        """`first_is_whole`: the first column is never folded."""
+        self._title = title
+        self._rights = [column.endswith(">") for column in columns]
+        self._rows = [[Styled(column.removesuffix(">"), header) for column in columns]]
+        self._first_is_whole = first_is_whole
+        self.caption = ""
+
+    def add_row(self, *row: str | Styled) -> None:
+        assert len(row) == len(self._rights)
+        self._rows.append([Styled(printable(cell)) if isinstance(cell, str) else cell for cell in row])
+
+    def lines(self, width: int | None) -> list[Styled]:
+        widths = self._widths(width)
+        found = Styled(self._title, "bold").lines(width) if self._title else []
+        for row in self._rows:
+            folded = [cell.lines(room) for cell, room in zip(row, widths, strict=True)]
+            for place in range(max(map(len, folded))):
+                found.append(self._line([cell[place] if place < len(cell) else Styled() for cell in folded], widths))
+        return found + (Styled(self.caption, "dim").lines(width) if self.caption else [])
+
+    def _widths(self, width: int | None) -> list[int]:
+        """What each column gets: the widest ones give way."""
+        widths = [
+            max(max(map(cells, row[n].plain.split("\n"))) for row in self._rows) for n in range(len(self._rights))
+        ]
+        if width is None:
+            return widths
+        left = width - GAP * (len(widths) - 1)
+        for folds in (range(int(self._first_is_whole), len(widths)), range(len(widths))):
+            while sum(widths) > left and max(widths[n] for n in folds) > 1:
+                widest = max(widths[n] for n in folds)
+                next_one = max((widths[n] for n in folds if widths[n] < widest), default=1)
+                equal = [n for n in folds if widths[n] == widest]
+                too_much = min(sum(widths) - left, (widest - next_one) * len(equal))
+                for place, n in enumerate(equal):
+                    widths[n] -= too_much // len(equal) + (place < too_much % len(equal))
+        return widths
+
+    def _line(self, row: list[Styled], widths: list[int]) -> Styled:
+        line, gap = Styled(), ""
+        for cell, width, right in zip(row, widths, self._rights, strict=True):
+            space = " " * (width - cells(cell.plain))
+            if cell.spans:
+                line.append(gap + space if right else gap)
+                line.spans += cell.spans
+                gap = "" if right else space
+            else:
+                gap += space
+            gap += " " * GAP
+        return line
+
+
+class Parts(Drawn):
+    """Several parts, one below the other."""
+
+    def __init__(self, *parts: Drawn) -> None:
+        self._parts = parts
+
+    def lines(self, width: int | None) -> list[Styled]:
+        return [line for part in self._parts for line in part.lines(width)]
+
+
+def bar(done: int, total: int) -> Styled:
+    """How much of something is done; `total` 0: unknown."""
+    full = round(BAR_CELLS * min(1.0, done / total)) if total else 0
+    return Styled.assemble(("━" * full, "blue"), ("─" * (BAR_CELLS - full), "bright_black"))
+
+
+def ago(at: float | None, now: float) -> str:
+    """Shows a moment as the time since then."""
+    return f"{span(max(0.0, now - at))} ago" if at else "-"
+
+
+def show(what: Drawn, file: TextIO | None = None) -> None:
+    """Draws it on a terminal, or writes it plainly: no colours, nothing folded."""
+    file = file or sys.stdout
+    allowed = _allowed(file)
+    text = "\n".join(line.ansi(allowed) for line in what.lines(_columns(file)))
+    is_plain = not (getattr(file, "encoding", None) or "utf-8").lower().startswith("utf")
+    write(text.translate(PLAIN_SIGNS) if is_plain else text, file)
+
+
+def _allowed(file: TextIO) -> frozenset[str]:
+    """The words of styles that have an effect: with NO_COLOR bold and dim only."""
+    if os.environ.get("TERM") in ("dumb", "unknown") or not (file.isatty() or os.environ.get("FORCE_COLOR")):
+        return frozenset()
+    return frozenset(_NO_COLOURS if os.environ.get("NO_COLOR") else CODES)
+
+
+def _columns(file: TextIO) -> int | None:
+    """COLUMNS, or the width of the terminal that is the output, or else the input or the other output (`| less`)."""
+    asked = os.environ.get("COLUMNS", "")
+    if asked.isdecimal() and int(asked):
+        return int(asked)
+    for one in (file, sys.stdin, sys.stderr):
+        try:
+            columns = os.get_terminal_size(one.fileno()).columns
+        except (OSError, ValueError, AttributeError):
+            continue
+        if columns:
+            return columns
+    return None
