@@ -86,6 +86,7 @@ def _serve(listening: socket.socket, answers: dict[str, Any]) -> None:
             while data := sock.recv(65536):
                 for event in connection.receive(data):
                     if isinstance(event, RequestReceived):
-                        answer = json.dumps(answers[event.command]).encode()
-                        for frame in connection.respond(event.counter, "ok", answer):
+                        known = event.command in answers
+                        answer = json.dumps(answers[event.command]).encode() if known else b"unknown command"
+                        for frame in connection.respond(event.counter, "ok" if known else "err", answer):
                             sock.sendall(frame)
