@@ -34,8 +34,8 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11",
-    # Said in words, so that an editable installation is one line with this directory: without it setuptools would make a
-    # finder, which every start of every program in the environment loads (17 ms of CPU).
+    # Said in words, so that an editable installation is one line with this directory: without it setuptools would make
+    # a finder, which every start of every program in the environment loads (17 ms of CPU).
     package_dir={"": "."},
     packages=[
         *find_packages(

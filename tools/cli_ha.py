@@ -1,14 +1,14 @@
 """`clusterd ha`: the replicas of a master's state, and the election of the master."""
 
 import json
+import os
 import time
 from typing import Any
 
 import click
-import msgspec
 
 from clusterd.exits import ExitCode
-from clusterd.messages.election import HaCommand
+from clusterd.rundir import election_socket
 from clusterd.status.absence import not_running
 from clusterd.status.status import StatusReader
 from tools.show import echo, fail, warn
@@ -54,7 +54,9 @@ def status(root: str, as_json: bool, watch: bool) -> None:
 
 
 def _election(root: str) -> dict[str, Any] | None:
-    from tools.election_orders import election_facts  # not for --help
+    if not os.path.exists(election_socket(root)):
+        return None
+    from tools.election_orders import election_facts  # not for nodes that take part in none
 
     return election_facts(root, ELECTION_S)
 
@@ -94,7 +96,7 @@ def _show(facts: dict[str, Any] | None, as_json: bool) -> None:
 def switchover(root: str, to: str, timeout_s: float, as_json: bool) -> None:
     """Hand the lead over to another candidate. The old leader takes no more writes, the other one gets everything, and
     leads: nothing is lost."""
-    _carry_out(root, HaCommand("switchover", to), timeout_s, as_json)
+    _carry_out(root, ("switchover", to), timeout_s, as_json)
 
 
 @ha.command()
@@ -105,7 +107,7 @@ def switchover(root: str, to: str, timeout_s: float, as_json: bool) -> None:
 @click.pass_obj
 def failover(root: str, to: str, force: bool, timeout_s: float, as_json: bool) -> None:
     """Make a candidate lead that would not by itself, because the one that has everything does not come back."""
-    _carry_out(root, HaCommand("failover", to, force), timeout_s, as_json)
+    _carry_out(root, ("failover", to, force), timeout_s, as_json)
 
 
 @ha.command()
@@ -114,7 +116,7 @@ def failover(root: str, to: str, force: bool, timeout_s: float, as_json: bool) -
 @click.pass_obj
 def pause(root: str, timeout_s: float, as_json: bool) -> None:
     """Nobody takes over from now on; the leader goes on whatever becomes of etcd."""
-    _carry_out(root, HaCommand("pause"), timeout_s, as_json)
+    _carry_out(root, ("pause",), timeout_s, as_json)
 
 
 @ha.command()
@@ -123,7 +125,7 @@ def pause(root: str, timeout_s: float, as_json: bool) -> None:
 @click.pass_obj
 def resume(root: str, timeout_s: float, as_json: bool) -> None:
     """End a pause."""
-    _carry_out(root, HaCommand("resume"), timeout_s, as_json)
+    _carry_out(root, ("resume",), timeout_s, as_json)
 
 
 @ha.command()
@@ -134,13 +136,17 @@ def resume(root: str, timeout_s: float, as_json: bool) -> None:
 def bootstrap(root: str, force: bool, timeout_s: float, as_json: bool) -> None:
     """Make this node the first to lead in an etcd that knows nothing of the cluster: a new one, or one that was
     lost."""
-    _carry_out(root, HaCommand("bootstrap", "", force), timeout_s, as_json)
+    _carry_out(root, ("bootstrap", "", force), timeout_s, as_json)
 
 
-def _carry_out(root: str, command: HaCommand, timeout_s: float, as_json: bool) -> None:
+def _carry_out(root: str, order: tuple[Any, ...], timeout_s: float, as_json: bool) -> None:
+    """`order`: the members of a HaCommand."""
+    import msgspec
+
+    from clusterd.messages.election import HaCommand
     from tools.election_orders import carry_out  # the daemon: not for --help
 
-    found = carry_out(root, command, timeout_s, (lambda line: None) if as_json else echo)
+    found = carry_out(root, HaCommand(*order), timeout_s, (lambda line: None) if as_json else echo)
     if as_json:
         click.echo(msgspec.json.format(msgspec.json.encode(found)).decode())
     elif found.ok:

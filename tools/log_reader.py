@@ -6,9 +6,7 @@ import re
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
-from typing import BinaryIO
-
-import msgspec
+from typing import BinaryIO, NamedTuple
 
 from clusterd.logs import LEVELS
 
@@ -19,7 +17,7 @@ BLOCK = 65536
 POLL_S = 0.2
 
 
-class Entry(msgspec.Struct):
+class Entry(NamedTuple):
     """`text`: the whole entry as in the file, without its last line end. It has several lines if lines follow that
     begin no entry of their own (a stack)."""
 
@@ -29,7 +27,7 @@ class Entry(msgspec.Struct):
     text: str
 
 
-class WantedLines(msgspec.Struct, frozen=True):
+class WantedLines(NamedTuple):
     """`level`: the lowest level; `node`: only lines about this node (its tag, or its name in the text); `pattern`:
     found in the entry."""
 
@@ -76,7 +74,7 @@ def entries(lines: Iterable[str]) -> Iterator[Entry]:
                 yield current
             current = begun
         elif current is not None:
-            current.text += f"\n{line}"
+            current = current._replace(text=f"{current.text}\n{line}")
     if current is not None:
         yield current
 
@@ -104,7 +102,7 @@ def _backwards(file: BinaryIO, end: int) -> Iterator[Entry]:
             later.append(line)
             continue
         if later:
-            begun.text = "\n".join([begun.text, *reversed(later)])
+            begun = begun._replace(text="\n".join([begun.text, *reversed(later)]))
             later = []
         yield begun
 

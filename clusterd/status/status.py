@@ -104,8 +104,8 @@ class StatusReader:
     """Reads one node repeatedly; the CPU of its processes is measured between two reads."""
 
     def __init__(self, root: str, *, may_wait: bool = True) -> None:
-        """`may_wait`: false for those who read every few seconds or show no CPU: the first read then does not take 0.2 s
-        to measure it (null instead)."""
+        """`may_wait`: false for those who read every few seconds or show no CPU: the first read then does not take
+        0.2 s to measure it (null instead)."""
         self._root = root
         self._processes = ProcessReader(may_wait=may_wait)
 

@@ -32,6 +32,13 @@ WORDS = (
     ),
     *("7", "0.5", "-1", "1e3", "nan", "٣", "", "--", "-h", "--jso", "stop"),
 )
+PLACES = {
+    "status": ("root", "as_json", "no_exit_code"),
+    "check": ("root", "warn_s", "crit_s", "expect"),
+    "check_config": ("root",),
+    "version": ("root",),
+}
+"""Of each function the arguments that click passes."""
 
 
 @pytest.mark.parametrize("name", sorted(set(at_once.QUICK) - {"version"}))
@@ -61,8 +68,7 @@ def test_what_is_understood_means_the_same_to_click(
         patch.delenv("CLUSTERD_ROOT", raising=False)
         for key, value in environment.items():
             patch.setenv(key, value)
-        for name, places in {"status": ("root", "as_json", "no_exit_code"), "check": ("root", "warn_s", "crit_s", "expect"),
-                             "check_config": ("root",), "version": ("root",)}.items():  # fmt: skip
+        for name, places in PLACES.items():
             patch.setattr(
                 at_once,
                 name,
@@ -79,8 +85,11 @@ def test_what_is_understood_means_the_same_to_click(
 
 @pytest.mark.parametrize(
     "line",
-    ["status --watch", "status --help", "check --warn-lag 9 --crit-lag 2", "check --warn-lag -1", "--version", "", "stop", "status x"],
-)  # fmt: skip
+    [
+        *("status --watch", "status --help", "status x", "check --warn-lag 9 --crit-lag 2", "check --warn-lag -1"),
+        *("--version", "", "stop"),
+    ],
+)
 def test_whatever_is_unusual_is_left_to_click(line: str) -> None:
     assert at_once.understood(line.split(), {}) is None
 
