@@ -94,12 +94,6 @@ def test_whatever_is_unusual_is_left_to_click(line: str) -> None:
     assert at_once.understood(line.split(), {}) is None
 
 
-def test_root_that_is_a_file_is_left_to_click(tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    assert at_once.understood(["--root", str(tmp_path / "file"), "status"], {}) is None
-    assert at_once.understood(["--root", str(tmp_path), "status"], {}) is not None
-
-
 def entry(*arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
     command = [sys.executable, "-m", "tools.entry", *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=60, env={**os.environ, **environment})
@@ -133,6 +127,18 @@ def test_reader_that_goes_away_ends_what_answers_at_once_in_silence(tmp_path: Pa
 def test_shells_completion_is_left_to_click(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {"_CLUSTERD_COMPLETE": "zsh_complete", "COMP_WORDS": "clusterd stat", "COMP_CWORD": "1"}.items():
         monkeypatch.setenv(name, value)
-    code = "import sys; sys.argv[0] = 'clusterd'; from tools.entry import main; main()"
+    code = "import sys; sys.argv[0] = 'clusterd'; from tools.entry import clusterd; clusterd()"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert "status" in done.stdout
+
+
+@pytest.mark.parametrize("name", ["status", "check-config"])
+def test_user_who_may_not_look_is_told_so_without_click_too(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    monkeypatch.setattr(at_once, "closed_to_us", lambda root: "closed")
+    found = at_once.understood([name], {})
+    assert found is not None
+    with pytest.raises(SystemExit) as ended:
+        found[0](**found[1])
+    assert (ended.value.code, capsys.readouterr().err) == (ExitCode.FAILED, "clusterd: closed\n")

@@ -107,7 +107,7 @@ def test_every_command_asks_at_the_gate(name: str, tmp_path: Path, monkeypatch: 
 def test_check_that_may_not_look_is_unknown_and_says_so_as_a_plugin(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tools.cli_status.closed_to_us", lambda root: CLOSED)
+    monkeypatch.setattr("tools.at_once.closed_to_us", lambda root: CLOSED)
     done = CliRunner().invoke(cluster, ["--root", str(tmp_path), "check"])
     assert (done.exit_code, done.output) == (3, f"CLUSTERD UNKNOWN - {CLOSED}\n")
 
@@ -137,20 +137,20 @@ import os, signal, sys
 signal.signal(signal.SIGINT, signal.{handler})
 class Finder:
     def find_spec(self, name, path=None, target=None):
-        if name == "tools.cli":
+        if name == "tools.{module}":
             os.kill(os.getpid(), signal.SIGINT)
 sys.meta_path.insert(0, Finder())
-sys.argv[1:] = ["version"]
+sys.argv[1:] = ["--version"]
 from tools.entry import clusterd
 clusterd()
 """
 
 
+@pytest.mark.parametrize("module", ["cli", "at_once"])
 @pytest.mark.parametrize(("handler", "code"), [("default_int_handler", -2), ("SIG_IGN", 0)])
-def test_interrupt_while_a_command_loads_ends_it_without_a_word(handler: str, code: int) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", INTERRUPTED.format(handler=handler)], capture_output=True, text=True, timeout=60
-    )
+def test_interrupt_while_a_command_loads_ends_it_without_a_word(handler: str, code: int, module: str) -> None:
+    program = INTERRUPTED.format(handler=handler, module=module)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (code, "")
 
 

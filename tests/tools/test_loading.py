@@ -22,7 +22,7 @@ NOT_AT_ONCE = ("click", "rich", "msgspec", "psutil", "inspect", "pathlib", "ctyp
 """Each takes 3 to 70 ms of CPU to load; a bare interpreter takes 13."""
 LISTING = """
 import json, sys
-from tools.entry import main
+from tools.entry import clusterd as main
 try:
     main()
 except SystemExit:
