@@ -1,4 +1,5 @@
-# Every target makes its own virtual environment on first use; nothing else is needed but Python 3.11+ and a package index.
+# Every target makes its own virtual environment on first use; nothing else is needed but Python 3.11+ and a package
+# index.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -11,7 +12,8 @@ BENCH ?= full
 BENCH_DIR ?= /dev/shm
 TOLERANCE ?= 0.3
 
-# Every node that a test starts imports hundreds of modules: where the environment forbids to keep them compiled, that is a third of
+# Every node that a test starts imports hundreds of modules: where the environment forbids to keep them compiled, that
+# is a third of
 # a start.
 unexport PYTHONDONTWRITEBYTECODE
 export PYTHONPYCACHEPREFIX := $(abspath $(VENV))/pycache
@@ -54,11 +56,13 @@ $(COMPILED): $(STAMP)
 check: lint $(COMPILED)
 	$(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal -m 'not slow and not stress' --hypothesis-profile quick $(PYTEST_ARGS)
 
-# Many tests wait for something: four at a time keep two cores busy. One that is done with its share takes over another's.
+# Many tests wait for something: four at a time keep two cores busy. One that is done with its share takes over
+# another's.
 test: $(STAMP) $(COMPILED)
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m 'not stress' $(PYTEST_ARGS)
 
-# Everything but bench_agents.py, about twelve minutes; BENCH=quick: small sizes, under two minutes; BENCH_DIR: where the trees are (a disk);
+# Everything but bench_agents.py, about twelve minutes; BENCH=quick: small sizes, under two minutes; BENCH_DIR: where
+# the trees are (a disk);
 # PEER_CMD: another daemon beside (docs/benchmarks.md). With PYTEST_ARGS only the single pieces that it chooses.
 bench: $(STAMP)
 ifneq ($(strip $(PYTEST_ARGS)),)
@@ -67,11 +71,13 @@ else
 	$(BIN)/python -m benchmarks.suite all $(if $(filter quick,$(BENCH)),--quick) --dir $(BENCH_DIR)
 endif
 
-# The last run's ratios against benchmarks/baseline.json: fails when one is worse beyond the tolerance. For CI: after BENCH=quick.
+# The last run's ratios against benchmarks/baseline.json: fails when one is worse beyond the tolerance. For CI: after
+# BENCH=quick.
 bench-compare: $(STAMP)
 	$(BIN)/python -m benchmarks.suite compare --tolerance $(TOLERANCE)
 
-# A standing campaign, or all: make campaign kills MINUTES=10 [SEED=1] [OFFSET=...]. docs/reliability.md lists them and what each holds.
+# A standing campaign, or all: make campaign kills MINUTES=10 [SEED=1] [OFFSET=...]. docs/reliability.md lists them
+# and what each holds.
 CAMPAIGN := $(if $(filter campaign,$(firstword $(MAKECMDGOALS))),$(word 2,$(MAKECMDGOALS)))
 campaign: $(STAMP)
 	CLUSTERD_CAMPAIGN_MINUTES=$(or $(MINUTES),1) CLUSTERD_CAMPAIGN_SEED=$(or $(SEED),0) CLUSTERD_CAMPAIGN_OFFSET="$(OFFSET)" $(BIN)/python -m pytest -m stress -p no:randomly -o faulthandler_timeout=0 \
