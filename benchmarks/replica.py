@@ -10,6 +10,7 @@ import asyncio
 import json
 import os
 import random
+import shutil
 import sys
 import tempfile
 import time
@@ -18,6 +19,7 @@ from typing import Any
 
 import psutil
 
+from clusterd.rundir import REPLICA_FILE
 from clusterd.store import change_log, schema
 from clusterd.store.replica_copy import ReplicaCopy
 from clusterd.store.replica_source import PACE_S, ReplicaSource
@@ -149,7 +151,7 @@ CHANGE = "update agent set last_keepalive = last_keepalive + 1 where id = ?"
 async def stores(agents: int = 100_000, rounds: int = 30) -> None:
     """1 % of the agents change every 10 s, so a fifth of them between two answers."""
     with tempfile.TemporaryDirectory(prefix="replica-bench-") as base:
-        roots = [Path(base, name) for name in ("m", "w")]
+        roots = [Path(base, name) for name in ("m", "w", "n")]
         for root in roots:
             (root / "queue/db").mkdir(parents=True)
             (root / "etc").mkdir()
@@ -199,9 +201,40 @@ async def stores(agents: int = 100_000, rounds: int = 30) -> None:
         for name in ("source", "copy"):
             print(f"digest, {name:6} {100 * spent[name] / 60:5.2f} % of a core")
         assert change_log.is_on(db)
+        # Another candidate has this, and leads soon; ours is some changes further.
+        shutil.copytree(roots[1], roots[2], dirs_exist_ok=True)
+        for _ in range(10):
+            change()
+        while ask.held != change_log.head(db):
+            _, ask = await step(ask)
         source.close()
-        copy.close()
         db.close()
+        await takeover(roots[2], copy, step_s=10 * PACE_S)
+        copy.close()
+
+
+async def takeover(root: Path, copy: ReplicaCopy, *, step_s: float) -> None:
+    """The replica at `root` becomes a master's database, and `copy`, which is so many seconds further, goes on with
+    it."""
+    schema.BOOT_ID = str(root / "boot")  # another machine: moments are carried over
+    Path(schema.BOOT_ID).write_text("another\n")
+    began = time.perf_counter()
+    (root / REPLICA_FILE).rename(root / schema.DATABASE)
+    schema.prepare(str(root), "taken", "4.14.1", log=True)
+    opened = time.perf_counter()
+    source = ReplicaSource(str(root), synchronous=False, limit_s=1, say=lambda *_: None, pace_s=0)
+    ask, asked, spent = await copy.first(), time.perf_counter(), time.process_time()
+    answers = 0
+    while not ask.held or answers == 0:
+        changes = await source.tell("w", ask)
+        ask = await copy.apply(changes)
+        answers += 1
+    print(
+        f"takeover: the log is there after {opened - began:.2f} s; a candidate that is {step_s:g} s of changes further "
+        f"confirms after {answers} answers, {time.perf_counter() - asked:.2f} s, {time.process_time() - spent:.2f} s "
+        "of CPU"
+    )
+    source.close()
 
 
 if __name__ == "__main__":

@@ -12,9 +12,9 @@ class Facts(msgspec.Struct, frozen=True):
     """`is_master`: the effective role; `is_deposed`: it led and serves nobody. `term`: the highest one seen; `led`: the
     one it leads in, or led; `master`, `master_name`: of `term`. `is_changing`: a change of role is under way; `failed`:
     why the last one was given up. `is_known`: the store has answered, and the members after it hold: `state` `master`,
-    or that of the replica; `followers`: as a master, who holds how much of a whole replica of its log, and when no
-    candidate is linked, nobody; `known`: every candidate that it has ever given something. `may_not_lead`: what speaks
-    against this node."""
+    or that of the replica; `epoch`, `past`: which log, and the lives of it that are over; `followers`: as a master, who
+    holds how much of a whole replica of its log, and when no candidate is linked, nobody; `known`: every candidate that
+    it has ever given something. `may_not_lead`: what speaks against this node."""
 
     is_configured_master: bool = False
     is_master: bool = False
@@ -28,6 +28,7 @@ class Facts(msgspec.Struct, frozen=True):
     is_known: bool = False
     state: str = ""
     epoch: str = ""
+    past: tuple[tuple[str, int], ...] = ()
     position: int = 0
     lag: int | None = None
     digest_equal: bool | None = None

@@ -18,7 +18,9 @@ from clusterd.election.keys import (
     Config,
     LeaderKey,
     MemberKey,
+    config_unreadable,
     encode,
+    text,
 )
 from clusterd.election.leading import BAR_S, Leading
 from clusterd.election.session import EtcdSession, Identity, Times
@@ -51,10 +53,14 @@ class Following:
         self._absent_since = None
 
     async def without_config(self, facts: Facts) -> None:
+        is_there = self._session.view.config_revision > 0
         if self._tenure.term:
-            self._tenure.stop("etcd has forgotten this cluster")
+            self._tenure.stop(f"etcd {'has another thing than' if is_there else 'has forgotten'} this cluster")
         await self.publish(facts)
-        if facts.is_configured_master and facts.term == 0 and CONFIG not in self._session.view.unreadable:
+        if is_there:
+            self._session.problem = self._session.waits_for = config_unreadable(self._session.key(CONFIG))
+            return
+        if facts.is_configured_master and facts.term == 0:
             me = self._me
             await self._session.change(
                 [Compare(self._session.key(CONFIG), "create_revision", 0)],
@@ -220,12 +226,13 @@ class Following:
             role="master" if facts.is_master else "deposed" if facts.is_deposed else "worker",
             led=facts.led if own else 0,
             epoch=facts.epoch,
+            past=facts.past,
             position=facts.position,
             lag=facts.lag,
             digest_equal=facts.digest_equal,
             digest_at=facts.digest_at,
             state=facts.state,
-            may_not_lead=why,
+            may_not_lead=text(why),
         )
 
     async def publish(self, facts: Facts, *, at_once: bool = False) -> None:
@@ -249,8 +256,10 @@ class Following:
             then.append(Put(self._session.key(MEMBERS + me.name), encode(MemberKey(me.advertise))))
         if not then:
             return
+        # One that cannot be read says nothing, and nobody else mends it.
+        there = self._session.items.get(self._session.key(name))
         guard = (
-            Compare(self._session.key(name), "create_revision", 0)
+            Compare(self._session.key(name), "mod_revision", 0 if there is None else there.mod_revision)
             if other is None
             else Compare(self._session.key(name), "lease", self._session.lease)
         )

@@ -5,7 +5,7 @@ import msgspec
 from clusterd.election import rules
 from clusterd.election.etcd import Compare, Delete, Put
 from clusterd.election.facts import Facts, NodePort
-from clusterd.election.keys import LAST, LEADER, ORDER, LastKey, OrderKey, encode
+from clusterd.election.keys import LAST, LEADER, ORDER, LastKey, OrderKey, encode, text
 from clusterd.election.session import EtcdSession, Identity, Times
 from clusterd.election.tenure import Tenure
 from clusterd.errors import ClusterError
@@ -113,7 +113,9 @@ class HandOvers:
                 await self._refuse(order, f"the store of {self._me.name} has taken writes meanwhile")
             await self.end()
             return
-        last = LastKey(view.term, self._me.name, facts.epoch, at, over.to, self._times.wall(), floor=at)
+        last = LastKey(
+            view.term, self._me.name, facts.epoch, at, over.to, self._times.wall(), floor=at, past=facts.past
+        )
         self._over = None
         self._tenure.stop(f"{over.to} takes over, as {order.by} ordered")
         done = await self._session.change(
@@ -139,5 +141,5 @@ class HandOvers:
 
     async def _refuse(self, order: OrderKey, why: str) -> None:
         self._node.say("WARNING", f"The {order.kind} that {order.by} ordered is not done: {why}.")
-        refused = msgspec.structs.replace(order, refused=why)
+        refused = msgspec.structs.replace(order, refused=text(why))
         await self._session.change([self._order_stands()], [Put(self._session.key(ORDER), encode(refused))])

@@ -11,37 +11,54 @@ Nothing of it is a secret.
 """
 
 import hashlib
-from typing import TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 
 from clusterd.config.ossec_conf import split_address
 from clusterd.election.etcd import Item
+from clusterd.role import MOST_TERM
 from clusterd.settings import Settings
 
 T = TypeVar("T")
 CONFIG, LEADER, LAST, ORDER, CANDIDATES, MEMBERS = "config", "leader", "last", "order", "candidates/", "members/"
 MOST_BYTES = 65536
+MOST_BASE = 1 << 52
+"""A term is a base and a revision of etcd, and no larger than MOST_TERM."""
+MOST_TEXT, MOST_NAME, MOST_PAST = 2000, 500, 64
+
+Name = Annotated[str, msgspec.Meta(max_length=MOST_NAME)]
+Text = Annotated[str, msgspec.Meta(max_length=MOST_TEXT)]
+Term = Annotated[int, msgspec.Meta(ge=0, le=MOST_TERM)]
+Position = Annotated[int, msgspec.Meta(ge=0, le=(1 << 62))]
+Moment = Annotated[float, msgspec.Meta(ge=0, le=253402300799)]
+Past = Annotated[tuple[tuple[Name, Position], ...], msgspec.Meta(max_length=MOST_PAST)]
+"""Lives of a change log that are over, the oldest first: epoch, and the position up to which the later ones have it."""
+
+
+def text(said: str) -> str:
+    """What may stand in a key: printable, and not long."""
+    return "".join(filter(str.isprintable, said[:MOST_TEXT]))
 
 
 class Config(msgspec.Struct, frozen=True):
     """`fingerprint`: of the cluster's name and key; nodes of another one have no part in this election. `base`: what
     terms are counted from. `first`: the node that may lead while nobody has yet. `paused`: nobody takes over."""
 
-    cluster: str
-    fingerprint: str
-    base: int = 0
-    first: str = ""
+    cluster: Name
+    fingerprint: Name
+    base: Annotated[int, msgspec.Meta(ge=0, le=MOST_BASE)] = 0
+    first: Name = ""
     paused: bool = False
-    bootstrapped_at: float = 0.0
+    bootstrapped_at: Moment = 0.0
 
 
 class LeaderKey(msgspec.Struct, frozen=True):
     """`id`: of the life of the node's election; `advertise`: HOST:PORT of its cluster port."""
 
-    name: str
-    id: str
-    advertise: str
+    name: Name
+    id: Name
+    advertise: Name
 
 
 NOBODY = LeaderKey("", "", "")
@@ -50,55 +67,57 @@ NOBODY = LeaderKey("", "", "")
 
 class CandidateKey(msgspec.Struct, frozen=True):
     """What a node says of itself. `led`: the term of which its own agent database is, 0 for a worker; `epoch`,
-    `position`, `lag`: of that or of its replica. `may_not_lead`: why, as far as the node itself knows; empty:
+    `past`, `position`, `lag`: of that or of its replica. `may_not_lead`: why, as far as the node itself knows; empty:
     nothing."""
 
-    name: str
-    id: str
-    advertise: str
-    fingerprint: str
-    version: str = ""
-    priority: int = 100
-    since: float = 0.0
-    role: str = ""
-    led: int = 0
-    epoch: str = ""
-    position: int = 0
-    lag: int | None = None
+    name: Name
+    id: Name
+    advertise: Name
+    fingerprint: Name
+    version: Name = ""
+    priority: Annotated[int, msgspec.Meta(ge=0, le=1_000_000)] = 100
+    since: Moment = 0.0
+    role: Name = ""
+    led: Term = 0
+    epoch: Name = ""
+    position: Position = 0
+    lag: Position | None = None
     digest_equal: bool | None = None
-    digest_at: float | None = None
-    state: str = ""
-    may_not_lead: str = ""
+    digest_at: Moment | None = None
+    state: Name = ""
+    may_not_lead: Text = ""
+    past: Past = ()
 
 
 class MemberKey(msgspec.Struct, frozen=True):
-    advertise: str
+    advertise: Name
 
 
 class LastKey(msgspec.Struct, frozen=True):
     """Written by the leader only. `position` in the log `epoch`, which followers that are well have by now; `floor`:
     who has less does not lead, whatever else holds; `confirming`: the candidate that has everything that was answered
-    since, None: answers waited for nobody."""
+    since, None: answers waited for nobody. `past`: what of earlier epochs that log has."""
 
-    term: int
-    leader: str
-    epoch: str
-    position: int
-    confirming: str | None = None
-    at: float = 0.0
-    floor: int = 0
+    term: Term
+    leader: Name
+    epoch: Name
+    position: Position
+    confirming: Name | None = None
+    at: Moment = 0.0
+    floor: Position = 0
+    past: Past = ()
 
 
 class OrderKey(msgspec.Struct, frozen=True):
     """`kind`: switchover or failover. `term`: the one that it ends. `refused`: why it was not followed."""
 
-    kind: str
-    to: str
-    id: str
-    by: str = ""
-    at: float = 0.0
-    term: int = 0
-    refused: str = ""
+    kind: Literal["switchover", "failover"]
+    to: Name
+    id: Name
+    by: Name = ""
+    at: Moment = 0.0
+    term: Term = 0
+    refused: Text = ""
 
 
 class Held(msgspec.Struct, frozen=True):
@@ -137,26 +156,32 @@ class EtcdView(msgspec.Struct, frozen=True):
 
 def view_of(prefix: str, revision: int, items: dict[str, Item]) -> EtcdView:
     """`prefix`: with the slash at its end. A key that cannot be read counts as one that is there and says nothing: it
-    is named in `unreadable`."""
+    is named in `unreadable`. Raises nothing, whatever stands there."""
     unreadable: list[str] = []
 
     def parsed(name: str, kind: type[T]) -> T | None:
         item = items.get(prefix + name)
         if item is None:
             return None
-        try:
-            if len(item.value) <= MOST_BYTES:
-                return msgspec.json.decode(item.value, type=kind)
-        except msgspec.MsgspecError:
-            pass
-        unreadable.append(name)
-        return None
+        found = _decoded(item.value, kind)
+        if found is None:
+            unreadable.append(text(name[:MOST_NAME]))
+        return found
 
-    def below(name: str, kind: type[T]) -> dict[str, T]:
+    def below(name: str) -> list[str]:
         begin = prefix + name
-        names = [key.removeprefix(prefix) for key in items if key.startswith(begin)]
-        found = {one.removeprefix(name): parsed(one, kind) for one in names}
-        return {one: value for one, value in found.items() if value is not None}
+        found = (key.removeprefix(begin) for key in items if key.startswith(begin))
+        return [one for one in found if one and len(one) <= MOST_NAME and one.isprintable()]
+
+    candidates = {}
+    for name in below(CANDIDATES):
+        one = parsed(CANDIDATES + name, CandidateKey)
+        if one is not None and one.name == name:
+            candidates[name] = one
+        elif one is not None:
+            unreadable.append(CANDIDATES + name)
+    # Who takes part stays so, whatever the key says: with `failsafe` all of them are asked.
+    members = {name: parsed(MEMBERS + name, MemberKey) or MemberKey("") for name in below(MEMBERS)}
 
     def modified(name: str) -> int:
         item = items.get(prefix + name)
@@ -178,15 +203,45 @@ def view_of(prefix: str, revision: int, items: dict[str, Item]) -> EtcdView:
         last_revision=modified(LAST),
         order=parsed(ORDER, OrderKey),
         order_revision=modified(ORDER),
-        candidates=below(CANDIDATES, CandidateKey),
-        members=below(MEMBERS, MemberKey),
+        candidates=candidates,
+        members=members,
         unreadable=tuple(unreadable),
+    )
+
+
+def _decoded(value: bytes, kind: type[T]) -> T | None:
+    """None: it is no such value, or has what goes into no log line and no file of ours."""
+    if len(value) > MOST_BYTES:
+        return None
+    try:
+        found = msgspec.json.decode(value, type=kind)
+    except (msgspec.MsgspecError, RecursionError, ValueError):
+        return None
+    return found if _is_printable(found) else None
+
+
+def _is_printable(value: Any) -> bool:
+    match value:
+        case str():
+            return value.isprintable()
+        case msgspec.Struct():
+            return all(map(_is_printable, msgspec.structs.astuple(value)))
+        case tuple():
+            return all(map(_is_printable, value))
+    return True
+
+
+def config_unreadable(key: str) -> str:
+    """What the operator must know of it. `key`: its whole name."""
+    return (
+        f"the key {key} in etcd cannot be read, or has what a cluster cannot have (base: 0 to {MOST_BASE}), so nobody "
+        "leads: put the former value there, or remove the key, and then clusterd ha bootstrap"
     )
 
 
 def is_address(text: str) -> bool:
     """Whether it is HOST:PORT. Who writes nonsense into etcd must not stop nodes from dialling others."""
-    address = split_address(text) if text.isprintable() else None
+    address = split_address(text) if text.isprintable() and len(text) <= MOST_NAME else None
     return address is not None and address[1] is not None
 
 

@@ -246,7 +246,15 @@ class Leading:
         self, last: LastKey | None, facts: Facts, confirming: str | EllipsisType | None, floor: int | None
     ) -> LastKey:
         view = self._session.view
-        is_same = last is not None and last.term == view.term and last.epoch == (facts.epoch or last.epoch)
+        says = last is None or (facts.is_known and facts.epoch)
+        epoch, past = (facts.epoch, facts.past) if says or last is None else (last.epoch, last.past)
+        # Also where the store, or this node as the leader of another term, goes on with the log that it had: who
+        # confirms has everything that was answered still, and nothing was answered since.
+        is_same = (
+            last is not None
+            and (last.term == view.term or last.leader == self._me.name)
+            and last.epoch in {epoch, *dict(past)}
+        )
         if isinstance(confirming, EllipsisType):
             confirming = last.confirming if last is not None and is_same else None
         position = facts.position
@@ -255,10 +263,10 @@ class Leading:
             floor = max(last.floor, floor or 0)
         else:
             self._heads.clear()
-        epoch = facts.epoch if facts.is_known or last is None else last.epoch
-        return LastKey(
-            view.term, self._me.name, epoch, position, confirming, floor=position if floor is None else floor
-        )
+        if floor is None:
+            # What this node had when it took the lead may have been answered; what it has done since was not.
+            floor = past[-1][1] if past else position
+        return LastKey(view.term, self._me.name, epoch, position, confirming, floor=floor, past=past)
 
     async def set_confirming(self, term: int, name: str, position: int) -> ConfirmingSet:
         """See messages/election.py."""

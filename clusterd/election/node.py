@@ -99,6 +99,7 @@ class Node:
             is_known=is_known,
             state=state,
             epoch=str(shown.get("epoch") or ""),
+            past=tuple((str(epoch), int(ended)) for epoch, ended in shown.get("past") or ()),
             position=int(shown.get("position") or 0),
             lag=shown.get("lag"),
             digest_equal=shown.get("digest_equal"),
@@ -127,7 +128,9 @@ class Node:
 
     async def refresh(self) -> None:
         with contextlib.suppress(ClusterError, ValueError):
-            found = msgspec.json.decode(await self._store.ask(Show(), SHOW_S), type=dict[str, Any])
+            # The master must not count on the confirmations of a node that may not lead.
+            objection = "its role.json is damaged" if self._damage else self._files_why
+            found = msgspec.json.decode(await self._store.ask(Show(objection), SHOW_S), type=dict[str, Any])
             self._shown, self._shown_at = found, time.monotonic()
         if self._shown.get("role") == "master" or time.monotonic() < self._files_at + FILES_EVERY_S:
             return

@@ -2,6 +2,7 @@
 a key in etcd, so it may be given on any node; the leader, or the node that is named, follows it."""
 
 import uuid
+from typing import Literal
 
 import msgspec
 
@@ -9,7 +10,7 @@ from clusterd.election import rules
 from clusterd.election.elector import Elector
 from clusterd.election.etcd import Compare, Delete, EtcdRefused, EtcdUnavailable, LeaseLost, Put
 from clusterd.election.facts import NodePort
-from clusterd.election.keys import CONFIG, LEADER, ORDER, Config, OrderKey, encode
+from clusterd.election.keys import CONFIG, LEADER, MOST_BASE, ORDER, Config, OrderKey, config_unreadable, encode
 from clusterd.election.session import Times
 from clusterd.election.shown import shown
 from clusterd.messages.election import HaAnswer, HaCommand
@@ -86,7 +87,7 @@ class Orders:
             return HaAnswer(ok=False, text=f"{to} belongs to a cluster with another key or name")
         return await self._order("failover", to)
 
-    async def _order(self, kind: str, to: str) -> HaAnswer:
+    async def _order(self, kind: Literal["switchover", "failover"], to: str) -> HaAnswer:
         session, view = self._session, self._session.view
         assert view.config is not None
         key = session.key
@@ -132,6 +133,8 @@ class Orders:
     async def _bootstrap(self, command: HaCommand) -> HaAnswer:
         """This node is to be the first to lead in an etcd that knows nothing of the cluster."""
         session, view, facts = self._session, self._session.view, self._node.facts()
+        if view.config is None and view.config_revision:
+            return HaAnswer(ok=False, text=config_unreadable(session.key(CONFIG)))
         if view.config is not None:
             text = (
                 "etcd knows this cluster already: clusterd ha status; "
@@ -150,6 +153,11 @@ class Orders:
                 text = f"this node has led, and term {facts.term} was another one's. Bootstrap that one, or --force"
                 return HaAnswer(ok=False, text=text)
         highest = max(facts.term, command.term)
+        if highest > MOST_BASE:
+            text = (
+                f"term {highest} was seen, and no cluster goes on from more than {MOST_BASE}: see docs/ha.md, Dangers"
+            )
+            return HaAnswer(ok=False, text=text)
         config = Config(
             self._elector.me.cluster,
             self._elector.me.fingerprint,

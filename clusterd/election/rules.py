@@ -1,10 +1,9 @@
 """Who may lead, and who of several does: pure functions of what stands in etcd (docs/ha.md)."""
 
-from clusterd.election.keys import CandidateKey, EtcdView, OrderKey
+from clusterd.election.keys import CandidateKey, EtcdView, LastKey, OrderKey
 
-FOLLOWING = "following"
-GAP = 1_000_000
-"""Positions that a start of the store leaves out (clusterd/store/change_log.py)."""
+FOLLOWING, MASTER = "following", "master"
+MOST_NAMED = 200
 
 
 def objection(view: EtcdView, one: CandidateKey, *, max_lag: int) -> str:
@@ -30,35 +29,50 @@ def _objection_of_last(view: EtcdView, one: CandidateKey, max_lag: int) -> str:
     assert config is not None
     if last is None:
         if view.unreadable:
-            return f"{', '.join(view.unreadable)} cannot be read in etcd"
+            return f"{unreadable(view)} cannot be read in etcd"
         return "" if one.name == config.first else f"only {config.first or 'nobody'} may be the first to lead"
     if is_former(view, one):
         return ""
-    if one.state != FOLLOWING:
+    # Who took the lead since and never served has the log of then, and has it still.
+    if one.state != FOLLOWING and not (one.state == MASTER and one.led > last.term):
         return "its replica is not whole"
-    if one.epoch != last.epoch:
+    # A former master leads with its own database, and what it says here is of its replica.
+    known = reach(last, one) if one.state == MASTER or not one.led or one.epoch == last.epoch else None
+    if known is None:
         return f"its replica is not of what {last.leader} had in term {last.term}"
-    if one.position < last.floor:
+    if known < last.floor:
         return "its replica lacks what was answered"
     if last.confirming is not None and last.confirming != one.name:
         return f"{last.confirming} has what was answered last"
-    if last.confirming is None and lag(last.position, one.position) > max_lag:
-        return f"its replica is {lag(last.position, one.position)} changes behind, and max_lag is {max_lag}"
+    if last.confirming is None and last.position - known > max_lag:
+        return f"its replica is {last.position - known} changes behind, and max_lag is {max_lag}"
     return ""
+
+
+def reach(last: LastKey, one: CandidateKey) -> int | None:
+    """Up to which position of the last leader's log this node has everything; None: it has another log. What it has
+    beyond the end of an earlier life of that log, the last leader never had."""
+    own = dict(one.past) | {one.epoch: one.position}
+    for epoch, ended in ((last.epoch, None), *reversed(last.past)):
+        if epoch in own:
+            return own[epoch] if ended is None else min(own[epoch], ended)
+    return None
 
 
 def is_former(view: EtcdView, one: CandidateKey) -> bool:
     """Whether it is the leader of the last term, with its own agent database: nobody has more. It may have taken the
-    lead again and never served: its log is the same one then."""
+    lead again and never served: its log goes on with the same one then."""
     last = view.last
     if last is None or one.name != last.leader:
         return False
-    return 0 < one.led == last.term or (one.led > last.term and one.epoch == last.epoch)
+    if one.led <= last.term:
+        return 0 < one.led == last.term
+    return last.epoch in {one.epoch, *dict(one.past)} and (reach(last, one) or 0) >= last.floor
 
 
-def lag(last: int, position: int) -> int:
-    """How many changes are missing, at most. A start of the store leaves a gap in which there are none."""
-    return max(0, last - position) % GAP
+def unreadable(view: EtcdView) -> str:
+    """The keys that cannot be read, for people."""
+    return ", ".join(view.unreadable)[:MOST_NAMED]
 
 
 def rank(view: EtcdView, one: CandidateKey, *, max_lag: int) -> int:
@@ -68,8 +82,14 @@ def rank(view: EtcdView, one: CandidateKey, *, max_lag: int) -> int:
     if all(other.name != one.name for other in able):
         able.append(one)
     able = [one if other.name == one.name else other for other in able]
-    ordered = sorted(able, key=lambda other: (not is_former(view, other), -other.position, -other.priority, other.name))
+    ordered = sorted(
+        able, key=lambda other: (not is_former(view, other), -_place(view, other), -other.priority, other.name)
+    )
     return [other.name for other in ordered].index(one.name)
+
+
+def _place(view: EtcdView, one: CandidateKey) -> int:
+    return one.position if view.last is None else reach(view.last, one) or 0
 
 
 def order_of_now(view: EtcdView) -> OrderKey | None:
@@ -101,6 +121,9 @@ def follower_objection(view: EtcdView, one: CandidateKey, epoch: str) -> str:
     standing = standing_objection(view, one)
     if standing:
         return standing
-    if one.state != FOLLOWING or one.epoch != epoch:
+    last = view.last
+    # What it has said last may be of an earlier life of this log; the handover waits until it has everything.
+    goes_on = last is not None and last.epoch == epoch and reach(last, one) is not None
+    if one.state != FOLLOWING or (one.epoch != epoch and not goes_on):
         return "it has no whole replica of the present leader"
     return ""

@@ -9,7 +9,9 @@ class AskChanges(msgspec.Struct, frozen=True, array_like=True):
     on the candidate's disk, in a replica that is whole (0: it has none). `digest`: with the digest of everything, if
     the answer reaches the end of the log. `state`: `copying` or `following`. `checked_at`: when digests were compared
     last, wall-clock seconds; `is_equal`: whether they were equal. `priority`: of the candidate in an election; 0: it
-    takes no part, or never leads."""
+    takes no part, or may not lead now, and `objection` says why. `joins`: it has a whole replica of `epoch` and can
+    make one of another log of it, if it is told what that has in common (Changes.past). `again`: units (kind, id) that
+    it wants to hear, whether they changed or not; at most MOST_AGAIN."""
 
     epoch: str
     since: int
@@ -19,13 +21,20 @@ class AskChanges(msgspec.Struct, frozen=True, array_like=True):
     checked_at: float | None = None
     is_equal: bool | None = None
     priority: int = 0
+    objection: str = ""
+    joins: bool = False
+    again: tuple[tuple[int, int], ...] = ()
 
 
 class Changes(msgspec.Struct, frozen=True, array_like=True):
     """The answer: the units that have changed in (`since`, `upto`] (LZ4 block of a msgpack list of units). `since` is 0
     with another `epoch` than that of the question, or where it cannot be told: everything comes anew. `behind`: units
     that have changed after `upto`; 0: this is all. `greatest`: the highest agent id ever given; `boot`, `wall`: what
-    the moments of the agents refer to (clusterd/store/schema.py). `digest`: of everything, at `upto`; may be empty."""
+    the moments of the agents refer to (clusterd/store/schema.py). `digest`: of everything, at `upto`; may be empty.
+
+    To a question about another epoch `past` has the lives of this log that are over (epoch, last position, by what
+    moments were moved; clusterd/store/change_log.py), and `floor` up to where deletions are forgotten. `is_offer`:
+    there is nothing but these; the candidate may go on from where both logs are one, or ask for everything."""
 
     epoch: str
     since: int
@@ -36,6 +45,9 @@ class Changes(msgspec.Struct, frozen=True, array_like=True):
     wall: str
     units: bytes
     digest: str = ""
+    past: tuple[tuple[str, int, int], ...] = ()
+    floor: int = 0
+    is_offer: bool = False
 
 
 class ApiFiles(msgspec.Struct, frozen=True):
@@ -79,7 +91,11 @@ class Gone(msgspec.Struct, frozen=True, tag="gone"):
 
 
 class Show(msgspec.Struct, frozen=True, tag="show"):
-    """The store's part of `clusterd ha status`. Answer: JSON."""
+    """The store's part of `clusterd ha status`. Answer: JSON. `objection`, from election to a candidate's store: why
+    this node may not lead as far as its election knows, empty: it may; the master is told, so that somebody else
+    confirms. None from all others."""
+
+    objection: str | None = None
 
 
 class Drain(msgspec.Struct, frozen=True, tag="drain"):
@@ -115,5 +131,6 @@ class StoreAnswer(msgspec.Struct, frozen=True, array_like=True):
     failure: str = ""
 
 
+MOST_AGAIN = 500
 WAIT_S = 10.0
 """How long a master's store waits for a change before it answers that there is none."""

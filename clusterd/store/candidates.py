@@ -13,6 +13,7 @@ from clusterd.messages.replica import WAIT_S, AskChanges
 SILENT_S = 2.5 * WAIT_S
 """A candidate that has not asked for this long is not connected, even if nobody has said so."""
 FOLLOWING = "following"
+MOST_OBJECTION = 200
 REST_S = 60.0
 """A candidate that is late twice within this time does not count for as long: registrations would wait each time."""
 
@@ -21,8 +22,9 @@ class Candidate(msgspec.Struct):
     """`held`: its position in this master's log, as far as it can be true: `given` is the highest position that it was
     told, and `claimed` what it says if that is more (0: it does not); then it counts for nothing. `is_late`: it has let
     a registration wait too long and does not count until it holds position `due`, nor before `rest_until`; `late_at`:
-    when it was. `has_more`: its last answer was not all there was. Times: `heard_at`, `answered_at`, `late_at` and
-    `rest_until` monotonic, the others wall-clock seconds."""
+    when it was. `has_more`: its last answer was not all there was. `objection`: why it may not lead, as its own
+    election says. Times: `heard_at`, `answered_at`, `late_at` and `rest_until` monotonic, the others wall-clock
+    seconds."""
 
     name: str
     epoch: str = ""
@@ -31,6 +33,7 @@ class Candidate(msgspec.Struct):
     claimed: int = 0
     state: str = ""
     priority: int = 0
+    objection: str = ""
     is_connected: bool = False
     heard_at: float = 0.0
     seen_at: float = 0.0
@@ -47,13 +50,9 @@ class Candidate(msgspec.Struct):
 class Candidates:
     """Owner of what is known of them. Used on the store's loop only."""
 
-    def __init__(
-        self, epoch: str, *, synchronous: bool, limit_s: float, say: Callable[[str, str], None], earlier: int = 0
-    ) -> None:
-        """`limit_s`: how long a registration waits for a candidate. `earlier`: the last position before this store was
-        started; a candidate may hold up to there without having been told by it."""
+    def __init__(self, epoch: str, *, synchronous: bool, limit_s: float, say: Callable[[str, str], None]) -> None:
+        """`limit_s`: how long a registration waits for a candidate."""
         self.epoch = epoch
-        self._earlier = earlier
         self.wanted = 0
         """The highest position that somebody waits for."""
         self.urged: Callable[[], None] = lambda: None
@@ -67,10 +66,10 @@ class Candidates:
 
     def heard(self, name: str, ask: AskChanges) -> Candidate:
         """A candidate has asked: it holds what it says."""
-        one = self._known.setdefault(name, Candidate(name, given=self._earlier))
+        one = self._known.setdefault(name, Candidate(name))
         one.is_connected, one.heard_at, one.seen_at = True, time.monotonic(), time.time()
         one.epoch, one.state, one.checked_at, one.is_equal = ask.epoch, ask.state, ask.checked_at, ask.is_equal
-        one.priority = ask.priority
+        one.priority, one.objection = ask.priority, "".join(filter(str.isprintable, ask.objection[:MOST_OBJECTION]))
         one.held = ask.held if ask.epoch == self.epoch and ask.held >= 0 else 0
         before, one.claimed = one.claimed, 0
         if one.held > one.given:
@@ -211,6 +210,7 @@ class Candidates:
                 reason = "it is not connected"
             elif one.is_equal is False:
                 reason = "its digest differed"
+            reason = reason or one.objection
             rows.append(
                 {
                     "name": one.name,

@@ -87,9 +87,17 @@ class ConfirmingChoice:
         if self._set is None:
             return "refused", self._why
         if self._set == NOBODY:
-            why = self._candidates.mode()[1] or "no candidate with a priority has all that was answered"
+            why = (
+                self._candidates.mode()[1]
+                or self._objection()
+                or "no candidate with a priority has all that was answered"
+            )
             return "asynchronous", why if self._synchronous else "clusterd.ha.synchronous is off"
         return "synchronous", ""
+
+    def _objection(self) -> str:
+        found = (f"{one.name} may not lead: {one.objection}" for one in self._candidates.counting() if one.objection)
+        return next(found, "")
 
     def _present(self) -> Candidate | None:
         """The candidate that etcd has, if it can confirm now."""

@@ -122,7 +122,8 @@ class _StoreProcess:
         settings = self._settings
         # In a thread: checking a large file takes long, and the supervisor expects signs of life.
         name, version = settings.cluster.node_name, settings.clusterd.version
-        log = settings.is_master and settings.has_replica
+        # A former master may lead again, or is a worker soon and goes on from what it has.
+        log = None if settings.is_deposed and settings.has_replica else settings.is_master and settings.has_replica
         work = asyncio.to_thread(schema.prepare, settings.root, name, version, thorough=self._was_damaged, log=log)
         opening = asyncio.ensure_future(work)
         while not opening.done():

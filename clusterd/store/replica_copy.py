@@ -2,10 +2,13 @@
 in a file of its own, beside the agent database that this node works with.
 
 The file is always a whole replica at the position that it says. A full copy is made in `copy.db`, which takes the
-replica's place when it is whole; both go on where they stopped, whoever was killed when.
+replica's place when it is whole; both go on where they stopped, if this process was killed. Where the master's log is
+another one that has something in common with the replica's (change_log.py), what differs is collected in memory and
+written in one transaction.
 """
 
 import asyncio
+import itertools
 import os
 import sqlite3
 import time
@@ -14,125 +17,65 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
+import msgspec
+
 from clusterd.errors import StartFailure
-from clusterd.messages.replica import AskChanges, Changes
+from clusterd.messages.replica import MOST_AGAIN, AskChanges, Changes
 from clusterd.rundir import COPY_FILE, REPLICA_DIR, REPLICA_FILE
 from clusterd.store import schema
-from clusterd.store.change_log import AGENT, EPOCH, GREATEST, REPLICA_MARKS, mark, set_mark
-from clusterd.store.replica_source import SLICES, unpack_units
-from clusterd.store.units import Unit, UnitDigest, digest_of, write_units
+from clusterd.store.change_log import GREATEST, REPLICA_MARKS, Joined, mark
+from clusterd.store.replica_db import CHECKED, HEARD, ReplicaDb, on_disk, remove_file
+from clusterd.store.replica_source import KEPT_PAST, SLICES, unpack_units
+from clusterd.store.units import UnitDigest, digest_of
 
 T = TypeVar("T")
-POSITION, WHOLE, HEARD, CHECKED, EQUAL = "position", "whole", "heard", "checked", "equal"
-"""Names of marks, beside those of the change log. Wall-clock seconds: at which the copy was whole, the master was
-heard, digests were compared. `equal`: 1 if they were."""
 DIGEST_S = 60.0
 DOUBT_S = 600.0
 """A replica that differs is copied anew at once, and again only after this time."""
 COPYING, FOLLOWING = "copying", "following"
-_MARKS = f"create table if not exists {REPLICA_MARKS} (name text primary key, value) without rowid"
+MOST_JOIN_BYTES = 8 * 1024 * 1024
+"""Of compressed units that wait in memory: who lacks more copies everything, beside the replica."""
+DIFFERED = "its digest differed"
+OBJECTION_S = 10.0
+"""What this node's election said last counts for so long."""
 
 
-class _ReplicaDb:
-    """One database file with its position."""
+class _Join(msgspec.Struct):
+    """A replica becomes one of another log: what that offered, what both have in common, `answers` up to `upto`, which
+    wait in memory; and the units that this replica alone was told of and that have to come again."""
 
-    def __init__(self, root: str, name: str) -> None:
-        """Creates it if it is missing. Raises sqlite3.Error, OSError, StartFailure."""
-        self.path = Path(root) / name
-        is_new = not self.path.exists()
-        self._written: set[int] | None = set() if is_new else None
-        """Agents of which this file has something; None: not known, since it was begun by another process."""
-        db = schema.connect(root, name=name)
-        try:
-            self.path.chmod(0o600)
-            db.execute("pragma journal_mode = wal").fetchone()
-            # A membership may come before its group.
-            db.execute("pragma foreign_keys = off")
-            if name == REPLICA_FILE:
-                # What is answered as held is on the disk.
-                db.execute("pragma synchronous = full")
-            schema.make(db, str(self.path), is_copy=True)
-            if is_new and name == COPY_FILE:
-                schema.drop_indexes(db)
-            db.execute(_MARKS)
-            db.text_factory = bytes
-            self.epoch = str(mark(db, EPOCH, REPLICA_MARKS) or "")
-            self.position = int(mark(db, POSITION, REPLICA_MARKS) or 0)
-            self.whole_at = float(mark(db, WHOLE, REPLICA_MARKS) or 0)
-        except BaseException:
-            db.close()
-            raise
-        self.db = db
-
-    def write(self, changes: Changes) -> list[Unit]:
-        """Applies them; which units there were. Raises sqlite3.Error, ValueError: nothing is changed."""
-        units = unpack_units(changes.units)
-        db, written = self.db, self._written
-        unknown = set[int]()
-        if written is not None:
-            unknown = {unit.id for unit in units if unit.kind == AGENT and unit.id not in written}
-        if db.in_transaction:
-            db.execute("rollback")
-        db.execute("begin immediate")
-        with db:
-            write_units(db, units, unknown)
-            for kind, name in (("boot", changes.boot), ("wall", changes.wall)):
-                db.execute("delete from clusterd_seen where kind = ?", (kind,))
-                db.execute("insert into clusterd_seen (kind, name) values (?, ?)", (kind, name))
-            set_mark(db, EPOCH, changes.epoch, REPLICA_MARKS)
-            set_mark(db, POSITION, changes.upto, REPLICA_MARKS)
-            set_mark(db, HEARD, int(time.time()), REPLICA_MARKS)
-            set_mark(db, GREATEST, max(changes.greatest, int(mark(db, GREATEST, REPLICA_MARKS) or 0)), REPLICA_MARKS)
-            if changes.behind == 0 and not self.whole_at:
-                set_mark(db, WHOLE, int(time.time()), REPLICA_MARKS)
-        if written is not None:
-            written |= unknown
-        self.epoch, self.position = changes.epoch, changes.upto
-        self.whole_at = float(mark(db, WHOLE, REPLICA_MARKS) or 0)
-        return units
-
-    def make_whole(self) -> None:
-        """Ends a full copy. Raises sqlite3.Error."""
-        self.db.execute("begin immediate")
-        with self.db:
-            schema.make_indexes(self.db)
-
-    def note_compared(self, is_equal: bool) -> None:
-        """Raises sqlite3.Error."""
-        self.db.execute("begin immediate")
-        with self.db:
-            set_mark(self.db, CHECKED, int(time.time()), REPLICA_MARKS)
-            set_mark(self.db, EQUAL, int(is_equal), REPLICA_MARKS)
-
-    def moment(self, name: str) -> float | None:
-        value = mark(self.db, name, REPLICA_MARKS)
-        return None if value is None else float(value)
+    offer: Changes
+    found: Joined
+    upto: int
+    again: dict[tuple[int, int], None]
+    answers: list[Changes] = []
+    size: int = 0
 
     @property
-    def is_equal(self) -> bool | None:
-        """What the last comparison said; None before the first."""
-        value = mark(self.db, EQUAL, REPLICA_MARKS)
-        return None if value is None else value == 1
-
-    def close(self) -> None:
-        """What was written is in the file itself afterwards, and no journal stays beside it."""
-        self.db.close()
+    def next_again(self) -> tuple[tuple[int, int], ...]:
+        return tuple(itertools.islice(self.again, MOST_AGAIN))
 
 
 class ReplicaCopy:
     """Owns the files and the thread that uses them. Methods raise sqlite3.Error, OSError, ValueError, StartFailure."""
 
     def __init__(
-        self, root: str, *, say: Callable[[str, str], None], digest_s: float = DIGEST_S, priority: int = 0
+        self,
+        root: str,
+        *,
+        say: Callable[[str, str], None],
+        digest_s: float = DIGEST_S,
+        priority: int = 0,
     ) -> None:
         """`priority`: in an election; 0: this node takes no part in one."""
         self._root = root
         self._priority = priority
+        self._objection, self._objected_at = "its election has not said yet that it may lead", float("-inf")
         self._say = say
         self._digest_s = digest_s
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="store-replica")
-        self._replica: _ReplicaDb | None = None
-        self._copy: _ReplicaDb | None = None
+        self._replica: ReplicaDb | None = None
+        self._copy: ReplicaDb | None = None
         self._is_open = False
         self._digest: UnitDigest | None = None
         self._slice = 0
@@ -140,6 +83,9 @@ class ReplicaCopy:
         self._compare_at = 0.0
         self._doubted_at = -DOUBT_S
         self._behind = 0
+        self._join: _Join | None = None
+        self._joins = True
+        """Whether an offer is wanted; not after one that could not be used, until the copy has begun."""
 
     def close(self) -> None:
         self._is_closing = True
@@ -150,7 +96,7 @@ class ReplicaCopy:
         for file in (self._replica, self._copy):
             if file is not None:
                 file.close()
-        self._replica = self._copy = None
+        self._replica = self._copy = self._join = None
         self._is_open = False
 
     async def first(self) -> AskChanges:
@@ -160,6 +106,10 @@ class ReplicaCopy:
     async def apply(self, changes: Changes) -> AskChanges:
         """Writes them; what to ask next."""
         return await self._run(self._apply, changes)
+
+    def object(self, why: str) -> None:
+        """This node's election says whether it may lead; empty: it may. It has to say so again and again."""
+        self._objection, self._objected_at = why, time.monotonic()
 
     async def shown(self) -> dict[str, Any]:
         return await self._run(self._shown)
@@ -177,22 +127,22 @@ class ReplicaCopy:
         self._copy = self._opened(COPY_FILE)
         self._is_open = True
 
-    def _opened(self, name: str) -> _ReplicaDb | None:
+    def _opened(self, name: str) -> ReplicaDb | None:
         path = Path(self._root) / name
         if not path.exists():
             return None
         try:
-            return _ReplicaDb(self._root, name)
+            return ReplicaDb(self._root, name)
         except (sqlite3.DatabaseError, StartFailure) as failure:
             if isinstance(failure, sqlite3.Error) and not schema.is_damage(failure):
                 raise
             # Damaged, or of another version: it is worth nothing, the master has everything.
             self._say("WARNING", f"{path} is made anew: {failure}")
-            _remove(path)
+            remove_file(path)
             return None
 
     @property
-    def _target(self) -> _ReplicaDb | None:
+    def _target(self) -> ReplicaDb | None:
         return self._copy or self._replica
 
     def _first(self) -> AskChanges:
@@ -200,22 +150,43 @@ class ReplicaCopy:
         return self._ask()
 
     def _ask(self) -> AskChanges:
-        target, replica = self._target, self._replica
-        held = replica.position if replica is not None and target is not None and replica.epoch == target.epoch else 0
-        due = self._copy is None and replica is not None and time.monotonic() >= self._compare_at
-        return AskChanges(
+        target, replica, join = self._target, self._replica, self._join
+        is_whole = self._copy is None and replica is not None
+        held = 0
+        if replica is not None and target is not None and replica.epoch == target.epoch and join is None:
+            held = replica.settled or 0
+        objection = self._objection_now()
+        ask = AskChanges(
             "" if target is None else target.epoch,
             0 if target is None else target.position,
             held,
-            due,
-            FOLLOWING if self._copy is None and replica is not None else COPYING,
+            is_whole and join is None and time.monotonic() >= self._compare_at,
+            FOLLOWING if is_whole and join is None else COPYING,
             None if replica is None else replica.moment(CHECKED),
             None if replica is None else replica.is_equal,
-            self._priority,
+            0 if objection else self._priority,
+            objection,
+            joins=is_whole and self._joins and replica is not None and replica.settled is not None,
         )
+        if join is not None:
+            ask = msgspec.structs.replace(ask, epoch=join.offer.epoch, since=join.upto, again=join.next_again)
+        return ask
+
+    def _objection_now(self) -> str:
+        if not self._priority:
+            return ""
+        if self._replica is not None and self._replica.is_equal is False:
+            return DIFFERED
+        is_old = time.monotonic() > self._objected_at + OBJECTION_S
+        return self._objection or ("its election says nothing" if is_old else "")
 
     def _apply(self, changes: Changes) -> AskChanges:
         self._open()
+        if changes.is_offer:
+            self._consider(changes)
+            return self._ask()
+        if self._join is not None and self._joined(self._join, changes):
+            return self._ask()
         target = self._target
         if target is None or (changes.epoch, changes.since) != (target.epoch, target.position):
             if changes.since:
@@ -226,9 +197,7 @@ class ReplicaCopy:
         try:
             written = target.write(changes)
         except sqlite3.DatabaseError as failure:
-            if schema.is_damage(failure):
-                self._close_files()
-                _remove(target.path)
+            self._give_up_if_damaged(target, failure)
             raise
         self._behind = changes.behind
         if target is self._copy:
@@ -241,27 +210,73 @@ class ReplicaCopy:
             self._compare(changes.digest)
         return self._ask()
 
-    def _begin_copy(self) -> _ReplicaDb:
+    def _give_up_if_damaged(self, target: ReplicaDb, failure: sqlite3.DatabaseError) -> None:
+        if schema.is_damage(failure):
+            self._close_files()
+            remove_file(target.path)
+
+    # ---- another log -------------------------------------------------------------------------------------------------
+
+    def _consider(self, offer: Changes) -> None:
+        """The master's log is another one: what has the replica in common with it?"""
+        replica, self._join = self._replica, None
+        found = None if replica is None or self._copy is not None else replica.joined(offer)
+        if replica is None or found is None:
+            self._joins = False
+            return
+        again = replica.told_since(found.position)
+        self._join = _Join(offer, found, found.position, dict.fromkeys(again))
+
+    def _joined(self, join: _Join, changes: Changes) -> bool:
+        """Takes an answer to `_ask` while joining; whether it was one. With the last one the replica is another's."""
+        if (changes.epoch, changes.since) != (join.offer.epoch, join.upto):
+            self._join = None
+            return False
+        for unit in unpack_units(changes.units) if join.again else ():
+            join.again.pop((unit.kind, unit.id), None)
+        join.answers.append(changes)
+        join.size += len(changes.units)
+        join.upto = changes.upto
+        if join.size > MOST_JOIN_BYTES:
+            self._joins, self._join = False, None
+        elif changes.behind == 0 and not join.again:
+            self._end_join(join)
+        return True
+
+    def _end_join(self, join: _Join) -> None:
+        replica, self._join = self._replica, None
+        assert replica is not None
+        try:
+            replica.join(join.found, join.offer, join.answers)
+        except sqlite3.DatabaseError as failure:
+            self._give_up_if_damaged(replica, failure)
+            raise
+        self._digest, self._compare_at, self._behind = None, 0.0, 0
+        text = f"The replica goes on with the log of the master of now, from position {join.found.position} on."
+        self._say("INFO", text)
+
+    def _begin_copy(self) -> ReplicaDb:
         if self._copy is not None:
             self._copy.close()
             self._copy = None
-        _remove(Path(self._root) / COPY_FILE)
-        self._copy = _ReplicaDb(self._root, COPY_FILE)
+        remove_file(Path(self._root) / COPY_FILE)
+        self._copy = ReplicaDb(self._root, COPY_FILE)
+        self._joins, self._join = True, None
         self._say("INFO", "A full copy of the master's agent database begins.")
         return self._copy
 
-    def _end_copy(self, copy: _ReplicaDb) -> None:
+    def _end_copy(self, copy: ReplicaDb) -> None:
         """The copy takes the replica's place."""
         copy.make_whole()
         self._close_files()
         for left in (f"{copy.path}-wal", f"{self._root}/{REPLICA_FILE}-wal"):
             if os.path.exists(left):
                 # Its changes are not in the file: begin anew.
-                _remove(copy.path)
+                remove_file(copy.path)
                 raise OSError(f"{left} stays behind: another program uses the file")
-        _on_disk(copy.path)
+        on_disk(copy.path)
         os.replace(copy.path, Path(self._root) / REPLICA_FILE)
-        _on_disk(copy.path.parent)
+        on_disk(copy.path.parent)
         self._digest, self._compare_at = None, 0.0
         self._open()
         assert self._replica is not None
@@ -300,12 +315,13 @@ class ReplicaCopy:
         elif self._copy is not None:
             reason = "the replica is copied anew"
         elif replica.is_equal is False:
-            reason = "its digest differed"
+            reason = DIFFERED
         return {
             "role": "candidate",
             "state": COPYING if replica is None or self._copy is not None else FOLLOWING,
             "epoch": None if target is None else target.epoch,
-            "position": None if replica is None else replica.position,
+            "past": [] if target is None else [life[:2] for life in target.past[-KEPT_PAST:]],
+            "position": None if replica is None else replica.settled or 0,
             "copied": None if self._copy is None else self._copy.position,
             "lag": None if target is None else self._behind,
             "greatest_id": None if replica is None else mark(replica.db, GREATEST, REPLICA_MARKS),
@@ -315,16 +331,3 @@ class ReplicaCopy:
             "digest_equal": None if replica is None else replica.is_equal,
             "may_not_lead": reason or None,
         }
-
-
-def _remove(path: Path) -> None:
-    for part in ("-wal", "-shm", ""):
-        Path(f"{path}{part}").unlink(missing_ok=True)
-
-
-def _on_disk(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

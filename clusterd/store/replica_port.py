@@ -52,6 +52,8 @@ class ReplicaPort:
         side = self._side
         match request:
             case Show():
+                if request.objection is not None and isinstance(side, ReplicaCopy):
+                    side.object(request.objection)
                 return json.dumps(await side.shown()).encode()
             case Tell() if isinstance(side, ReplicaSource):
                 return msgspec.msgpack.encode(await side.tell(request.node, _decoded(request.ask, AskChanges)))

@@ -3,17 +3,17 @@
 import asyncio
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import lz4.block
 import msgspec
 
-from clusterd.messages.replica import WAIT_S, AskChanges, Changes
+from clusterd.messages.replica import MOST_AGAIN, WAIT_S, AskChanges, Changes
 from clusterd.store import change_log, schema
-from clusterd.store.candidates import Candidates
-from clusterd.store.change_log import LIFE
+from clusterd.store.candidates import FOLLOWING, Candidates
+from clusterd.store.change_log import KINDS
 from clusterd.store.confirming import ConfirmingChoice
 from clusterd.store.units import ENCODER, PIECE, Unit, UnitDigest, digest_of, read_units
 
@@ -27,6 +27,10 @@ MOST_RAW_BYTES = 1024 * 1024
 MOST_UNIT_BYTES = 512 * 1024
 SLICES = 60
 """Each digest reads this part of all units again, even if the log says that they have not changed."""
+OBJECTING_S = 1.0
+"""A candidate that may not lead is answered this soon: its next question says so when it may."""
+KEPT_PAST = 8
+"""So many lives of the log are told to the election."""
 MOST_TOLD = 50_000
 """So many units that were read for answers need not be read again for the digest."""
 
@@ -56,11 +60,11 @@ class ReplicaSource:
         self._told: dict[tuple[int, int], tuple[int, int]] = {}
         self._slice = 0
         self._is_closing = False
-        earlier = change_log.earlier(self._db)
-        self.candidates = Candidates(self._epoch, synchronous=synchronous, limit_s=limit_s, say=say, earlier=earlier)
+        self._past = tuple(change_log.lives(self._db))
+        self.candidates = Candidates(self._epoch, synchronous=synchronous, limit_s=limit_s, say=say)
         self.candidates.urged = self._wake
-        self.answered = change_log.last_change(self._db)
-        """The last change before the store was started: all up to there may have been answered."""
+        self.answered = change_log.earlier(self._db)
+        """All up to there may have been answered, by an earlier life of this store or by another node's."""
         self.confirming: ConfirmingChoice | None = None
         """Only in an election."""
 
@@ -99,10 +103,14 @@ class ReplicaSource:
     # ---- on the loop -------------------------------------------------------------------------------------------------
 
     async def tell(self, node: str, ask: AskChanges) -> Changes:
-        """What has changed; waits up to WAIT_S for something. Raises sqlite3.Error, UnitTooLarge."""
+        """What has changed; waits up to WAIT_S for something. Raises sqlite3.Error, UnitTooLarge, ValueError."""
+        if len(ask.again) > MOST_AGAIN or any(kind not in KINDS or one <= 0 for kind, one in ask.again):
+            raise ValueError("a candidate asks for units that there cannot be")
         candidate = self.candidates.heard(node, ask)
-        until = time.monotonic() + WAIT_S
-        ready_at = 0.0 if candidate.has_more or ask.digest else candidate.answered_at + self._pace_s
+        until = time.monotonic() + (OBJECTING_S if ask.objection else WAIT_S)
+        # Who has not everything, or wants to know whether it has, waits for no change.
+        at_once = ask.digest or bool(ask.again) or ask.state != FOLLOWING
+        ready_at = 0.0 if candidate.has_more or at_once else candidate.answered_at + self._pace_s
         while time.monotonic() < ready_at and self.candidates.wanted <= ask.held:
             await self._news(ready_at)
         prepared = self._taken_ahead(node, ask)
@@ -111,13 +119,13 @@ class ReplicaSource:
             found = await (prepared or self._run(self._read, ask))
             prepared = None
             is_news = found.upto > ask.since or (found.epoch, found.since) != (ask.epoch, ask.since)
-            if is_news or ask.digest or time.monotonic() >= until:
+            if is_news or at_once or time.monotonic() >= until:
                 break
             if commits == self._commits:
                 await self._news(until)
         self.candidates.told(candidate, found.upto)
         candidate.answered_at, candidate.has_more = time.monotonic(), found.behind > 0
-        if found.behind:
+        if found.behind and not found.is_offer and not ask.again:
             self._read_ahead(node, msgspec.structs.replace(ask, epoch=found.epoch, since=found.upto, digest=False))
         return found
 
@@ -132,7 +140,7 @@ class ReplicaSource:
             return None
         expected, future = self._ahead.pop(node)
         is_it = (expected.epoch, expected.since, expected.digest) == (ask.epoch, ask.since, ask.digest)
-        return future if is_it else None
+        return future if is_it and not ask.again else None
 
     async def have(self, position: int) -> bool:
         """Waits until what was written up to there may be answered; False: it may not."""
@@ -140,7 +148,7 @@ class ReplicaSource:
 
     async def head(self) -> int:
         """The position of the last change."""
-        return await self._run(change_log.last_change, self._db)
+        return await self._run(change_log.head, self._db)
 
     async def shown(self) -> dict[str, Any]:
         """For `clusterd ha status`."""
@@ -152,6 +160,7 @@ class ReplicaSource:
         return {
             "role": "master",
             "epoch": self._epoch,
+            "past": [life[:2] for life in self._past[-KEPT_PAST:]],
             "position": head,
             "greatest_id": await self._run(change_log.mark, self._db, change_log.GREATEST),
             "registrations": mode,
@@ -167,10 +176,14 @@ class ReplicaSource:
     def _read(self, ask: AskChanges) -> Changes:
         """One answer, from one moment of the database."""
         db = self._db
+        is_other = ask.epoch != self._epoch
         db.execute("begin")
         try:
+            past, floor = (self._past, change_log.floor(db)) if is_other else ((), 0)
+            if is_other and ask.joins:
+                return Changes(self._epoch, 0, 0, 1, 0, "", "", b"", past=past, floor=floor, is_offer=True)
             since = ask.since if change_log.is_known(db, ask.epoch, ask.since) else 0
-            units, upto = self._units(db, since)
+            units, upto = self._units(db, since, ask.again)
             head = change_log.head(db)
             digest = self._digested(db, head) if ask.digest and upto == head else ""
             noted = {
@@ -187,17 +200,19 @@ class ReplicaSource:
                 noted.get("wall", ""),
                 units,
                 digest,
+                past,
+                floor,
             )
         finally:
             db.execute("rollback")
 
-    def _units(self, db: sqlite3.Connection, since: int) -> tuple[bytes, int]:
-        """The units of an answer, compressed, and the position that it reaches."""
-        listed = change_log.changed_since(db, since, PIECE)
+    def _units(self, db: sqlite3.Connection, since: int, again: Sequence[tuple[int, int]]) -> tuple[bytes, int]:
+        """The units of an answer, compressed, and the position that it reaches: first those that are told again."""
+        listed = [(since, kind, one) for kind, one in again] + change_log.changed_since(db, since, PIECE - len(again))
         if not listed:
             return b"", since
-        units = read_units(db, [(kind, one) for _, kind, one in listed if kind != LIFE])
-        positions = [position for position, kind, _ in listed if kind != LIFE]
+        units = read_units(db, [(kind, one) for _, kind, one in listed])
+        positions = [position for position, _, _ in listed]
         encoded = [msgspec.Raw(ENCODER.encode(unit)) for unit in units]
         if self._digest is not None and len(self._told) < MOST_TOLD:
             for unit, position, data in zip(units, positions, encoded, strict=True):
@@ -235,7 +250,7 @@ class ReplicaSource:
                 at, told = self._told.get((kind, one), (0, 0))
                 if at == position:
                     self._digest.put((kind, one), told)
-                elif kind != LIFE:
+                else:
                     unread.append((kind, one))
             self._digest.read_again(db, unread)
         self._told = {}

@@ -136,7 +136,7 @@ create index if not exists clusterd_to_hand_out on agent (group_sync_status) whe
 """clusterd_event: when something was last heard of an agent, in microseconds of this machine's boot clock (negative:
 before the last boot); `node`: the reporting worker, empty for this node. clusterd_seen: keys and group directories that
 this node has seen; kind `boot` holds the boot that the times belong to, kind `wall` the wall clock minus the boot clock
-in microseconds."""
+in microseconds, kind `moved` see change_log.py."""
 
 
 CACHED_STATEMENTS = 64
@@ -178,10 +178,10 @@ def locked(root: str) -> AbstractContextManager[None]:
     return locked_directory(directory)
 
 
-def prepare(root: str, node_name: str, version: str, *, thorough: bool = False, log: bool = False) -> None:
+def prepare(root: str, node_name: str, version: str, *, thorough: bool = False, log: bool | None = False) -> None:
     """Creates the database, or checks that the existing one has our version and is undamaged (`thorough`: indexes too,
     which takes longer), and updates this node's own row. `log`: with a change log, for replicas; without, the one that
-    there was is dropped. Raises StartFailure that says what to do."""
+    there was is dropped; None: as it is. Raises StartFailure that says what to do."""
     path = Path(root) / DATABASE
     try:
         with locked(root):
@@ -192,7 +192,8 @@ def prepare(root: str, node_name: str, version: str, *, thorough: bool = False, 
                 (found,) = connection.execute(f"pragma {'integrity' if thorough else 'quick'}_check(1)").fetchone()
                 if found == "ok":
                     write_manager(connection, node_name, version)
-                    _switch_log(connection, log)
+                    if log is not None:
+                        _switch_log(connection, log)
             finally:
                 connection.close()
             if found != "ok":
@@ -203,7 +204,7 @@ def prepare(root: str, node_name: str, version: str, *, thorough: bool = False, 
 
 
 def _switch_log(connection: sqlite3.Connection, log: bool) -> None:
-    if not log and not change_log.is_on(connection):
+    if not log and not change_log.has_traces(connection):
         return
     connection.execute("begin immediate")
     with connection:
@@ -305,10 +306,25 @@ def _carry_over_moments(connection: sqlite3.Connection) -> None:
         if earlier is None:
             connection.execute("delete from clusterd_event")
         else:
-            connection.execute("update clusterd_event set at = min(at + ?, -1)", (earlier - now_us,))
+            move_moments(connection, earlier - now_us)
+        _note_moved(connection, None if earlier is None else earlier - now_us)
         connection.execute("delete from clusterd_seen where kind = 'boot'")
         connection.execute("insert into clusterd_seen (kind, name) values ('boot', ?)", (boot,))
     note_wall_offset(connection, now_us)
+
+
+def move_moments(connection: sqlite3.Connection, by_us: int) -> None:
+    """All moments lie before the boot of the machine whose clock counts from here on."""
+    connection.execute("update clusterd_event set at = min(at + ?, -1)", (by_us,))
+
+
+def _note_moved(connection: sqlite3.Connection, by_us: int | None) -> None:
+    """For the next life of the change log: replicas move theirs as far. Twice without one in between: it is not
+    known."""
+    is_first = connection.execute("select 1 from clusterd_seen where kind = ?", (change_log.MOVED,)).fetchone() is None
+    connection.execute("delete from clusterd_seen where kind = ?", (change_log.MOVED,))
+    value = str(by_us) if is_first and by_us is not None else change_log.UNKNOWN
+    connection.execute("insert into clusterd_seen (kind, name) values (?, ?)", (change_log.MOVED, value))
 
 
 def _run(connection: sqlite3.Connection, script: str) -> None:

@@ -19,8 +19,9 @@ from clusterd.logs import Log
 from clusterd.net.dial import parse_address
 from clusterd.net.term_question import ask_term
 from clusterd.role import NodeRole, Role, RoleChange, RoleDamaged, forget_role, read_role, update_role
-from clusterd.rundir import run_dir
+from clusterd.rundir import REPLICA_FILE, run_dir
 from clusterd.settings import Settings
+from clusterd.store.replica_db import own_as_replica, remove_file
 from clusterd.supervisor import promotion
 from clusterd.wire.terms import TermNote
 
@@ -79,7 +80,20 @@ def steps(settings: Settings, given: NodeRole, change: RoleChange) -> list[Step]
     if change.kind == "promote":
         return promotion.steps(settings, given.term, without_agents=change.without_agents)
     was_worker = (change.before or {}).get("role") == "worker"
-    return [("kept", lambda: left_behind.keep(settings.root, settings.rules, given.term, was_worker=was_worker))]
+    kept = ("kept", lambda: left_behind.keep(settings.root, settings.rules, given.term, was_worker=was_worker))
+    if was_worker or not settings.has_replica:
+        return [kept]
+    return [kept, ("replica", lambda: _keep_replica(settings.root))]
+
+
+def _keep_replica(root: str) -> str:
+    """It saves a full copy, and no more than that."""
+    try:
+        return own_as_replica(root)
+    except (OSError, sqlite3.Error) as failure:
+        with contextlib.suppress(OSError):
+            remove_file(Path(root) / f"{REPLICA_FILE}.own")
+        return f"all agents are copied: {failure}"
 
 
 def _ask_others(settings: Settings, given: NodeRole) -> None:

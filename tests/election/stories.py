@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from clusterd.election.facts import Facts
 from clusterd.election.keys import LastKey
 from clusterd.election.orders import Orders
 from clusterd.messages.election import HaAnswer, HaCommand
@@ -50,7 +51,8 @@ async def three(store: EtcdStore, **more: Any) -> tuple[Voter, Voter, Voter]:
         await node.step(3)
     assert one.leads
     set_followers(one, two, other)
-    await one.step()
+    for node in (two, other, one):
+        await node.step()
     assert (await one.elector.leading.set_confirming(one.elector.tenure.term, "two", 10)).ok
     return one, two, other
 
@@ -59,9 +61,14 @@ def set_followers(leader: Voter, *others: Voter) -> None:
     """They have everything that the leader has."""
     facts = leader.node.true
     for one in others:
-        one.node.set(state="following", epoch=facts.epoch, position=facts.position, lag=0, may_not_lead="")
+        one.node.set(**whole_of(facts), lag=0, may_not_lead="")
     names = {one.name: facts.position for one in others}
     leader.node.set(followers=names, known=tuple(names))
+
+
+def whole_of(leader: Facts) -> dict[str, Any]:
+    """Facts of a candidate that has everything that this master has."""
+    return {"state": "following", "epoch": leader.epoch, "past": leader.past, "position": leader.position}
 
 
 def last(store: EtcdStore) -> LastKey:

@@ -6,16 +6,18 @@ import random
 
 import pytest
 
-from tests.election.stories import order
+from tests.election.stories import order, whole_of
 from tests.fakes.etcd import EtcdStore, HandClock, Voter, candidate, master
 
 NAMES = ("one", "two", "other")
+COPY_S = 40.0
 
 
 class World:
-    """Nodes that are frozen, cut off, killed and told things. Each has a set of what was written on it; its position is
-    how much that is. The leader answers a write only as the store does: when the confirming candidate has it, or when
-    etcd has said that nobody confirms."""
+    """Nodes that are frozen, cut off, killed and told things. Each has a list of what was written on it; its position
+    is how long that is. The leader answers a write only as the store does: when the confirming candidate has it, or
+    when etcd has said that nobody confirms. A candidate goes on with another leader's log at once where that is one
+    with its own up to a position (clusterd/store/replica_copy.py), and makes a full copy otherwise."""
 
     def __init__(self, seed: int, *, failsafe: bool) -> None:
         self.random = random.Random(seed)
@@ -29,6 +31,7 @@ class World:
         self.frozen: dict[str, float] = {}
         self.cut: set[str] = set()
         self.content: dict[str, list[int]] = {name: [] for name in NAMES}
+        self.copied_at: dict[str, float] = {}
         self.confirming: dict[str, tuple[int, str | None]] = {}
         self.answered: list[int] = []
         self.writes = 0
@@ -75,10 +78,22 @@ class World:
                 is_its = theirs.term == facts.led and not theirs.is_master and not theirs.is_changing
                 if one is leader or not is_its or not self.linked(leader, one) or self.random.random() < 0.2:
                     continue
+                if not self.has_replica_of(one, leader):
+                    continue
                 self.content[one.name] = list(self.content[leader.name])
-                one.node.set(state="following", epoch=facts.epoch, position=facts.position)
+                one.node.set(**whole_of(facts))
                 followers[one.name] = facts.position
             leader.node.set(followers=followers, known=tuple(followers))
+
+    def has_replica_of(self, one: Voter, leader: Voter) -> bool:
+        """Whether it can have one by now."""
+        theirs, facts = one.node.true, leader.node.true
+        own = {theirs.epoch, *dict(theirs.past)} if theirs.state == "following" else set()
+        if own & {facts.epoch, *dict(facts.past)}:
+            self.copied_at.pop(one.name, None)
+            return True
+        one.node.set(state="copying")
+        return self.clock.now >= self.copied_at.setdefault(one.name, self.clock.now + COPY_S)
 
     async def write(self) -> None:
         """A client registers through whoever leads."""
@@ -103,6 +118,7 @@ class World:
             name = "" if wanted is None else wanted.name
             set_term, set_name = self.confirming.get(leader.name, (0, None))
             if (set_term, set_name) != (term, name):
+                self.confirming.pop(leader.name, None)  # what etcd has is not known if the answer does not come
                 if not (await leader.elector.leading.set_confirming(term, name, len(self.content[leader.name]))).ok:
                     continue
                 self.confirming[leader.name] = term, name
@@ -155,6 +171,19 @@ class World:
             node.node.prompt, node.node.fails = True, ""
             node.node.end_change()
 
+    def kill(self, node: Voter) -> None:
+        """For good."""
+        self.frozen[node.name] = float("inf")
+
+    async def until_led(self, turns: int = 200) -> Voter:
+        """Goes on undisturbed until somebody leads and serves."""
+        for _ in range(turns):
+            await self.turn(disturbed=False)
+            for leader in self.leaders():
+                if self.is_awake(leader):
+                    return leader
+        raise AssertionError([node.elector.session.waits_for or node.elector.session.problem for node in self.nodes])
+
     async def turn(self, *, disturbed: bool) -> None:
         self.clock.now += self.random.choice((0.1, 0.3, 1.0))
         self.check()
@@ -182,5 +211,34 @@ def test_never_two_lead_and_nothing_answered_is_lost(seed: int, failsafe: bool) 
             await world.turn(disturbed=False)
         assert world.leaders(), [node.elector.session.waits_for or node.elector.session.problem for node in world.nodes]
         assert world.answered
+
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize("failsafe", [False, True])
+@pytest.mark.parametrize("seed", range(6))
+def test_a_second_loss_right_behind_a_takeover_is_survived(seed: int, failsafe: bool) -> None:
+    """Whatever was before: a leader is killed for good, another one takes over, a candidate has just been told what
+    that one has, and it is killed, too. The last one leads, with everything that was answered."""
+
+    async def story() -> None:
+        world = World(seed, failsafe=failsafe)
+        for _ in range(100):
+            await world.turn(disturbed=True)
+        world.heal()
+        await order(world.nodes[0], "resume")
+        for _ in range(100):
+            await world.turn(disturbed=False)
+        first = await world.until_led()
+        for _ in range(20):
+            await world.turn(disturbed=False)
+        world.kill(first)
+        second = await world.until_led()
+        (third,) = (node for node in world.nodes if node not in (first, second))
+        while world.content[third.name] != world.content[second.name] or third.node.true.state != "following":
+            world.replicate()
+            assert not world.copied_at, "it copies everything, for a long time"
+        world.kill(second)
+        assert await world.until_led() is third
 
     asyncio.run(story())

@@ -15,6 +15,7 @@ import pytest
 from clusterd.election import node as module
 from clusterd.election.facts import Kept
 from clusterd.election.node import FAILED, KEPT, Node
+from clusterd.messages.replica import Show
 from clusterd.role import NodeRole, RoleChange, read_role, update_role
 from clusterd.rundir import run_dir
 from clusterd.settings import ClusterBlock, Clusterd, HaSettings, Settings
@@ -128,6 +129,28 @@ def test_a_store_that_does_not_answer_keeps_a_candidate_from_leading(world: Worl
     facts = world.node.facts()
     assert not facts.is_known
     assert facts.may_not_lead == "its store does not answer"
+
+
+def test_its_store_hears_whether_this_node_may_lead(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that nobody's answers wait for one whose files are incomplete: after the leader nobody could lead then."""
+    heard: list[str | None] = []
+
+    async def answer(request: Show, timeout_s: float) -> bytes:
+        heard.append(request.objection)
+        return b'{"role": "candidate", "state": "following", "epoch": "e", "past": [["d", 7]], "position": 9}'
+
+    monkeypatch.setattr(world.node._store, "ask", answer)
+    for result in ("partly", "equal"):
+        asyncio.run(world.node.refresh())
+        world.node._look_at_files({"result": result, "detail": "2 files are left out"})
+    asyncio.run(world.node.refresh())
+    assert heard[1:] == ["its files are incomplete: 2 files are left out", ""]
+    assert (heard[0] or "").startswith("it is not known whether its files are complete")
+    assert world.node.facts().past == (("d", 7),)
+    (Path(world.root) / "queue/cluster/.clusterd/role.json").write_text("{")
+    world.node.facts()
+    asyncio.run(world.node.refresh())
+    assert heard[-1] == "its role.json is damaged"
 
 
 def test_lease_and_promise_outlive_the_process_in_a_file_that_only_its_owner_may_read(world: World) -> None:

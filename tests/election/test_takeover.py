@@ -9,7 +9,6 @@ import pytest
 from clusterd.election import rules
 from clusterd.election.keys import CandidateKey, Config, EtcdView, LastKey
 from clusterd.election.shown import shown
-from clusterd.store.change_log import GAP
 from tests.election.stories import at_most_one, last, pass_time, three, told
 from tests.fakes.etcd import EtcdStore, HandClock, Voter, candidate, master
 
@@ -68,12 +67,65 @@ async def test_a_better_candidate_that_does_not_take_the_lead_is_waited_for_so_l
     assert hung is other.etcd
 
 
+@pytest.mark.parametrize(("position", "leads"), [(10, True), (15, True), (9, False)])
+def test_who_has_all_that_a_lost_leader_began_with_leads_though_it_never_heard_of_it(
+    position: int, leads: bool
+) -> None:
+    """The second loss comes before its replica goes on with the log of the second leader."""
+
+    async def story() -> None:
+        clock = HandClock()
+        _one, two, other = await three(EtcdStore(clock))
+        other.node.set(position=position)
+        clock.now += 16
+        await pass_time(3, two, other)
+        assert two.leads
+        assert last(two.store).past[-1][1] == 10
+        clock.now += 16
+        await pass_time(20, other)
+        assert other.leads == leads, other.elector.session.waits_for
+
+    asyncio.run(story())
+
+
+@told
+async def test_a_node_that_took_the_lead_and_never_served_may_take_it_again(clock: HandClock, store: EtcdStore) -> None:
+    """It has what the last leader had, in a database of its own now."""
+    _one, two, _ = await three(store)
+    clock.now += 16
+    two.node.prompt = False
+    await two.step(3)
+    assert two.node.true.is_changing
+    assert not two.leads
+    two.node.prompt = True
+    two.reboot()  # the role is changed at the start; etcd has not heard of it
+    assert (two.node.true.state, last(store).leader) == ("master", "one")
+    clock.now += 16
+    await pass_time(20, two)
+    assert two.leads, two.elector.session.waits_for
+
+
+@told
+async def test_the_store_of_the_leader_starts_anew_and_who_confirms_stays(clock: HandClock, store: EtcdStore) -> None:
+    """Whatever was answered it has still; the next answer waits until etcd was told who has it."""
+    one, two, other = await three(store)
+    one.node.set(position=12)
+    one.node.start_store()
+    await pass_time(3, one, two, other)
+    assert one.leads
+    assert (last(store).epoch, last(store).confirming) == (one.node.true.epoch, "two")
+    assert (last(store).floor, last(store).past[-1][1]) == (10, 12)
+    clock.now += 16
+    await pass_time(3, two, other)
+    assert two.leads, two.elector.session.waits_for
+
+
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
         ({"may_not_lead": "its files are incomplete: x"}, "its files are incomplete"),
         ({"state": "copying"}, "its replica is not whole"),
-        ({"epoch": "earlier"}, "not of what one had"),
+        ({"epoch": "earlier", "past": ()}, "not of what one had"),
         ({"is_known": False, "may_not_lead": "its store does not answer"}, "store does not answer"),
     ],
 )
@@ -118,7 +170,7 @@ def view(confirming: str | None = None, position: int = 100, **candidates: Candi
         Config("wazuh", "f", first="one"),
         1,
         None,
-        LastKey(3, "one", "e", position, confirming, floor=40),
+        LastKey(3, "one", "e", position, confirming, floor=40, past=(("before", 30), ("d", 50))),
         2,
         candidates=candidates,
     )
@@ -130,7 +182,8 @@ def view(confirming: str | None = None, position: int = 100, **candidates: Candi
         (key("two"), None, 100, ""),
         (key("two", position=90), None, 100, ""),
         (key("two", position=89), None, 100, "11 changes behind"),
-        (key("two", position=90), None, 100 + GAP, ""),
+        (key("two", position=90), None, 1_000_100, "1000010 changes behind"),
+        (key("two", position=100), None, 1_000_100, "1000000 changes behind"),
         (key("two", position=50), "two", 100, ""),
         (key("two", position=39), "two", 100, "lacks what was answered"),
         (key("two", position=39), None, 45, "lacks what was answered"),
@@ -142,6 +195,25 @@ def view(confirming: str | None = None, position: int = 100, **candidates: Candi
         (key("two", may_not_lead="because"), "two", 100, "because"),
         (key("one", led=3, state="master", epoch="new"), "two", 100, ""),
         (key("one", led=2, state="master"), None, 100, "not whole"),
+        # An earlier life of the same log, or of the one before the last leader.
+        (key("two", epoch="before", position=30), None, 50, "lacks what was answered"),
+        (key("two", epoch="d", position=60), None, 100, "50 changes behind"),
+        (key("two", epoch="d", position=200), None, 60, ""),
+        (key("two", epoch="d", position=200), "other", 60, "other has what was answered"),
+        (key("two", epoch="d", position=44), None, 45, ""),
+        (key("two", epoch="d", position=39), None, 45, "lacks what was answered"),
+        (key("two", epoch="f", past=(("d", 50), ("e", 95)), position=900), None, 100, ""),
+        (key("two", epoch="f", past=(("d", 50), ("e", 89)), position=900), None, 100, "11 changes behind"),
+        (key("two", epoch="f", past=(("d", 50),), position=900), None, 61, "11 changes behind"),
+        (key("two", epoch="f", past=(("c", 50),), position=900), None, 61, "not of what one had"),
+        # It has taken the lead since, and never served.
+        (key("two", led=4, state="master", epoch="f", past=(("e", 95),)), "two", 100, ""),
+        (key("two", led=4, state="master", epoch="f", past=(("e", 39),)), "two", 100, "lacks what was answered"),
+        (key("two", led=4, state="master", epoch="f", past=(("e", 95),)), "other", 100, "other has what was answered"),
+        (key("two", led=2, state="master", epoch="f", past=(("e", 95),)), "two", 100, "not whole"),
+        (key("two", led=2, epoch="f", past=(("e", 95),)), "two", 100, "not of what one had"),
+        (key("one", led=4, state="master", epoch="f", past=(("e", 95),)), "two", 100, ""),
+        (key("one", led=4, state="master", epoch="f", past=(("e", 39),)), "two", 100, "lacks what was answered"),
         (key("imposter", led=3, state="master"), None, 100, "not whole"),
     ],
 )
@@ -157,10 +229,6 @@ def test_before_anybody_has_led_only_the_first_may() -> None:
     damaged = msgspec.structs.replace(nobody, unreadable=("last",))
     assert "cannot be read" in rules.objection(damaged, key("one", state="master"), max_lag=10)
     assert "bootstrap" in rules.objection(EtcdView(), key("one"), max_lag=10)
-
-
-def test_gap_is_that_of_the_store() -> None:
-    assert rules.GAP == GAP
 
 
 def test_the_former_leader_comes_first_then_position_then_priority_then_name() -> None:

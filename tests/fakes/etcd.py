@@ -2,6 +2,7 @@
 told. Time stands still until a test moves it."""
 
 import asyncio
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -156,9 +157,19 @@ class EtcdDouble:
         return sum(one().succeeded for one in waiting)
 
 
+_lives = itertools.count(1)
+
+
+def another_life(facts: Facts) -> Facts:
+    """As the store does it (clusterd/store/change_log.py)."""
+    past = (*facts.past, (facts.epoch, facts.position))[-8:]
+    return msgspec.structs.replace(facts, epoch=f"life {next(_lives)}", past=past)
+
+
 class NodeDouble:
     """The node of an elector. `true`: its facts, which a test changes; changes of role end when `end_change` is called,
-    or at once with `prompt`. `board_words`: what the processes of the node look at."""
+    or at once with `prompt`. `board_words`: what the processes of the node look at. A former master
+    has its own database as its replica."""
 
     def __init__(self, clock: HandClock, facts: Facts) -> None:
         self.clock = clock
@@ -208,11 +219,11 @@ class NodeDouble:
             return "a change of role is under way"
         before = self.true
         self.without_agents += without_agents
-        epoch = before.epoch if keeps_agents else f"epoch-{term}"
         after = msgspec.structs.replace(
-            before, is_master=True, is_deposed=False, term=term, led=term, epoch=epoch, state="master", failed=""
+            before, is_master=True, is_deposed=False, term=term, led=term, state="master", failed=""
         )
-        self._begin(before, after, term)
+        after = another_life(after)
+        self._begin(before, msgspec.structs.replace(after, past=()) if without_agents else after, term)
         return ""
 
     def begin_demotion(self, term: int, master: str, name: str) -> str:
@@ -221,10 +232,15 @@ class NodeDouble:
         before = self.true
         self.demotions += 1
         after = msgspec.structs.replace(
-            before, is_master=False, is_deposed=False, term=term, master=master, master_name=name, state="copying"
+            before, is_master=False, is_deposed=False, term=term, master=master, master_name=name, state="following"
         )
         self._begin(before, after, term)
         return ""
+
+    def start_store(self) -> None:
+        """A master's store was started anew: its log has another life."""
+        if self.true.state == "master":
+            self.true = another_life(self.true)
 
     def _begin(self, before: Facts, after: Facts, term: int) -> None:
         self.true = msgspec.structs.replace(before, is_changing=True, term=term)
@@ -293,6 +309,7 @@ class Voter:
         """The whole node was killed and has started again."""
         self.node.board_words, self.node.saved = (0, 0), None
         self.node.end_change()
+        self.node.start_store()
         self.restart()
 
     async def step(self, count: int = 1) -> None:

@@ -17,7 +17,7 @@ def held(position: int) -> AskChanges:
 
 def test_a_candidate_that_is_late_again_and_again_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
-    known = Candidates("e", synchronous=True, limit_s=0.01, say=lambda level, text: said.append(level), earlier=9)
+    known = Candidates("e", synchronous=True, limit_s=0.01, say=lambda level, text: said.append(level))
 
     async def registered(position: int) -> str:
         """Makes one registration, which is confirmed only afterwards. Returns the mode then."""
@@ -26,7 +26,7 @@ def test_a_candidate_that_is_late_again_and_again_is_not_waited_for(monkeypatch:
         return known.mode()[0]
 
     async def check() -> None:
-        known.heard("w1", held(0))
+        known.told(known.heard("w1", held(0)), 9)
         assert await registered(1) == "synchronous", "one lateness is forgiven at once"
         assert [await registered(position) for position in range(2, 9)] == ["asynchronous"] * 7
         assert said == ["WARNING", "INFO", "WARNING"], "and not said each time"
@@ -41,11 +41,13 @@ def test_a_candidate_that_is_late_again_and_again_is_not_waited_for(monkeypatch:
 @pytest.mark.parametrize("claim", [1 << 62, 21, 20])
 def test_a_position_that_was_not_given_out_confirms_nothing(claim: int) -> None:
     said: list[str] = []
-    known = Candidates("e", synchronous=True, limit_s=60.0, say=lambda level, text: said.append(text), earlier=10)
+    known = Candidates("e", synchronous=True, limit_s=60.0, say=lambda level, text: said.append(text))
 
     async def check() -> None:
-        one = known.heard("w1", held(10))
-        assert known.mode() == ("synchronous", ""), "what an earlier store gave out counts"
+        one = known.heard("w1", held(0))
+        known.told(one, 10)
+        assert known.heard("w1", held(10)).held == 10
+        assert known.mode() == ("synchronous", "")
         waiting = asyncio.ensure_future(known.have(20))
         await asyncio.sleep(0)
         known.told(one, 19)

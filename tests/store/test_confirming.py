@@ -27,7 +27,7 @@ class Bench:
         self.gate = asyncio.Event()
         self.gate.set()
         self.said: list[tuple[str, str]] = []
-        self.known = Candidates("e", synchronous=True, limit_s=limit_s, say=self._say, earlier=EARLIER)
+        self.known = Candidates("e", synchronous=True, limit_s=limit_s, say=self._say)
         self.choice = ConfirmingChoice(
             self.known,
             self._tell,
@@ -258,6 +258,24 @@ def test_who_begins_to_confirm_and_then_never_leads_is_left() -> None:
         bench.heard("a", 20, 0)
         await bench.until(lambda: len(bench.etcd) > 1)
         assert bench.etcd == [("a", EARLIER), ("b", EARLIER)]
+
+    run(story)
+
+
+def test_who_may_not_lead_for_a_while_confirms_nothing_and_then_again() -> None:
+    """Its files are incomplete: if the leader was lost in that moment nobody could lead."""
+    why = "its files are incomplete: etc/rules/a.xml: no room"
+
+    async def story(bench: Bench) -> None:
+        bench.heard("a", 20)
+        await bench.until(lambda: bool(bench.etcd))
+        bench.known.heard("a", AskChanges("e", 20, 20, False, FOLLOWING, None, None, 0, why))
+        assert await bench.choice.have(21)
+        assert bench.etcd == [("a", EARLIER), ("", EARLIER)]
+        assert bench.choice.mode() == ("asynchronous", f"a may not lead: {why}")
+        bench.heard("a", 21)
+        await bench.until(lambda: len(bench.etcd) > 2)
+        assert bench.etcd[-1] == ("a", 21)
 
     run(story)
 

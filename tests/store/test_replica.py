@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from clusterd.rundir import COPY_FILE, REPLICA_DIR, REPLICA_FILE
-from clusterd.store import agents, change_log, groups, replica_source, schema
+from clusterd.store import agents, change_log, groups, replica_copy, replica_source, schema
 from clusterd.store.engine import Session
 from clusterd.store.replica_copy import COPYING, FOLLOWING
 from clusterd.store.replica_source import UnitTooLarge, unpack_units
@@ -70,7 +70,7 @@ def test_changes_during_a_full_copy_are_in_it(bench: Bench) -> None:
 
 @pytest.mark.usefixtures("small")
 @pytest.mark.parametrize("who", ["copy", "master"])
-def test_full_copy_goes_on_where_it_stopped_whichever_side_is_restarted(bench: Bench, who: str) -> None:
+def test_full_copy_goes_on_where_it_stopped_or_begins_anew_with_the_masters_store(bench: Bench, who: str) -> None:
     async def work(bench: Bench) -> None:
         await bench.populate()
         ask = await bench.copy.first()
@@ -80,6 +80,8 @@ def test_full_copy_goes_on_where_it_stopped_whichever_side_is_restarted(bench: B
         bench.restart(who)
         again = await bench.copy.first()
         assert again.since == ask.since > 0
+        changes, _ = await bench.step(again)
+        assert changes.since == (ask.since if who == "copy" else 0)
         await bench.follow()
         bench.check_equal()
 
@@ -157,6 +159,10 @@ def test_difference_is_seen_by_the_digest_and_heals_once_in_a_while(bench: Bench
         bench.restart("copy")
         shown = await bench.copy.shown()
         assert (shown["may_not_lead"], shown["digest_equal"]) == ("its digest differed", False)
+        bench.copy._priority = 100
+        bench.copy.object("")
+        ask = await bench.copy.first()
+        assert (ask.priority, ask.objection) == (0, "its digest differed"), "it confirms nothing"
 
     run(bench, work)
 
@@ -314,3 +320,50 @@ def test_replica_can_be_opened_as_a_nodes_own_database(bench: Bench, tmp_path: P
         bench.check_equal()
 
     run(promoted, lead)
+
+
+def test_candidate_that_may_not_lead_says_so_and_takes_it_back(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As its own election knows: priority 0 for masters that know no more than that."""
+
+    async def work(bench: Bench) -> None:
+        await bench.populate()
+        bench.copy._priority = 100
+        found = []
+        for objection in (None, "its files are incomplete", ""):
+            if objection is not None:
+                bench.copy.object(objection)
+            ask = await bench.copy.first()
+            found.append((ask.priority, ask.objection))
+        assert found == [
+            (0, "its election has not said yet that it may lead"),
+            (0, "its files are incomplete"),
+            (100, ""),
+        ]
+        await bench.follow()
+        bench.copy.object("its files\nare incomplete" + "!" * 500)
+        await bench.step(await bench.copy.first())
+        (row,) = (await bench.source.shown())["candidates"]
+        assert row["may_not_lead"].startswith("its filesare incomplete!!!")
+        assert len(row["may_not_lead"]) < 250
+        bench.copy.object("")
+        monkeypatch.setattr(replica_copy, "OBJECTION_S", -1.0)
+        ask = await bench.copy.first()
+        assert (ask.priority, ask.objection) == (0, "its election says nothing")
+
+    run(bench, work)
+
+
+def test_candidate_that_objects_is_answered_soon(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its next question says so when it may lead: nothing else would, in a quiet cluster."""
+    monkeypatch.setattr(replica_source, "WAIT_S", 3600.0)
+    monkeypatch.setattr(replica_source, "OBJECTING_S", 0.01)
+
+    async def work(bench: Bench) -> None:
+        await bench.populate()
+        bench.copy._priority = 100
+        ask = msgspec.structs.replace(await bench.follow(), digest=False)
+        assert ask.objection
+        async with asyncio.timeout(60):
+            assert (await bench.source.tell("w", ask)).units == b""
+
+    run(bench, work)

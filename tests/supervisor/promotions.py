@@ -61,8 +61,8 @@ def begin(root: str, change: RoleChange, **more: object) -> NodeRole:
     return update_role(root, lambda before: msgspec.structs.replace(given, change=change))
 
 
-def finish(root: str, given: NodeRole) -> tuple[int, str]:
+def finish(root: str, given: NodeRole, settings: Settings | None = None) -> tuple[int, str]:
     reason = Path(root) / "reason"
     log = Log(f"{root}/logs/cluster.log", 1)
-    code = role_change.run(settings_of(root).with_role(given), given, log, str(reason))
+    code = role_change.run((settings or settings_of(root)).with_role(given), given, log, str(reason))
     return code, reason.read_text() if reason.exists() else ""

@@ -1,7 +1,9 @@
 """What a demoted node keeps, and promotions that were begun long ago."""
 
+import contextlib
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -10,11 +12,48 @@ import pytest
 from clusterd import left_behind
 from clusterd.net.term_question import TermAnswer
 from clusterd.role import LEFT_BEHIND, NodeRole, RoleChange, read_role
-from clusterd.rundir import run_dir
-from clusterd.store import schema
+from clusterd.rundir import REPLICA_DIR, REPLICA_FILE, run_dir
+from clusterd.settings import HaSettings
+from clusterd.store import replica_db, schema
 from clusterd.supervisor import role_change
 from clusterd.wire.terms import TermNote
-from tests.supervisor.promotions import KEY, begin, finish, make_replica, settings_of, write_keys
+from tests.supervisor.promotions import KEY, agents, begin, finish, make_replica, settings_of, write_keys
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_agents_of_a_former_master_are_the_replica_from_which_it_goes_on(
+    root: str, fails: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It saves a full copy; where it cannot be made the node is a worker all the same."""
+    make_replica(root, {1: "of before it led"})
+    schema.prepare(root, "old", "4.14.1", log=True)
+    with contextlib.closing(schema.connect(root)) as db:
+        db.execute("insert into agent (id, name, date_add) values (7, 'seven', 1)")
+    write_keys(root, {7: "seven"})
+    if fails:
+        monkeypatch.setattr(replica_db.shutil, "copyfile", failing(OSError(28, "No space left on device")))
+        monkeypatch.setattr(left_behind, "_copy_database", lambda *_: None)
+        monkeypatch.setattr(left_behind, "_copy", lambda *_: None)
+    settings = settings_of(root)
+    own = msgspec.structs.replace(settings.clusterd, ha=HaSettings(replica=True))
+    settings = msgspec.structs.replace(settings, clusterd=own, serves_store=True)
+    assert finish(root, begin(root, RoleChange("demote")), settings) == (0, "")
+    found = read_role(root)
+    assert found is not None
+    assert (found.role, [line.partition(":")[0] for line in found.steps]) == ("worker", ["kept", "replica"])
+    assert ("No space left" in found.steps[-1]) == fails
+    assert agents(root, REPLICA_FILE) == ({1: "of before it led"} if fails else {7: "seven"})
+    assert [path.name for path in (Path(root) / REPLICA_DIR).iterdir() if "own" in path.name] == []
+    if not fails:
+        assert (Path(root) / REPLICA_FILE).stat().st_mode & 0o777 == 0o600
+        assert agents(root) == {7: "seven"}
+
+
+def failing(failure: Exception) -> Callable[..., None]:
+    def fail(*_: object, **__: object) -> None:
+        raise failure
+
+    return fail
 
 
 def test_demoted_node_keeps_what_the_new_master_has_not(root: str) -> None:

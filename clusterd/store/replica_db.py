@@ -1,0 +1,259 @@
+"""One database file of a candidate's replica, with its position."""
+
+import contextlib
+import os
+import shutil
+import sqlite3
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from clusterd.messages.replica import Changes
+from clusterd.rundir import COPY_FILE, REPLICA_FILE
+from clusterd.store import change_log, schema
+from clusterd.store.change_log import (
+    AGENT,
+    EPOCH,
+    FLOOR,
+    GREATEST,
+    LIVES,
+    REPLICA_MARKS,
+    SETTLED,
+    TOLD,
+    Joined,
+    LogLife,
+    end_life,
+    floor,
+    joined,
+    lives,
+    mark,
+    set_mark,
+)
+from clusterd.store.replica_source import unpack_units
+from clusterd.store.units import Unit, write_units
+
+POSITION, WHOLE, HEARD, CHECKED, EQUAL = "position", "whole", "heard", "checked", "equal"
+"""Names of marks, beside those of the change log. Wall-clock seconds: at which the copy was whole, the master was
+heard, digests were compared. `equal`: 1 if they were."""
+
+
+class ReplicaDb:
+    """`epoch`, `position`: up to where it was told of which log; `settled`: see change_log.py."""
+
+    def __init__(self, root: str, name: str) -> None:
+        """Creates it if it is missing. Raises sqlite3.Error, OSError, StartFailure."""
+        self.path = Path(root) / name
+        is_new = not self.path.exists()
+        self._written: set[int] | None = set() if is_new else None
+        """Agents of which this file has something; None: not known, since it was begun by another process."""
+        db = schema.connect(root, name=name)
+        try:
+            self.path.chmod(0o600)
+            db.execute("pragma journal_mode = wal").fetchone()
+            # A membership may come before its group.
+            db.execute("pragma foreign_keys = off")
+            if name == REPLICA_FILE:
+                # What is answered as held is on the disk.
+                db.execute("pragma synchronous = full")
+            schema.make(db, str(self.path), is_copy=True)
+            if is_new and name == COPY_FILE:
+                schema.drop_indexes(db)
+            self._make_tables(db)
+            db.text_factory = bytes
+            self.epoch = str(mark(db, EPOCH, REPLICA_MARKS) or "")
+            self.position = int(mark(db, POSITION, REPLICA_MARKS) or 0)
+            settled = mark(db, SETTLED, REPLICA_MARKS)
+            self.settled = None if settled is None else int(settled)
+            """The last position at which it was equal to the master's; None: of an earlier version, or not whole
+            yet."""
+            self.whole_at = float(mark(db, WHOLE, REPLICA_MARKS) or 0)
+        except BaseException:
+            db.close()
+            raise
+        self.db = db
+
+    @staticmethod
+    def _make_tables(db: sqlite3.Connection) -> None:
+        """An earlier version did not note which units it was told of: nothing is known of those before now."""
+        db.execute("begin immediate")
+        with db:
+            is_noted = change_log.has_table(db, TOLD)
+            change_log.make_replica_tables(db)
+            if not is_noted:
+                set_mark(db, FLOOR, int(mark(db, POSITION, REPLICA_MARKS) or 0), REPLICA_MARKS)
+
+    def write(self, changes: Changes) -> list[Unit]:
+        """Applies them; which units there were. Raises sqlite3.Error, ValueError: nothing is changed."""
+        with self._transaction():
+            if changes.epoch != self.epoch:
+                self._set_past(changes)
+            units = self._put(changes)
+        self._is_now(changes)
+        return units
+
+    def join(self, found: Joined, offer: Changes, answers: Sequence[Changes]) -> None:
+        """Makes it a replica of another log, all or nothing: `offer` says what that has in common, `answers` are all
+        that is different. Raises sqlite3.Error, ValueError: nothing is changed."""
+        with self._transaction():
+            for by_us in found.moved:
+                schema.move_moments(self.db, by_us)
+            self._set_past(offer)
+            for changes in answers:
+                self._put(changes)
+        self._is_now(answers[-1])
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[None]:
+        db = self.db
+        if db.in_transaction:
+            db.execute("rollback")
+        db.execute("begin immediate")
+        with db:
+            yield
+
+    def _set_past(self, changes: Changes) -> None:
+        """The lives that are over of the log that it follows from here on."""
+        self.db.execute(f"delete from {LIVES}")
+        for life in changes.past:
+            end_life(self.db, LogLife(*life))
+        set_mark(self.db, FLOOR, changes.floor, REPLICA_MARKS)
+
+    def _put(self, changes: Changes) -> list[Unit]:
+        """Inside a transaction."""
+        units = unpack_units(changes.units)
+        db, written = self.db, self._written
+        unknown = set[int]()
+        if written is not None:
+            unknown = {unit.id for unit in units if unit.kind == AGENT and unit.id not in written}
+        write_units(db, units, unknown)
+        # Each at the position of its change or behind it; no two at the same one, as far as there are so many.
+        first = changes.upto - len(units) + 1
+        db.executemany(
+            f"insert or replace into {TOLD} (kind, id, at) values (?, ?, ?)",
+            [(unit.kind, unit.id, max(first + place, changes.since + 1)) for place, unit in enumerate(units)],
+        )
+        for kind, name in (("boot", changes.boot), ("wall", changes.wall)):
+            db.execute("delete from clusterd_seen where kind = ?", (kind,))
+            db.execute("insert into clusterd_seen (kind, name) values (?, ?)", (kind, name))
+        set_mark(db, EPOCH, changes.epoch, REPLICA_MARKS)
+        set_mark(db, POSITION, changes.upto, REPLICA_MARKS)
+        set_mark(db, HEARD, int(time.time()), REPLICA_MARKS)
+        set_mark(db, GREATEST, max(changes.greatest, int(mark(db, GREATEST, REPLICA_MARKS) or 0)), REPLICA_MARKS)
+        if changes.behind == 0:
+            set_mark(db, SETTLED, changes.upto, REPLICA_MARKS)
+            if not self.whole_at:
+                set_mark(db, WHOLE, int(time.time()), REPLICA_MARKS)
+        if written is not None:
+            written |= unknown
+        return units
+
+    def _is_now(self, changes: Changes) -> None:
+        self.epoch, self.position = changes.epoch, changes.upto
+        if changes.behind == 0:
+            self.settled = changes.upto
+        self.whole_at = float(mark(self.db, WHOLE, REPLICA_MARKS) or 0)
+
+    def joined(self, offer: Changes) -> Joined | None:
+        """What it has in common with the log of an offer, None: nothing that can be told. Raises sqlite3.Error."""
+        if self.settled is None:
+            return None
+        own = [*lives(self.db), LogLife(self.epoch, self.settled)]
+        found = joined(own, [*(LogLife(*life) for life in offer.past), LogLife(offer.epoch, 0)])
+        lowest = max(1, offer.floor, floor(self.db, REPLICA_MARKS))
+        return found if found is not None and found.position >= lowest else None
+
+    def told_since(self, position: int) -> list[tuple[int, int]]:
+        """The units (kind, id) that were told after it. Raises sqlite3.Error."""
+        return self.db.execute(f"select kind, id from {TOLD} where at > ?", (position,)).fetchall()
+
+    @property
+    def past(self) -> list[LogLife]:
+        return lives(self.db)
+
+    def make_whole(self) -> None:
+        """Ends a full copy. Raises sqlite3.Error."""
+        self.db.execute("begin immediate")
+        with self.db:
+            schema.make_indexes(self.db)
+
+    def note_compared(self, is_equal: bool) -> None:
+        """Raises sqlite3.Error."""
+        self.db.execute("begin immediate")
+        with self.db:
+            set_mark(self.db, CHECKED, int(time.time()), REPLICA_MARKS)
+            set_mark(self.db, EQUAL, int(is_equal), REPLICA_MARKS)
+
+    def moment(self, name: str) -> float | None:
+        value = mark(self.db, name, REPLICA_MARKS)
+        return None if value is None else float(value)
+
+    @property
+    def is_equal(self) -> bool | None:
+        """What the last comparison said; None before the first."""
+        value = mark(self.db, EQUAL, REPLICA_MARKS)
+        return None if value is None else value == 1
+
+    def close(self) -> None:
+        """What was written is in the file itself afterwards, and no journal stays beside it."""
+        self.db.close()
+
+
+# ---- of a node that leads no more ------------------------------------------------------------------------------------
+
+
+def own_as_replica(root: str) -> str:
+    """The agent database of a former master is a replica of what it led, up to its last change: it goes on with the log
+    of the next master from where both have it in common, instead of copying everything. What is in the way is replaced.
+    While nobody else uses either file. Returns what was done. Raises OSError, sqlite3.Error: nothing is changed."""
+    own, new = Path(root) / schema.DATABASE, Path(root) / f"{REPLICA_FILE}.own"
+    if not own.is_file():
+        return "there is no agent database"
+    new.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    remove_file(new)
+    with contextlib.closing(schema.connect(root)) as db:
+        if not change_log.is_on(db) or change_log.has_moved(db):
+            return "its agent database has no change log to go on from: all agents are copied"
+        db.execute("pragma wal_checkpoint(truncate)").fetchone()
+    shutil.copyfile(own, new)
+    new.chmod(0o600)
+    with contextlib.closing(schema.connect(root, name=f"{REPLICA_FILE}.own")) as db:
+        db.execute("begin immediate")
+        with db:
+            _make_replica(db)
+        db.execute("pragma wal_checkpoint(truncate)").fetchone()
+    if Path(f"{new}-wal").exists():
+        raise OSError(f"{new}-wal stays behind: another program uses the file")
+    on_disk(new)
+    remove_file(Path(root) / COPY_FILE)
+    for left in ("-wal", "-shm"):
+        Path(f"{root}/{REPLICA_FILE}{left}").unlink(missing_ok=True)
+    os.replace(new, Path(root) / REPLICA_FILE)
+    on_disk(new.parent)
+    return "its agent database is the replica from which it goes on"
+
+
+def _make_replica(db: sqlite3.Connection) -> None:
+    """Inside a transaction, of a database with a change log."""
+    change_log.make_replica_tables(db)
+    now, last = int(time.time()), change_log.head(db)
+    marks = {name: mark(db, name) for name in (EPOCH, GREATEST, FLOOR)}
+    db.execute(f"delete from {TOLD}")
+    db.execute(f"insert into {TOLD} (kind, id, at) select kind, id, seq from clusterd_change")
+    db.execute(f"delete from {REPLICA_MARKS}")
+    for name, value in (marks | {POSITION: last, SETTLED: last, WHOLE: now, HEARD: now}).items():
+        set_mark(db, name, value, REPLICA_MARKS)
+    change_log.drop_log(db)
+
+
+def remove_file(path: Path) -> None:
+    """A database file and what SQLite keeps beside it."""
+    for part in ("-wal", "-shm", ""):
+        Path(f"{path}{part}").unlink(missing_ok=True)
+
+
+def on_disk(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
