@@ -218,10 +218,10 @@ async def takeover(root: Path, copy: ReplicaCopy, *, step_s: float) -> None:
     it."""
     schema.BOOT_ID = str(root / "boot")  # another machine: moments are carried over
     Path(schema.BOOT_ID).write_text("another\n")
-    began = time.perf_counter()
+    began = time.process_time()
     (root / REPLICA_FILE).rename(root / schema.DATABASE)
     schema.prepare(str(root), "taken", "4.14.1", log=True)
-    opened = time.perf_counter()
+    opened = time.process_time()
     source = ReplicaSource(str(root), synchronous=False, limit_s=1, say=lambda *_: None, pace_s=0)
     ask, asked, spent = await copy.first(), time.perf_counter(), time.process_time()
     answers = 0
@@ -230,7 +230,7 @@ async def takeover(root: Path, copy: ReplicaCopy, *, step_s: float) -> None:
         ask = await copy.apply(changes)
         answers += 1
     print(
-        f"takeover: the log is there after {opened - began:.2f} s; a candidate that is {step_s:g} s of changes further "
+        f"takeover: {opened - began:.2f} s of CPU until the log is there; a candidate that is {step_s:g} s of changes further "
         f"confirms after {answers} answers, {time.perf_counter() - asked:.2f} s, {time.process_time() - spent:.2f} s "
         "of CPU"
     )
