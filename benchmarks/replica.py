@@ -230,9 +230,9 @@ async def takeover(root: Path, copy: ReplicaCopy, *, step_s: float) -> None:
         ask = await copy.apply(changes)
         answers += 1
     print(
-        f"takeover: {opened - began:.2f} s of CPU until the log is there; a candidate that is {step_s:g} s of changes further "
-        f"confirms after {answers} answers, {time.perf_counter() - asked:.2f} s, {time.process_time() - spent:.2f} s "
-        "of CPU"
+        f"takeover: {opened - began:.2f} s of CPU until the log is there; a candidate that is {step_s:g} s of changes "
+        f"further confirms after {answers} answers, {time.perf_counter() - asked:.2f} s, of which CPU "
+        f"{time.process_time() - spent:.2f} s"
     )
     source.close()
 

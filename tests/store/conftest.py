@@ -4,9 +4,20 @@ from pathlib import Path
 
 import pytest
 
+from clusterd.store import replica_copy, replica_source, schema
 from tests.store.replica_bench import Bench
 
 
 @pytest.fixture
 def bench(tmp_path: Path) -> Bench:
     return Bench(tmp_path)
+
+
+@pytest.fixture
+def takeovers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Answers of a few agents; and what `Node.lead` exchanges is put back."""
+    monkeypatch.setattr(replica_source, "PIECE", 7)
+    monkeypatch.setattr(replica_copy, "MOST_AGAIN", 3)
+    monkeypatch.setattr(replica_source, "WAIT_S", 3600)
+    monkeypatch.setattr(schema, "BOOT_ID", schema.BOOT_ID)
+    monkeypatch.setattr(schema, "wall_offset_us", schema.wall_offset_us)
