@@ -169,6 +169,12 @@ def in_words(failure: Exception) -> str:
     return getattr(failure, "strerror", None) or str(failure)
 
 
+def with_place(failure: OSError, root: str) -> str:
+    """For people: what the system says, and of which file; of the root's disk where it names none that they know."""
+    known = isinstance(failure.filename, str) and failure.filename.startswith("/")
+    return f"{failure.filename if known else root}: {in_words(failure)}"
+
+
 def calm(text: str) -> str:
     """Removes from a text of ours the words that such suites take for a fault."""
     return _ALARMING.sub(lambda word: "failure" if word[0].lower() == "error" else "stack", text)

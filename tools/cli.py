@@ -4,6 +4,7 @@ clusterd/exits.py.
 A command is loaded when it is called: `clusterd sync` must not pay for the daemon. Those that must answer at once do
 without click (tools/at_once.py); tools/entry.py is the program."""
 
+import errno
 import functools
 import gc
 import importlib
@@ -60,6 +61,8 @@ COMMANDS = {
 """Name of a command: its place, and its line in the help."""
 FOR_EVERYBODY = ("init", "completion", "check", "version")
 """Commands that look into no node's directory, or say themselves that they may not."""
+WRITERS = ("init", "start", "restart", "adopt", "store", "api", "promote", "demote", "support")
+"""Commands that write more than what they show."""
 NEED_FILES = ("stop", "store", "api")
 """Commands that work on a node's files. The others say themselves what is missing."""
 
@@ -78,7 +81,7 @@ def _with_root(name: str, command: click.Command) -> click.Command:
         if isinstance(command, click.Group):
             for inner in command.commands.values():
                 _with_root(name, inner)
-        elif command.callback is not None and name not in FOR_EVERYBODY:
+        elif command.callback is not None:
             command.callback = _behind_the_gate(name, command.callback)
     return command
 
@@ -87,12 +90,20 @@ def _behind_the_gate(name: str, callback: Callable[..., Any]) -> Callable[..., A
     @functools.wraps(callback)
     def run(*arguments: Any, **options: Any) -> Any:
         root: str = click.get_current_context().obj
-        closed = closed_to_us(root)
+        closed = closed_to_us(root) if name not in FOR_EVERYBODY else None
         if closed is not None:
             fail(closed)
         if name in NEED_FILES and not has_node(root):
             fail(no_node(root))
-        return callback(*arguments, **options)
+        try:
+            return callback(*arguments, **options)
+        except BrokenPipeError:
+            raise  # nobody reads it: no failure of the command
+        except OSError as problem:
+            from clusterd.errors import with_place  # for those who fail
+
+            is_output = problem.errno == errno.ENOSPC and name not in WRITERS
+            fail(with_place(problem, "standard output" if is_output else root))
 
     return run
 

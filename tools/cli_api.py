@@ -23,7 +23,7 @@ from clusterd.users import (
     set_role,
 )
 from tools.api_setup import SetupProblem, next_steps, read_cluster_json, turn_on
-from tools.show import echo, fail, in_short, show_lines
+from tools.show import echo, fail, show_lines
 
 
 @click.group()
@@ -42,8 +42,8 @@ def enable(root: str, port: int | None) -> None:
         fail("the configuration has mistakes; nothing was changed", ExitCode.BAD_CONFIGURATION)
     try:
         made = turn_on(root, read_cluster_json(root), name=loaded.settings.cluster.node_name, port=port)
-    except (SetupProblem, OSError) as problem:
-        fail(in_short(problem))
+    except SetupProblem as problem:
+        fail(str(problem))
     for path in made:
         echo(f"Wrote {path}")
     for line in next_steps(root):
@@ -69,8 +69,8 @@ def add(root: str, name: str, password_file: str | None, role: Role | None) -> N
     try:
         made = make_user(name, _password(password_file), time.time())
         is_new = add_user(root, made, role)
-    except (UserProblem, OSError) as problem:
-        fail(in_short(problem))
+    except UserProblem as problem:
+        fail(str(problem))
     echo(f"Added the user {name}." if is_new else f"The user {name} has a new password; older tokens are void.")
 
 
@@ -81,8 +81,8 @@ def remove(root: str, name: str) -> None:
     """Remove a user. Tokens of the user are void at once."""
     try:
         remove_user(root, name)
-    except (UserProblem, OSError) as problem:
-        fail(in_short(problem))
+    except UserProblem as problem:
+        fail(str(problem))
     echo(f"Removed the user {name}.")
 
 
@@ -94,8 +94,8 @@ def change_role(root: str, name: str, role: Role) -> None:
     """Give a user another role. Counts at once, for tokens that are out, too."""
     try:
         set_role(root, name, role)
-    except (UserProblem, OSError) as problem:
-        fail(in_short(problem))
+    except UserProblem as problem:
+        fail(str(problem))
     echo(f"The user {name} has the role {role}.")
 
 

@@ -29,6 +29,10 @@ def support(root: str, output: str, as_json: bool) -> None:
         made = collect(root, target, now)
     except FileExistsError:
         fail(f"{target} is there already: give another --output")
+    except OSError as problem:
+        if problem.filename is None:
+            problem.filename = os.path.abspath(target)  # the disk of the archive, not the node's
+        raise
     except SecretFound as found:
         fail(str(found))
     if as_json:

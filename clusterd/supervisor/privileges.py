@@ -130,6 +130,8 @@ def tree_problem(root: str) -> str | None:
         path = Path(root) / relative
         if not path.is_dir():
             return f"{path} is missing: make the tree with clusterd init"
+        if relative != "etc" and os.statvfs(path).f_flag & os.ST_RDONLY:
+            return f"{path} is on a file system that is mounted read-only: see dmesg, then mount it writable"
         if not os.access(path, os.R_OK | os.X_OK | (os.W_OK if relative != "etc" else 0), effective_ids=True):
             return (
                 f"user {me} cannot work in {path} ({_describe(path)}): give it to {me}, "

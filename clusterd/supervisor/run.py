@@ -17,6 +17,7 @@ import msgspec
 
 from clusterd import stacks
 from clusterd.config.loading import load
+from clusterd.errors import with_place
 from clusterd.event_sender import EventSender
 from clusterd.exits import ExitCode
 from clusterd.framework import location
@@ -89,7 +90,9 @@ def supervise(
             _run_node(settings, starter, foreground, (make_plan, make_lasting), pace)
     except CouldNotStart as failure:
         return starter.tell(failure.result)
-    except (OSError, privileges.PrivilegeProblem) as failure:
+    except OSError as failure:
+        return starter.tell(CouldNotStart(with_place(failure, settings.root)).result)
+    except privileges.PrivilegeProblem as failure:
         return starter.tell(CouldNotStart(str(failure)).result)
     except Exception as failure:
         starter.tell(CouldNotStart(f"{failure!r}; see logs/cluster.log", ExitCode.FAILED).result)

@@ -1,6 +1,7 @@
 """What every command asks before it looks into a root, and how one ends that is interrupted or shown on a poor
 terminal."""
 
+import errno
 import grp
 import json
 import os
@@ -15,6 +16,7 @@ from click.testing import CliRunner
 
 from clusterd import gate
 from clusterd.role import ROLE_FILE, RoleDamaged, read_role
+from clusterd.supervisor.privileges import WORKING_DIRECTORIES, tree_problem
 from tools import cluster_control
 from tools.cli import COMMANDS, FOR_EVERYBODY, NEED_FILES, cluster
 
@@ -118,6 +120,31 @@ def test_command_that_works_on_files_wants_a_node_and_makes_nothing(tmp_path: Pa
     done = CliRunner().invoke(cluster, [*line.split(), "--root", str(tmp_path)])
     assert (done.exit_code, done.stderr) == (1, f"clusterd: {gate.no_node(str(tmp_path))}\n")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("file", [None, ".clusterd-0-pid1-0.tmp"])
+def test_disk_that_is_full_is_named_by_the_root_where_the_system_names_no_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str | None
+) -> None:
+    def full(*arguments: object, **options: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), file)
+
+    monkeypatch.setattr("tools.cli_init.init_node", full)
+    done = CliRunner().invoke(cluster, ["--root", str(tmp_path), "init", "--type", "master", "--name", "m"])
+    assert (done.exit_code, done.stderr) == (1, f"clusterd: {tmp_path}: No space left on device\n")
+
+
+@needs_root
+def test_read_only_disk_is_no_matter_of_owners(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for relative in WORKING_DIRECTORIES:
+        (root / relative).mkdir(parents=True, exist_ok=True)
+    assert tree_problem(str(root)) is None
+    real = os.statvfs
+    flags = os.ST_RDONLY
+    monkeypatch.setattr(os, "statvfs", lambda path: os.statvfs_result((*tuple(real(path))[:8], flags, 255)))
+    said = str(tree_problem(str(root)))
+    assert "is on a file system that is mounted read-only" in said
+    assert "give it to" not in said
 
 
 def test_stock_tool_says_in_one_line_what_is_wrong_with_the_configuration(
