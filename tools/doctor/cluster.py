@@ -99,7 +99,7 @@ def node(status: dict[str, Any]) -> Iterator[Finding]:
     if (status["node"].get("term") or {}).get("is_deposed"):
         yield Finding("leads no more", status["problem"], "see docs/ha.md")
     for subject, text in status["problems"].items():
-        cure = "see docs/operations/troubleshooting.md"
+        cure = PROBLEM_CURES.get(subject, "see docs/operations/troubleshooting.md")
         yield Finding(PROBLEMS.get(subject, subject), text, cure, is_fault=subject not in ADVICE)
     manifest = status["manifest"] or {}
     if manifest.get("failure"):
@@ -116,6 +116,11 @@ def node(status: dict[str, Any]) -> Iterator[Finding]:
         )
 
 
+PROBLEM_CURES = {
+    "rights": 'see Owner in docs/operations/install.md; if root is meant, set clusterd.owner to "root"',
+    "adoption": "clusterd adopt --now; or clusterd adopt --undo, if the stock daemon is to stay",
+    "agent keys": "put etc/client.keys of any worker back; if they are meant to be gone: clusterd sync --allow-delete",
+}
 PROBLEMS = {"store": "database damaged", "log": "log cannot be written", "spool": "spool cannot be used"}
 """Subjects of `problems` that have a plainer name here."""
 
