@@ -75,11 +75,11 @@ def check(root: str, warn_s: float, crit_s: float, expect: int | None) -> None:
 def forget(root: str, node: str) -> None:
     """Forget worker NODE, which does not come back (on the master)."""
     try:
-        ask(root, "forget", node.encode(), timeout_s=FORGET_S)
+        answer = ask(root, "forget", node.encode(), timeout_s=FORGET_S)
     except NotAnswering as silence:
         fail(str(silence), ExitCode.NOT_RUNNING)
     except ClusterError as refusal:
         if refusal.code == UNKNOWN_COMMAND:
             fail("this node is no master: only the master remembers workers, run this there")
         fail(refusal.extra or str(refusal))
-    echo(f"{node} is forgotten.")
+    echo(f"Who was refused as {node} is forgotten." if answer else f"{node} is forgotten.")

@@ -84,9 +84,11 @@ class MasterSide:
         self._known.refused(refusal)
 
     async def forget(self, client: Peer, payload: bytes) -> bytes:
-        """`{node}`: it is no member any more, and the file says so when this is answered. Raises ClusterError 1000."""
+        """`{node}`: it is no member any more, and the file says so when this is answered. The answer is not empty where
+        only refusals of that name were forgotten. Raises ClusterError 1000."""
         name = text_of(payload)
-        self._known.forget(name)
+        if not self._known.forget(name):
+            return b"refusals"
         self._integrity.records.pop(name, None)
         await self._known.save()
         return b""

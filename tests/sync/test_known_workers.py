@@ -249,5 +249,15 @@ def test_memory_of_refusals_is_bounded(master: Master) -> None:
 
 def test_forgetting_a_node_that_was_only_refused_ends_its_row(master: Master) -> None:
     master.known.refused(HelloRefused("w1", "10.0.0.7", "version"))
-    master.known.forget("w1")
+    assert not master.known.forget("w1")
     assert master.known.shown_refused() == []
+
+
+def test_another_node_with_a_workers_name_is_forgotten_and_the_worker_stays(master: Master) -> None:
+    """The name was corrected there: nobody has to wait ten minutes for a verdict that is OK."""
+    master.joined(FakePeer("w1"))
+    master.known.refused(HelloRefused("w1", "10.0.0.7", "the node at 10.0.0.1 is connected under this name"))
+    assert not master.known.forget("w1")
+    assert (master.known.shown_refused(), master.states()) == ([], {"w1": "connected"})
+    with pytest.raises(ClusterError, match="is connected"):
+        master.known.forget("w1")

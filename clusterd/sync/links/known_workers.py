@@ -156,16 +156,20 @@ class KnownWorkers:
         name, why = shorten(refusal.name, MOST_NAME), refusal.reason[:LONGEST_TEXT]
         self._tell(WorkerEvent(worker=name, what="refused", why=why, address=refusal.address))
 
-    def forget(self, name: str) -> None:
-        """Forgets the worker and its refusals. Raises ClusterError 1000 for an unknown or a connected worker."""
-        if name in self._connected:
-            raise ClusterError(1000, f"worker {name} is connected: stop it first")
+    def forget(self, name: str) -> bool:
+        """Forgets the worker, and who was refused under its name. Returns False where there was only the latter: a
+        connected worker stays, another one that had its name is shown no longer. Raises ClusterError 1000 for a worker
+        that is unknown or connected."""
         refusals = [key for key in self._refused if key[0] == name]
         for key in refusals:
             del self._refused[key]
+        if name in self._connected:
+            if refusals:
+                return False
+            raise ClusterError(1000, f"worker {name} is connected: stop it first")
         if name not in self._workers:
             if refusals:
-                return
+                return False
             known = ", ".join(sorted(self._workers)) or "none"
             raise ClusterError(1000, f"this master knows no worker {shorten(name)}; it knows: {known}")
         del self._workers[name]
@@ -174,6 +178,7 @@ class KnownWorkers:
         self._log.info(f"Worker {name} is forgotten. {self._count()}")
         self._tell(WorkerEvent(worker=name, what="forgotten"))
         self._changed.set()
+        return True
 
     # ---- what is told ------------------------------------------------------------------------------------------------
 
