@@ -13,6 +13,8 @@ from tools.doctor import cluster, files, services, system
 from tools.doctor.etcd import etcd
 from tools.doctor.finding import Finding
 
+SHORT_KEY = "short key"
+
 
 def examine(root: str, *, connects: bool = True) -> list[Finding]:
     """Returns everything that is wrong, causes before their effects. `connects`: try the master's port where there is
@@ -80,13 +82,19 @@ def _configuration(root: str) -> Iterator[Finding]:
         is_warning = line.startswith("warning: ")
         # Links have a check of their own, and a running node reports its rights itself.
         if not (is_warning and ("link" in line or "with all rights of root" in line)):
-            yield Finding(_name(line), line.removeprefix("warning: "), "correct that file", is_fault=not is_warning)
+            name = _name(line)
+            cure = (
+                "make a new one, the same on all nodes: openssl rand -hex 16"
+                if name == SHORT_KEY
+                else "correct that file"
+            )
+            yield Finding(name, line.removeprefix("warning: "), cure, is_fault=not is_warning)
 
 
 def _name(line: str) -> str:
     """Returns the name of a configuration fault; some have a name of their own."""
     if "<key>" in line:
-        return "short key"
+        return SHORT_KEY
     return "configuration"
 
 
