@@ -161,7 +161,8 @@ def end_with(run: Callable[[], object]) -> None:
     bear_any_text()
     try:
         code = run()
-        sys.stdout.flush()
+        if sys.stdout is not None:  # closed by who started us
+            sys.stdout.flush()
     except KeyboardInterrupt:
         sys.exit(ExitCode.INTERRUPTED)
     except BrokenPipeError:

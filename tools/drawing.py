@@ -28,6 +28,7 @@ CODES = {
 _NO_COLOURS = ("bold", "dim")
 PLAIN_SIGNS = str.maketrans({"━": "=", "─": "-", "…": "~"})
 """What we draw with, where the terminal's encoding does not have it: one column each."""
+LEAST_COLUMNS = 80
 GAP = 2
 BAR_CELLS = 24
 _WORD = re.compile(r"\s*\S+\s*")
@@ -214,10 +215,14 @@ def ago(at: float | None, now: float) -> str:
 
 
 def show(what: Drawn, file: TextIO | None = None) -> None:
-    """Draws it on a terminal, or writes it plainly: no colours, nothing folded."""
+    """Draws it on a terminal, or writes it plainly: no colours, nothing folded. A terminal that is narrower than
+    LEAST_COLUMNS breaks the lines itself: that is more legible than columns of three letters."""
     file = file or sys.stdout
-    allowed = _allowed(file)
-    text = "\n".join(line.ansi(allowed) for line in what.lines(_columns(file)))
+    if file is None:  # closed by who started us
+        return
+    allowed, columns = _allowed(file), _columns(file)
+    width = None if columns is None else max(columns, LEAST_COLUMNS)
+    text = "\n".join(line.ansi(allowed) for line in what.lines(width))
     is_plain = not (getattr(file, "encoding", None) or "utf-8").lower().startswith("utf")
     write(text.translate(PLAIN_SIGNS) if is_plain else text, file)
 

@@ -3,7 +3,7 @@
 from typing import Any
 
 from clusterd.printable import printable, printable_facts
-from clusterd.status.verdict import Verdict, apart, is_apart, span
+from clusterd.status.verdict import Verdict, apart, count_files, is_apart, span
 from tools.drawing import Drawn, Parts, Styled, TextTable, ago, bar
 from tools.screen_ha import ha_view
 from tools.units import size
@@ -192,7 +192,8 @@ def _manifest(manifest: dict[str, Any], now: float) -> Drawn:
     else:
         scan = manifest["last_scan"]
         lines.append(
-            f"{manifest['files']} files, {size(manifest['total_bytes'])}, root digest {manifest['root_digest'][:16]}\n"
+            f"{count_files(manifest['files'])}, {size(manifest['total_bytes'])}, root digest "
+            f"{manifest['root_digest'][:16]}\n"
             f"last scan {ago(scan['ended_at'], now)}: {scan['duration_s']:.3f} s, {scan['hashed']} hashed, "
             f"{scan['reused']} reused"
         )

@@ -17,6 +17,8 @@ def echo(text: str, *, err: bool = False) -> None:
 def write(text: str, file: TextIO | None = None) -> None:
     """Writes one line or several, at once. What the encoding of the output has no bytes for is escaped."""
     file = sys.stdout if file is None else file
+    if file is None:  # closed by who started us
+        return
     encoding = getattr(file, "encoding", None) or "utf-8"
     file.write((text if text.isascii() else text.encode(encoding, "backslashreplace").decode(encoding)) + "\n")
     file.flush()

@@ -121,14 +121,14 @@ def _well(status: dict[str, Any]) -> str:
     if "files" not in manifest:
         return "the first scan of this node's files is running"
     if status["node"]["type"] != "master":
-        return f"{_files(manifest['files'])}, connected to its master"
+        return f"{count_files(manifest['files'])}, connected to its master"
     connected = sum(row["state"] == "connected" for row in status["workers"])
     expected = len(status["workers"]) - connected
     more = f", {expected} expected" if expected else ""
-    return f"{_files(manifest['files'])}, {connected} worker{'' if connected == 1 else 's'} connected{more}"
+    return f"{count_files(manifest['files'])}, {connected} worker{'' if connected == 1 else 's'} connected{more}"
 
 
-def _files(count: int) -> str:
+def count_files(count: int) -> str:
     return f"{count} file{'' if count == 1 else 's'}"
 
 

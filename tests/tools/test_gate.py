@@ -3,6 +3,7 @@ terminal."""
 
 import errno
 import grp
+import io
 import json
 import os
 import pwd
@@ -17,7 +18,7 @@ from click.testing import CliRunner
 from clusterd import gate
 from clusterd.role import ROLE_FILE, RoleDamaged, read_role
 from clusterd.supervisor.privileges import WORKING_DIRECTORIES, tree_problem
-from tools import cluster_control
+from tools import cluster_control, drawing
 from tools.cli import COMMANDS, FOR_EVERYBODY, NEED_FILES, cluster
 
 NOBODY = 65534
@@ -179,6 +180,20 @@ def test_interrupt_while_a_command_loads_ends_it_without_a_word(handler: str, co
     program = INTERRUPTED.format(handler=handler, module=module)
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (code, "")
+
+
+def test_command_whose_output_is_closed_ends_without_a_word() -> None:
+    program = "import sys; sys.stdout = None; sys.argv[1:] = ['--help']; from tools.cli import main; main()"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_tables_on_a_narrow_terminal_have_columns_that_can_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    for columns, width in (("40", 80), ("200", 200)):
+        monkeypatch.setenv("COLUMNS", columns)
+        out = io.StringIO()
+        drawing.show(drawing.Styled("x" * 300), out)
+        assert max(map(len, out.getvalue().splitlines())) == width
 
 
 def test_character_that_a_terminal_does_not_have_is_written_as_an_escape() -> None:
