@@ -1,7 +1,6 @@
 """Waiting with a deadline, a tree for a node, and processes that a test has left."""
 
 import os
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -9,6 +8,7 @@ from typing import TypeVar
 import psutil
 
 from clusterd.supervisor.privileges import WORKING_DIRECTORIES
+from tools.rig.guard import carrying
 from tools.rig.patience import Patience
 
 T = TypeVar("T")
@@ -20,7 +20,7 @@ def until(condition: Callable[[], T], what: str, timeout_s: float = 60.0) -> T:
     patience = Patience(timeout_s)
     while not (value := condition()):
         assert not patience.is_over(), f"waited {timeout_s:g} s until {what}"
-        time.sleep(0.01)
+        patience.rest(0.01)
     return value
 
 
@@ -32,11 +32,4 @@ def make_tree(root: Path) -> Path:
 
 def marked(mark: str) -> list[psutil.Process]:
     """Returns living processes that have this mark in their environment (forks inherit it)."""
-    found = []
-    for process in psutil.process_iter():
-        try:
-            if process.environ().get(MARK) == mark and process.status() != psutil.STATUS_ZOMBIE:
-                found.append(process)
-        except psutil.Error:
-            continue
-    return [process for process in found if process.pid != os.getpid()]
+    return [process for process in carrying(MARK, lambda found: found == mark) if process.pid != os.getpid()]

@@ -25,7 +25,7 @@ from typing import Any
 
 import psutil
 
-from tools.rig.guard import MARK
+from tools.rig.guard import MARK, carrying
 from tools.rig.patience import Patience
 
 STATE = "etcd.json"
@@ -161,10 +161,10 @@ class EtcdCluster:
 
     def process(self, name: str) -> psutil.Process | None:
         """A member's process, found by its data directory; None when it does not run."""
-        data = str(self._data(name))
-        for process in psutil.process_iter():
+        data, directory = str(self._data(name)), str(self.directory)
+        for process in carrying(MARK, lambda found: found == directory):
             with contextlib.suppress(psutil.Error):
-                if data in process.cmdline() and process.status() != psutil.STATUS_ZOMBIE:
+                if data in process.cmdline():
                     return process
         return None
 

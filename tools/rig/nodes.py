@@ -23,7 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -35,7 +35,7 @@ from clusterd.rights import DEBUGGABLE
 from tools.rig.compare import Comparison, compare
 from tools.rig.etcd import STATE as ETCD_STATE
 from tools.rig.etcd import EtcdCluster
-from tools.rig.guard import MARK
+from tools.rig.guard import MARK, carrying
 from tools.rig.patience import Patience
 
 STATE = "rig.json"
@@ -309,7 +309,8 @@ class Rig:
     def running(self) -> list[psutil.Process]:
         """Returns every process of this rig, found by its mark; never the caller or its parents."""
         own = {os.getpid(), *(parent.pid for parent in psutil.Process().parents())}
-        return [process for process in _marked(str(self.directory)) if process.pid not in own]
+        mark = str(self.directory)
+        return [process for process in carrying(MARK, lambda found: found == mark) if process.pid not in own]
 
     def down(self, stop_timeout_s: int = STOP_TIMEOUT_S) -> list[str]:
         """Stops the nodes, kills remaining processes, removes the directory. Returns one text for each failure."""
@@ -429,15 +430,6 @@ def merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     for key, value in over.items():
         out[key] = merged(out[key], value) if isinstance(value, dict) and isinstance(out.get(key), dict) else value
     return out
-
-
-def _marked(directory: str) -> Iterator[psutil.Process]:
-    for process in psutil.process_iter():
-        try:
-            if process.environ().get(MARK) == directory and process.status() != psutil.STATUS_ZOMBIE:
-                yield process
-        except (psutil.NoSuchProcess, psutil.AccessDenied):
-            continue  # gone, or somebody else's
 
 
 def _cmdline(process: psutil.Process) -> list[str]:

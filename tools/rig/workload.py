@@ -4,6 +4,7 @@
 created, changed or deleted, except `etc/shared/ar.conf`, which exists because it must not be synchronised.
 """
 
+import functools
 import hashlib
 import math
 import os
@@ -12,7 +13,7 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from tools.rig.peer_files import ITEMS, is_synchronised
 
@@ -59,17 +60,26 @@ def generate(
     `files` 0: a realistic small set (about 100 files). Otherwise exactly `files` synchronised files in all, lognormal
     in size with a mean of `size` bytes, including as much of the realistic set as fits.
     """
-    rng = random.Random(f"{seed}-tree")
+    realistic, state = _realistic_set(seed, agents, min(groups, len(GROUPS)))
     written = 0
-    for path, content in _realistic(rng, agents, min(groups, len(GROUPS))):
+    for path, content in realistic:
         is_ours = not path.endswith("/ar.conf")
         if files and written == files and is_ours:
             break
         _write(root, path, content)
         written += is_ours
+    if written < files:
+        rng = random.Random()
+        rng.setstate(state)
+        _write_lognormal(root, rng, range(files - written), size)
+    return summarise(root)
+
+
+def _write_lognormal(root: Path, rng: random.Random, numbers: range, size: int) -> None:
+    """Writes a file for each number, with a mean of `size` bytes."""
     corpus = _corpus(rng)
     mu = math.log(max(size, 1)) - SIGMA * SIGMA / 2
-    for number in range(files - written):
+    for number in numbers:
         directory = list(KINDS)[number % len(KINDS)]
         below = f"group_{number % 40:02}" if directory == "etc/shared" else f"{number % 16:02}"
         wanted = max(1, round(rng.lognormvariate(mu, SIGMA)))
@@ -78,7 +88,6 @@ def generate(
             start = rng.randrange(len(corpus))
             content += corpus[start : start + wanted - len(content)]
         _write(root, f"{directory}/{below}/file_{number:05}{KINDS[directory]}", content[:wanted])
-    return summarise(root)
 
 
 def copy_tree(source: Path, root: Path) -> Summary:
@@ -189,14 +198,25 @@ def _size(path: Path) -> int:
 
 def _write(root: Path, path: str, content: bytes) -> None:
     target = root / path
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_bytes(content)
+    try:
+        target.write_bytes(content)
+    except FileNotFoundError:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(content)
 
 
 def _copy(source: Path, target: Path) -> None:
     if source.is_file() and not source.is_symlink():
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, target)
+
+
+@functools.lru_cache(maxsize=4)
+def _realistic_set(seed: int, agents: int, groups: int) -> tuple[list[tuple[str, bytes]], tuple[Any, ...]]:
+    """Returns the realistic set, and the state of the generator behind it. A test run needs the same one for hundreds
+    of rigs."""
+    rng = random.Random(f"{seed}-tree")
+    return list(_realistic(rng, agents, groups)), rng.getstate()
 
 
 def _realistic(rng: random.Random, agents: int, groups: int) -> Iterator[tuple[str, bytes]]:
