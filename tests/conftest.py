@@ -1,6 +1,7 @@
 """Whole clusters on loopback, driven through `clusterd` as an operator would; see tools/rig."""
 
 import contextlib
+import gc
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -17,15 +18,19 @@ from tools.rig.etcd import etcd_cluster as running_etcd
 from tools.rig.guard import end_in_order, guarded
 from tools.rig.nodes import Rig
 
-# Hypothesis must not judge speed either. `quick`, for `make check`: tests without a size of their own get fewer
-# examples. `ci`: the same examples in every run, so that a failure comes from the change; other runs find new examples.
+# Hypothesis must not judge speed either. `suite`: half of the examples of `thorough`, new ones in every run. `quick`,
+# for `make check`: a quarter at most. `ci`: as many as `thorough`, and the same ones in every run, so that a failure
+# comes from the change. tests/sizes.py does the same for tests with a size of their own.
 hypothesis.settings.register_profile(
-    "suite", deadline=None, print_blob=True, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+    "thorough", deadline=None, print_blob=True, suppress_health_check=[hypothesis.HealthCheck.too_slow]
 )
-_SUITE = hypothesis.settings.get_profile("suite")
-hypothesis.settings.register_profile("quick", _SUITE, max_examples=25)
-hypothesis.settings.register_profile("ci", _SUITE, derandomize=True, database=None)
+_THOROUGH = hypothesis.settings.get_profile("thorough")
+hypothesis.settings.register_profile("suite", _THOROUGH, max_examples=50)
+hypothesis.settings.register_profile("quick", _THOROUGH, max_examples=25)
+hypothesis.settings.register_profile("ci", _THOROUGH, derandomize=True, database=None)
 hypothesis.settings.load_profile("suite")
+
+gc.disable()  # until `pytest_collection_finish`
 
 _TIMED_OUT = pytest.StashKey[bool]()
 
@@ -41,6 +46,14 @@ def pytest_configure(config: pytest.Config) -> None:
         end_in_order(leave)
         if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
             signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_finish() -> None:
+    """Thousands of collected tests stay for ever: no search for garbage looks at them, neither while they come nor
+    later, here or in forks, where a look copies every page."""
+    gc.collect()
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.hookimpl(wrapper=True)
