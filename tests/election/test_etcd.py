@@ -32,6 +32,8 @@ from tools.rig.etcd import etcd_cluster as running
 from tools.rig.guard import guarded
 from tools.rig.patience import slowness
 
+pytestmark = pytest.mark.slow
+
 LONG_S = 60.0
 Talk = Callable[[Etcd], Awaitable[None]]
 

@@ -7,6 +7,7 @@ import sys
 
 import msgspec
 import psutil
+import pytest
 
 from clusterd.exits import ExitCode
 from clusterd.pidfile import running_pid
@@ -15,6 +16,8 @@ from clusterd.supervisor.starter import StartResult
 from tests.supervisor.conftest import FakeNode
 from tests.supervisor.helpers import MARK, marked, until
 from tests.warm import WARM
+
+pytestmark = pytest.mark.slow
 
 
 def start(node: FakeNode, *words: str) -> StartResult:

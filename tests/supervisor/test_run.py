@@ -12,11 +12,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
+import pytest
 
 from clusterd.exits import ExitCode
 from clusterd.supervisor.restart import LIVES_TO_TRY
 from tests.supervisor.conftest import FakeNode
 from tests.supervisor.helpers import until
+
+pytestmark = pytest.mark.slow
 
 
 def killed_and_back(node: FakeNode, name: str) -> None:

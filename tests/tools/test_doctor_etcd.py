@@ -23,6 +23,8 @@ from tools.rig.etcd import EtcdCluster
 from tools.rig.etcd import etcd_cluster as running
 from tools.rig.guard import guarded
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def lone() -> Iterator[EtcdCluster]:

@@ -17,6 +17,8 @@ from tools.rig.guard import guarded
 from tools.rig.nodes import free_port
 from tools.rig.peer import wait_until
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 RECIPES = ROOT / "contrib/ha"
 PATIENCE_S = 60.0

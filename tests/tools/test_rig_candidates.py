@@ -15,6 +15,8 @@ from tools.rig.nodes import HOST, Rig, RigError, RigNode
 from tools.rig.patience import Patience
 from tools.rig.peer import wait_until
 
+pytestmark = pytest.mark.slow
+
 PATIENCE_S = 60.0
 
 
@@ -72,7 +74,6 @@ def test_cut_from_etcd_is_one_nodes_and_is_mended(rig: Rig, capsys: pytest.Captu
     wait_until(lambda: answers(second), PATIENCE_S, "a member that was started again")
 
 
-@pytest.mark.slow
 def test_whole_nodes_freeze_die_and_are_cut_off_and_come_back(rig: Rig, capsys: pytest.CaptureFixture[str]) -> None:
     master, worker, plain = rig.nodes
     rig.start()
