@@ -13,7 +13,7 @@ import lz4.frame
 import msgspec
 import pytest
 
-from tests.conftest import KEY, MakeRig
+from tests.conftest import KEY, MakeRig, rigs
 from tools.rig import peer_master, workload
 from tools.rig.faults import signal_process
 from tools.rig.nodes import HOST, Rig, RigError, RigNode
@@ -43,6 +43,31 @@ def status_of(rig: Rig, node: RigNode) -> dict[str, Any]:
 def bad_lines(node: RigNode) -> list[str]:
     lines = (node.root / "logs/cluster.log").read_text().splitlines()
     return [line for line in lines if " ERROR: " in line or "raceback" in line]
+
+
+@pytest.fixture(scope="module")
+def lone_master() -> Iterator[Rig]:
+    """A master without workers, for tests that play one."""
+    with rigs() as make:
+        rig = make(0)
+        rig.start("master")
+        wait_until(lambda: status_of(rig, rig.master)["manifest"]["state"] == "ready", 60, "the first scan")
+        yield rig
+
+
+def digest_of(rig: Rig) -> bytes:
+    """What the master's manifest has."""
+    digest: str = status_of(rig, rig.master)["manifest"]["content_digest"]
+    return digest.encode()
+
+
+@pytest.fixture(scope="module")
+def lone_worker() -> Iterator[Rig]:
+    """A worker, for tests that play its master."""
+    with rigs() as make:
+        rig = make(1)
+        rig.start("rig_manager_2")
+        yield rig
 
 
 # ---- what two nodes have in common -----------------------------------------------------------------------------------
@@ -185,11 +210,8 @@ GARBAGE: dict[str, list[bytes]] = {
 }
 
 
-def test_master_survives_a_peer_that_lies_and_floods(make_rig: MakeRig) -> None:
-    rig = make_rig(0)
-    rig.start("master")
-    wait_until(lambda: status_of(rig, rig.master)["manifest"]["state"] == "ready", 60, "the first scan")
-    digest = status_of(rig, rig.master)["manifest"]["content_digest"].encode()
+def test_master_survives_a_peer_that_lies_and_floods(lone_master: Rig) -> None:
+    rig, digest = lone_master, digest_of(lone_master)
     for caps in (None, [], ["push"]):
         with joined(rig, "stranger", caps) as link:
             for command in ("syn_digest", "syn_buckets", "syn_changed", "get_diff", "sync_now", "diff"):
@@ -215,14 +237,11 @@ def test_master_survives_a_peer_that_lies_and_floods(make_rig: MakeRig) -> None:
 
 
 @pytest.mark.parametrize("caps", [["digest", "push", "ahead"], ["digest", "push"]], ids="+".join)
-def test_worker_that_was_equal_is_sent_what_has_changed_or_told_of_it(make_rig: MakeRig, caps: list[str]) -> None:
-    rig = make_rig(0)
-    rig.start("master")
-    wait_until(lambda: status_of(rig, rig.master)["manifest"]["state"] == "ready", 60, "the first scan")
-    digest = status_of(rig, rig.master)["manifest"]["content_digest"].encode()
+def test_worker_that_was_equal_is_sent_what_has_changed_or_told_of_it(lone_master: Rig, caps: list[str]) -> None:
+    rig, digest = lone_master, digest_of(lone_master)
     with joined(rig, "w", caps) as link, joined(rig, "unknown", caps) as other:
         assert link.ask("syn_digest", digest).payload == b"equal"
-        (rig.master.root / "etc/rules/new.xml").write_text("<group/>")
+        (rig.master.root / f"etc/rules/{'-'.join(caps)}.xml").write_text("<group/>")
         firsts = []
         for one in (link, other):
             found = one.wait_for(lambda seen: not seen.sent and seen.is_request and seen.command.startswith("syn_"), 20)
@@ -230,12 +249,10 @@ def test_worker_that_was_equal_is_sent_what_has_changed_or_told_of_it(make_rig: 
         assert firsts == ["syn_m_c" if "ahead" in caps else "syn_changed", "syn_changed"]
 
 
-def test_check_is_free_again_when_the_link_ends_before_the_package(make_rig: MakeRig) -> None:
+def test_check_is_free_again_when_the_link_ends_before_the_package(lone_master: Rig) -> None:
     """Whatever the worker does between `sync N` and its package, the next one of its name is served."""
-    rig = make_rig(0)
-    rig.start("master")
+    rig = lone_master
     everything = list(range(1024))
-    wait_until(lambda: status_of(rig, rig.master)["manifest"]["state"] == "ready", 60, "the first scan")
     for _ in range(5):
         with joined(rig, "w", ["digest"]) as link:
             assert link.ask("syn_digest", ZERO).payload.startswith(b"differs ")
@@ -297,10 +314,9 @@ def requests(session: Any, *commands: str, after: int = 0) -> list[Any]:
     ]
 
 
-def test_idle_check_of_a_worker_is_one_request(make_rig: MakeRig, answers: dict[str, Callable[[bytes], bytes]]) -> None:
-    rig = make_rig(1)
+def test_idle_check_of_a_worker_is_one_request(lone_worker: Rig, answers: dict[str, Callable[[bytes], bytes]]) -> None:
+    rig = lone_worker
     with scripted_master(rig) as master:
-        rig.start("rig_manager_2")
         session = master.session("rig_manager_2")
         wait_until(lambda: len(requests(session, "syn_digest")) >= 4, 60, "four checks")
         assert not requests(session, "syn_i_w_m_p", "syn_i_w_m", "syn_buckets", "new_file", "file_upd")
@@ -342,13 +358,13 @@ def test_idle_check_of_a_worker_is_one_request(make_rig: MakeRig, answers: dict[
     ids=["word", "nothing", "short", "long", "count"],
 )
 def test_worker_below_a_master_that_talks_nonsense_is_equal_nevertheless(
-    make_rig: MakeRig, answers: dict[str, Callable[[bytes], bytes]], nonsense: tuple[str, bytes]
+    lone_worker: Rig, answers: dict[str, Callable[[bytes], bytes]], nonsense: tuple[str, bytes]
 ) -> None:
-    rig = make_rig(1)
+    rig = lone_worker
+    workload.change(rig.master.root, seed=1)
     answers["syn_digest"] = lambda _: b"differs " + ZERO + b" " + bytes(16384)
     answers[nonsense[0]] = lambda _: nonsense[1]
     with scripted_master(rig) as master:
-        rig.start("rig_manager_2")
         session = master.session("rig_manager_2")
         rig.wait_equal(60)
         assert requests(session, nonsense[0])
@@ -371,14 +387,12 @@ def test_master_that_lets_wait_is_asked_again_less_and_less_often(
 
 
 def test_lost_promise_of_a_package_keeps_no_worker_from_checking(
-    make_rig: MakeRig, answers: dict[str, Callable[[bytes], bytes]]
+    lone_worker: Rig, answers: dict[str, Callable[[bytes], bytes]]
 ) -> None:
     """`sync N`, and then nothing: the master's sync was killed."""
-    rig = make_rig(1)
     answers["syn_digest"] = lambda _: b"differs " + ZERO + b" " + bytes(16384)
     answers["syn_buckets"] = lambda _: b"sync 3"
-    with scripted_master(rig) as master:
-        rig.start("rig_manager_2")
+    with scripted_master(lone_worker) as master:
         session = master.session("rig_manager_2")
         wait_until(lambda: len(requests(session, "syn_buckets")) >= 3, 60, "three checks")
         at = [seen.at for seen in requests(session, "syn_buckets")]

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import KEY, MakeRig
+from clusterd.status.status import StatusReader
+from tests.conftest import KEY, rigs
 from tools.rig.nodes import HOST, Rig
-from tools.rig.peer import PeerMessage, ScriptedLink, dial, exception_json
+from tools.rig.peer import PeerMessage, ScriptedLink, dial, exception_json, wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -25,11 +26,20 @@ def answers_nothing(message: PeerMessage) -> Answer:
     return None
 
 
+@pytest.fixture(scope="module")
+def running() -> Iterator[Rig]:
+    with rigs() as make:
+        made = make(0)
+        made.start("master")
+        yield made
+
+
 @pytest.fixture
-def rig(make_rig: MakeRig) -> Rig:
-    rig = make_rig(0)
-    rig.start("master")
-    return rig
+def rig(running: Rig) -> Iterator[Rig]:
+    """A master; it has noticed that the nodes of the test left."""
+    yield running
+    reader = StatusReader(str(running.master.root))
+    wait_until(lambda: not reader.read_sync()["peers"], 60, "the master has no worker")
 
 
 @contextmanager

@@ -1,8 +1,11 @@
 """clusterd beside nodes that are not clusterd: the rig's own implementation of the protocol plays the stock side."""
 
+from collections.abc import Iterator
+
 import pytest
 
-from tests.conftest import KEY, MakeRig
+from clusterd.status.status import StatusReader
+from tests.conftest import KEY, MakeRig, rigs
 from tools.rig import workload
 from tools.rig.nodes import HOST, Rig
 from tools.rig.peer import (
@@ -24,9 +27,23 @@ def stock_worker(rig: Rig, name: str = "rig_manager_2", **options: str) -> Stock
     return StockWorker((HOST, rig.master.port), KEY, name, rig.workers[0].root, **{"cluster": "rig"} | options)  # type: ignore[arg-type]
 
 
-def test_stock_worker_joins_and_stays_equal(make_rig: MakeRig) -> None:
-    rig = make_rig(1)
-    rig.start("master")
+@pytest.fixture(scope="module")
+def served() -> Iterator[Rig]:
+    with rigs() as make:
+        made = make(1)
+        made.start("master")
+        yield made
+
+
+@pytest.fixture
+def rig(served: Rig) -> Iterator[Rig]:
+    """Our master; the test plays its workers. Afterwards the master has noticed that they left."""
+    yield served
+    reader = StatusReader(str(served.master.root))
+    wait_until(lambda: not reader.read_sync()["peers"], 60, "the master has no worker")
+
+
+def test_stock_worker_joins_and_stays_equal(rig: Rig) -> None:
     with stock_worker(rig) as worker:
         worker.join()
         worker.sync(30)
@@ -85,18 +102,12 @@ def test_worker_does_not_delete_everything_for_a_master_that_has_not_scanned(mak
         ("other", {"version": "4.13.0"}, 3031),
     ],
 )
-def test_worker_that_does_not_belong_is_refused(
-    make_rig: MakeRig, name: str, options: dict[str, str], code: int
-) -> None:
-    rig = make_rig(1)
-    rig.start("master")
+def test_worker_that_does_not_belong_is_refused(rig: Rig, name: str, options: dict[str, str], code: int) -> None:
     with stock_worker(rig, name, **options) as worker, pytest.raises(PeerError, match=str(code)):
         worker.join()
 
 
-def test_hostile_connections_leave_legitimate_ones_alone(make_rig: MakeRig) -> None:
-    rig = make_rig(1)
-    rig.start("master")
+def test_hostile_connections_leave_legitimate_ones_alone(rig: Rig) -> None:
     address = (HOST, rig.master.port)
     with stock_worker(rig) as worker:
         worker.join()
