@@ -1,9 +1,11 @@
 """`clusterd` and `wazuh-clusterd` as an operator types them: what they do, print and return."""
 
+import contextlib
 import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import tarfile
@@ -14,9 +16,10 @@ from typing import Any
 import pytest
 
 from clusterd.exits import ExitCode
-from tests.conftest import MakeRig
+from tests.conftest import MakeRig, rigs
+from tests.system.new_lines import NewLines
 from tools.rig.faults import signal_process
-from tools.rig.nodes import MARK, Rig, RigNode, run_program
+from tools.rig.nodes import HOST, MARK, Rig, RigNode, run_program
 from tools.rig.peer import wait_until
 
 pytestmark = pytest.mark.slow
@@ -63,11 +66,29 @@ def rig(make_rig: MakeRig) -> Rig:
     return make_rig(1)
 
 
-@pytest.fixture
-def master(rig: Rig) -> Iterator[RigNode]:
-    """A started master."""
-    rig.start("master")
-    return rig.master
+@pytest.fixture(scope="module")
+def pair() -> Iterator[Rig]:
+    """A running master and worker, for tests that leave them as they are."""
+    with rigs() as make:
+        made = make(1)
+        made.start()
+        made.wait_equal(60)
+        yield made
+
+
+@contextlib.contextmanager
+def changed_settings(rig: Rig) -> Iterator[None]:
+    """Afterwards the master's files have what they had, and it knows."""
+    paths = [rig.master.root / "etc" / name for name in ("cluster.json", "ossec.conf", "local_internal_options.conf")]
+    before = {path: path.read_bytes() for path in paths if path.exists()}
+    try:
+        yield
+    finally:
+        for path in paths:
+            path.unlink(missing_ok=True)
+        for path, content in before.items():
+            path.write_bytes(content)
+        assert clusterd(rig, "reload").returncode == ExitCode.OK
 
 
 def clusterd(rig: Rig, *arguments: str, node: RigNode | None = None) -> Done:
@@ -88,10 +109,6 @@ def stock(rig: Rig, *arguments: str) -> Done:
 def status(rig: Rig, node: RigNode | None = None) -> dict[str, Any]:
     found: dict[str, Any] = json.loads(clusterd(rig, "status", "--json", node=node).stdout)
     return found
-
-
-def log_of(node: RigNode) -> str:
-    return (node.root / "logs/cluster.log").read_text()
 
 
 def set_conf(node: RigNode, tag: str, value: str) -> None:
@@ -117,9 +134,9 @@ def test_start_returns_when_the_node_serves_and_stop_when_it_is_gone(rig: Rig) -
     assert (again.returncode, again.stdout) == (ExitCode.OK, f"clusterd is not running at {rig.master.root}.\n")
 
 
-def test_second_start_names_the_running_daemon(rig: Rig, master: RigNode) -> None:
-    pid = next(process["pid"] for process in status(rig)["processes"] if process["name"] == "supervisor")
-    done = clusterd(rig, "start")
+def test_second_start_names_the_running_daemon(pair: Rig) -> None:
+    pid = next(process["pid"] for process in status(pair)["processes"] if process["name"] == "supervisor")
+    done = clusterd(pair, "start")
     assert (done.returncode, done.stderr) == (
         ExitCode.ALREADY_RUNNING,
         f"clusterd: clusterd is already running with pid {pid}\n",
@@ -134,22 +151,22 @@ def test_disabled_cluster_is_a_reason_not_to_start(rig: Rig) -> None:
     assert not rig.running()
 
 
-def test_port_in_use_is_a_reason_not_to_start(rig: Rig, master: RigNode) -> None:
-    set_conf(rig.workers[0], "node_type", "master")
-    set_conf(rig.workers[0], "port", str(master.port))
-    done = clusterd(rig, "start", node=rig.workers[0])
+def test_port_in_use_is_a_reason_not_to_start(rig: Rig) -> None:
+    with socket.create_server((HOST, rig.master.port)):
+        done = clusterd(rig, "start")
     assert done.returncode == ExitCode.COULD_NOT_START
-    assert str(master.port) in done.stderr
+    assert str(rig.master.port) in done.stderr
     assert "Traceback" not in done.stderr
 
 
-def test_restart_gives_a_new_supervisor_and_bad_configuration_keeps_the_old_one(rig: Rig, master: RigNode) -> None:
+def test_restart_gives_a_new_supervisor_and_bad_configuration_keeps_the_old_one(rig: Rig) -> None:
+    rig.start("master")
     rig.run = run_program
     before = rig.processes("master")
     assert clusterd(rig, "restart").returncode == ExitCode.OK
     after = rig.processes("master")
     assert not set(before.values()) & set(after.values())
-    set_conf(master, "port", "none")
+    set_conf(rig.master, "port", "none")
     done = clusterd(rig, "restart")
     assert done.returncode == ExitCode.BAD_CONFIGURATION
     assert "<port>" in done.stderr
@@ -185,36 +202,38 @@ def test_check_config_shows_all_mistakes_with_their_place(rig: Rig) -> None:
     assert "line " in said
 
 
-def test_reload_changes_the_log_level_of_all_processes_at_once(rig: Rig) -> None:
-    rig.start()
-    master = rig.master
-    before = rig.processes("master")
-    assert " DEBUG: " not in log_of(master)
-    (master.root / "etc/local_internal_options.conf").write_text("wazuh_clusterd.debug=2\n")
-    done = clusterd(rig, "reload")
-    assert (done.returncode, done.stdout) == (ExitCode.OK, "The configuration was reloaded.\n")
-    wait_until(lambda: " DEBUG: [Worker rig_manager_2] [Integrity check] " in log_of(master), 60, "lines of sync")
-    wait_until(lambda: " DEBUG: [Worker rig_manager_2] [Main] Command received: " in log_of(master), 60, "lines of net")
-    assert rig.processes("master") == before
-    set_conf(master, "hidden", "yes")
-    done = clusterd(rig, "reload")
-    assert done.stdout == "The configuration was reloaded. These changes wait for a restart: <hidden>.\n"
-    assert status(rig)["node"]["needs_restart"] == ["<hidden>"]
+def test_reload_changes_the_log_level_of_all_processes_at_once(pair: Rig) -> None:
+    master, lines = pair.master, NewLines(pair.master)
+    before = pair.processes("master")
+    assert status(pair)["node"]["needs_restart"] == []
+    with changed_settings(pair):
+        assert " DEBUG: " not in lines.text
+        (master.root / "etc/local_internal_options.conf").write_text("wazuh_clusterd.debug=2\n")
+        done = clusterd(pair, "reload")
+        assert (done.returncode, done.stdout) == (ExitCode.OK, "The configuration was reloaded.\n")
+        wait_until(lambda: " DEBUG: [Worker rig_manager_2] [Integrity check] " in lines.text, 60, "lines of sync")
+        wait_until(lambda: " DEBUG: [Worker rig_manager_2] [Main] Command received: " in lines.text, 60, "lines of net")
+        assert pair.processes("master") == before
+        set_conf(master, "hidden", "yes")
+        done = clusterd(pair, "reload")
+        assert done.stdout == "The configuration was reloaded. These changes wait for a restart: <hidden>.\n"
+        assert status(pair)["node"]["needs_restart"] == ["<hidden>"]
 
 
-def test_reload_with_mistakes_changes_nothing(rig: Rig, master: RigNode) -> None:
-    (master.root / "etc/cluster.json").write_text("{")
-    done = clusterd(rig, "reload")
-    assert done.returncode == ExitCode.BAD_CONFIGURATION
-    assert "line 1" in done.stderr
-    assert status(rig)["running"]
+def test_reload_with_mistakes_changes_nothing(pair: Rig) -> None:
+    with changed_settings(pair):
+        (pair.master.root / "etc/cluster.json").write_text("{")
+        done = clusterd(pair, "reload")
+        assert done.returncode == ExitCode.BAD_CONFIGURATION
+        assert "line 1" in done.stderr
+        assert status(pair)["running"]
 
 
 @pytest.mark.parametrize(
     "arguments", [["frobnicate"], ["start", "--bogus"], ["status", "--json", "extra"], ["init", "--type", "boss"]]
 )
-def test_wrong_usage_has_its_own_code(rig: Rig, arguments: list[str]) -> None:
-    done = clusterd(rig, *arguments)
+def test_wrong_usage_has_its_own_code(pair: Rig, arguments: list[str]) -> None:
+    done = clusterd(pair, *arguments)
     assert done.returncode == ExitCode.USAGE
     assert done.stderr.startswith("Usage: ")
 
@@ -222,9 +241,8 @@ def test_wrong_usage_has_its_own_code(rig: Rig, arguments: list[str]) -> None:
 # ---- status ----------------------------------------------------------------------------------------------------------
 
 
-def test_status_of_a_running_node_has_all_its_keys(rig: Rig) -> None:
-    rig.start()
-    rig.wait_equal(60)
+def test_status_of_a_running_node_has_all_its_keys(pair: Rig) -> None:
+    rig = pair
     for node in rig.nodes:
         wait_until(lambda node=node: bool(status(rig, node)["peers"]), 60, "both know each other")  # type: ignore[misc]
         found = status(rig, node)
@@ -261,8 +279,9 @@ def test_status_of_a_worker_without_master_says_why(rig: Rig) -> None:
     assert "The master is not connected: " in " ".join(clusterd(rig, "status", node=worker).stdout.split())
 
 
-def test_status_answers_while_processes_are_dead(rig: Rig, master: RigNode) -> None:
+def test_status_answers_while_processes_are_dead(pair: Rig) -> None:
     """Frozen processes do not answer; the rest of the status is shown all the same."""
+    rig = pair
     pids = rig.processes("master")
     for name in ("sync", "net"):
         pid = pids[name]
@@ -297,9 +316,9 @@ def interruptible() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("interruptible")
-def test_watch_goes_on_until_interrupted(rig: Rig, master: RigNode) -> None:
-    line = [*rig.program, "--root", str(master.root), "status", "--watch", "--json"]
-    environment = os.environ | {MARK: str(rig.directory)}
+def test_watch_goes_on_until_interrupted(pair: Rig) -> None:
+    line = [*pair.program, "--root", str(pair.master.root), "status", "--watch", "--json"]
+    environment = os.environ | {MARK: str(pair.directory)}
     with subprocess.Popen(line, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout
         seen = [json.loads(process.stdout.readline()) for _ in range(2)]
