@@ -162,7 +162,7 @@ class TextTable(Drawn):
         return found + (Styled(self.caption, "dim").lines(width) if self.caption else [])
 
     def _widths(self, width: int | None) -> list[int]:
-        """What each column gets: the widest ones give way."""
+        """What each column gets: the widest ones give way, of equal ones those in which fewer rows are folded."""
         widths = [
             max(max(map(cells, row[n].plain.split("\n"))) for row in self._rows) for n in range(len(self._rights))
         ]
@@ -174,6 +174,7 @@ class TextTable(Drawn):
                 widest = max(widths[n] for n in folds)
                 next_one = max((widths[n] for n in folds if widths[n] < widest), default=1)
                 equal = [n for n in folds if widths[n] == widest]
+                equal.sort(key=lambda n: sum(cells(row[n].plain) >= widest for row in self._rows))
                 too_much = min(sum(widths) - left, (widest - next_one) * len(equal))
                 for place, n in enumerate(equal):
                     widths[n] -= too_much // len(equal) + (place < too_much % len(equal))

@@ -55,8 +55,10 @@ def _clusterd() -> None:
 
 
 def cluster_control() -> None:
+    gc.disable()
     from tools.cluster_control import main
 
+    gc.enable()
     _loaded(_is_ours)
     main()
 

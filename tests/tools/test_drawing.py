@@ -76,6 +76,13 @@ def test_widest_columns_give_way_first() -> None:
     ]
 
 
+def test_of_equally_wide_columns_that_with_fewer_long_cells_gives_way() -> None:
+    table = TextTable("", "at", "lag")
+    table.add_row("6 min ago", "")
+    table.add_row("7 min ago", "95 s, 12 files")
+    assert shown(table, 19) == ["at         lag", "6 min ago", "7 min ago  95 s, 12", "           files"]
+
+
 def test_empty_cells_leave_no_spaces_at_the_end() -> None:
     table = TextTable("title", "a", "b>", "c")
     table.add_row("x", "", "")
