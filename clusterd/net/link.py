@@ -17,8 +17,9 @@ from clusterd.net.asking import AnswerTaker, IgnoreAnswer
 from clusterd.net.context import NetContext, ToSync
 from clusterd.net.outbox import Outbox, OutboxEntry
 from clusterd.net.pulse import SILENT_S, Pulse
-from clusterd.net.reading import HELD_OUTBOX, HELD_SLABS, Reading
+from clusterd.net.reading import HELD_SLABS, Reading
 from clusterd.net.sent_requests import SentRequests
+from clusterd.net.writing import Writing
 from clusterd.wire import commands
 from clusterd.wire.commands import Role
 from clusterd.wire.connection import Connection
@@ -38,10 +39,6 @@ WRITE_STALL_S = 60.0
 """A peer that does not take a slice (256 KiB) within this time occupies slabs that others need."""
 SHORT_S = 10.0
 """While other links wait for room, a link that has room must receive 256 KiB within this time."""
-PUMP_BYTES = 1048576
-"""Bytes written to one link before other links get their turn."""
-UNREAD_BYTES = 1048576
-"""When more bytes than this wait to be written, the peer's next requests are not read (wire.md R5)."""
 FLUSH_S = 2.0
 
 
@@ -69,7 +66,6 @@ class Link(asyncio.BufferedProtocol):
         self, context: NetContext, sync: ToSync, owner: LinkOwner, role: Role, sealer: Sealer | None, number: int
     ) -> None:
         self._context = context
-        self._sync = sync
         self._owner = owner
         self._meter = context.meter
         self.number = number
@@ -90,16 +86,14 @@ class Link(asyncio.BufferedProtocol):
         self._transport: asyncio.Transport | None = None
         self._outbox = Outbox()
         self._reading = Reading(context.clock)
-        self._blocked_at: float | None = None
+        self._writing = Writing(context, sync, self._outbox, self.hold, self.let_go)
         self._stalled_at: float | None = None
-        self._pump_is_due = False
-        self._closing = False
         self._reason = ""
         self.given_up_s = 0.0
         """How long nothing had come, of a link that ends for that."""
         self._limit_timer: asyncio.TimerHandle | None = None
         self._pulse: Pulse | None = None
-        self._bytes_in = self._bytes_out = 0
+        self._bytes_in = 0
         self._connection = Connection(
             role,
             sealer,
@@ -135,7 +129,7 @@ class Link(asyncio.BufferedProtocol):
     # ---- the transport -----------------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)
+        self._transport = self._writing.transport = cast(asyncio.Transport, transport)
         # No bytes may stay in the transport's own buffer unnoticed: slabs are returned when it is empty. TLS compares
         # with "at least", TCP with "more than".
         secure = transport.get_extra_info("sslcontext") is not None
@@ -169,7 +163,7 @@ class Link(asyncio.BufferedProtocol):
             self._limit_timer.cancel()
         context.slabs.forget(self.number)
         context.slabs.drop(self._connection.close(), now)
-        self._give_back(self._outbox.clear())
+        self._writing.end()
         self._connection.take_waiting()
         context.asking.discard(self)
         context.beating.discard(self)
@@ -179,13 +173,11 @@ class Link(asyncio.BufferedProtocol):
         self._meter.worked(began)
 
     def pause_writing(self) -> None:
-        self._blocked_at = self._context.clock.monotonic()
+        self._writing.pause()
 
     def resume_writing(self) -> None:
         began = time.thread_time_ns()
-        self._blocked_at = None
-        self._give_back(self._outbox.drained())
-        self.pump()
+        self._writing.resume()
         self._meter.worked(began)
 
     # ---- receiving ---------------------------------------------------------------------------------------------------
@@ -221,7 +213,7 @@ class Link(asyncio.BufferedProtocol):
             self._stalled_at = self._stalled_at or self._context.clock.monotonic()
             self.hold(HELD_SLABS)
             self._context.slabs.wait(self.number, self._room_again)
-        self.pump()
+        self._writing.pump()
 
     def _is_refusal(self, command: str) -> bool:
         """An `err` that answers nothing of ours: drop it, or two nodes would refuse each other's refusals for ever. On
@@ -263,17 +255,17 @@ class Link(asyncio.BufferedProtocol):
         frames = self._connection.respond(counter, command, payload)
         self._meter.frames_out += len(frames)
         self._outbox.add_first(frames)
-        self._pump_later()
+        self._writing.pump_later()
 
     def respond_body(self, counter: int, command: str, views: Sequence[memoryview], slabs: Sequence[int]) -> None:
         """The same with an already sealed body in slabs, which are returned when it is written."""
         if self.is_lost:
-            self._give_back(list(slabs))
+            self._writing.give_back(list(slabs))
             return
         pieces = self._connection.respond_sealed(counter, command, sum(len(view) for view in views))
         self._meter.frames_out += len(pieces)
         self._outbox.add_body(pieces, views, slabs)
-        self._pump_later()
+        self._writing.pump_later()
 
     def ask(self, command: str, payload: bytes, timeout_s: float, asker: AnswerTaker) -> int | None:
         """Sends a request. Returns None on a link that has ended (the asker is told "closed"). Raises ClusterError for
@@ -292,7 +284,7 @@ class Link(asyncio.BufferedProtocol):
     ) -> int | None:
         """The same with a sealed body in slabs, which are returned in every case."""
         if self.is_lost:
-            self._give_back(list(slabs))
+            self._writing.give_back(list(slabs))
             asker.unanswered("closed")
             return None
         length = sum(len(view) for view in views)
@@ -305,60 +297,19 @@ class Link(asyncio.BufferedProtocol):
     def _remember(self, number: int, command: str, entry: OutboxEntry, asker: AnswerTaker) -> None:
         self._sent.add(number, command, entry, asker)
         self._context.asking.add(self)
-        self._pump_later()
+        self._writing.pump_later()
 
     def withdraw(self, number: int) -> None:
         """Forgets a request: nobody waits for its response any more."""
-        self._give_back(self._sent.withdraw(number))
+        self._writing.give_back(self._sent.withdraw(number))
 
     def expire(self, now: float) -> None:
         """Ends the requests whose time is over."""
         for asker, slabs in self._sent.expire(now):
-            self._give_back(slabs)
+            self._writing.give_back(slabs)
             asker.unanswered("timeout")
         if not self._sent:
             self._context.asking.discard(self)
-
-    def _pump_later(self) -> None:
-        """Schedules one write at the end of this turn of the loop for everything queued by then."""
-        if not self._pump_is_due:
-            self._pump_is_due = True
-            asyncio.get_running_loop().call_soon(self._pump_turn)
-
-    def _pump_turn(self) -> None:
-        began = time.thread_time_ns()
-        self.pump()
-        self._meter.worked(began)
-
-    def pump(self) -> None:
-        """Writes as long as the transport accepts it."""
-        self._pump_is_due = False
-        transport, outbox = self._transport, self._outbox
-        if transport is None or self.is_lost or transport.is_closing():
-            return
-        given = 0
-        while self._blocked_at is None and given < PUMP_BYTES:
-            buffers = outbox.next_write()
-            if not buffers:
-                break
-            given += sum(map(len, buffers))
-            transport.writelines(buffers)
-            if self._blocked_at is None:
-                self._give_back(outbox.drained())
-        self._meter.bytes_out += given
-        self._bytes_out += given
-        if given >= PUMP_BYTES:
-            self._pump_later()
-        if outbox.first_bytes > UNREAD_BYTES:
-            self.hold(HELD_OUTBOX)
-        else:
-            self.let_go(HELD_OUTBOX)
-        if self._closing and not outbox:
-            transport.close()
-
-    def _give_back(self, slabs: list[int]) -> None:
-        if slabs:
-            self._sync.slabs_written(slabs)
 
     # ---- ending ------------------------------------------------------------------------------------------------------
 
@@ -373,9 +324,9 @@ class Link(asyncio.BufferedProtocol):
         if self._transport is None or self.is_lost:
             return
         self._reason = self._reason or reason
-        self._closing = True
+        self._writing.closing = True
         self.end_by(FLUSH_S, reason)
-        self.pump()
+        self._writing.pump()
 
     def end_by(self, seconds: float, reason: str) -> None:
         """Aborts in `seconds` unless the link has ended by then."""
@@ -410,9 +361,9 @@ class Link(asyncio.BufferedProtocol):
     def beat(self, now: float) -> None:
         """Called twice a second: sends the pulse, and ends a link whose peer sends none."""
         pulse = self._pulse
-        if pulse is None or self._closing:
+        if pulse is None or self._writing.closing:
             return
-        pulse.beat(now, self._bytes_in, self._bytes_out, is_read=not self._reading.is_held)
+        pulse.beat(now, self._bytes_in, self._writing.sent_bytes, is_read=not self._reading.is_held)
         if pulse.is_lost:
             self.given_up_s = SILENT_S
             self.abort(f"nothing has come from the peer for {SILENT_S:g} seconds")
@@ -431,7 +382,7 @@ class Link(asyncio.BufferedProtocol):
             violation = self._connection.check_progress(now - self._reading.paused_s, timeout_s)
         if violation is not None:
             self._owner.violated(self, violation)
-        elif self._blocked_at is not None and now - self._blocked_at > WRITE_STALL_S:
+        elif self._writing.blocked_s(now) > WRITE_STALL_S:
             self.abort(f"the peer has taken no data for {WRITE_STALL_S:g} seconds")
         elif self._stalled_at is not None and now - self._stalled_at > stalled_s:
             self.abort(f"there was no room for a large message for {stalled_s:g} seconds")
