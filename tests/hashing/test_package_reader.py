@@ -221,6 +221,15 @@ def test_what_is_no_small_content_moves_nothing(reader_of: Opened, stream: bytes
     assert reader.small_content(GIB) == b"content"
 
 
+@pytest.mark.parametrize("stream", [DEFLATED, FRAME], ids=["zlib", "lz4"])
+def test_small_content_needs_the_separator_behind_it(reader_of: Opened, stream: bytes) -> None:
+    reader = reader_of(entry("a", stream + b"x"))
+    reader.read_path()
+    before = reader.position
+    assert reader.small_content(GIB) is None
+    assert reader.position == before
+
+
 def test_content_of_a_whole_chunk_is_small_and_the_last_entry_is_not(reader_of: Opened) -> None:
     reader = reader_of(entry("a", zlib.compress(bytes(CHUNK_BYTES))) + FILE_SEP + entry("b"))
     reader.read_path()
