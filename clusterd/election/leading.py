@@ -249,20 +249,20 @@ class Leading:
         says = last is None or (facts.is_known and facts.epoch)
         epoch, past = (facts.epoch, facts.past) if says or last is None else (last.epoch, last.past)
         # Also where the store, or this node as the leader of another term, goes on with the log that it had: who
-        # confirms has everything that was answered still, and nothing was answered since.
-        is_same = (
-            last is not None
-            and (last.term == view.term or last.leader == self._me.name)
-            and last.epoch in {epoch, *dict(past)}
-        )
+        # confirms has everything that was answered still, and nothing was answered since. Not with a backup that lacks
+        # what was answered.
+        before = None
+        if last is not None and (last.term == view.term or last.leader == self._me.name):
+            ended = last.position if epoch == last.epoch else dict(past).get(last.epoch, -1)
+            before = last if epoch == last.epoch or ended >= last.floor else None
         if isinstance(confirming, EllipsisType):
-            confirming = last.confirming if last is not None and is_same else None
+            confirming = None if before is None else before.confirming
         position = facts.position
-        if last is not None and is_same:
-            position = max(last.position, floor or 0, self._settled_head(facts))
-            floor = max(last.floor, floor or 0)
-        else:
+        if before is None or before.epoch != epoch:
             self._heads.clear()
+        if before is not None:
+            position = max(min(before.position, ended), floor or 0, self._settled_head(facts))
+            floor = max(before.floor, floor or 0)
         if floor is None:
             # What this node had when it took the lead may have been answered; what it has done since was not.
             floor = past[-1][1] if past else position

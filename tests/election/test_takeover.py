@@ -9,7 +9,7 @@ import pytest
 from clusterd.election import rules
 from clusterd.election.keys import CandidateKey, Config, EtcdView, LastKey
 from clusterd.election.shown import shown
-from tests.election.stories import at_most_one, last, pass_time, three, told
+from tests.election.stories import at_most_one, last, pass_time, set_followers, three, told
 from tests.fakes.etcd import EtcdStore, HandClock, Voter, candidate, master
 
 # ---- who takes over --------------------------------------------------------------------------------------------------
@@ -118,6 +118,33 @@ async def test_the_store_of_the_leader_starts_anew_and_who_confirms_stays(clock:
     clock.now += 16
     await pass_time(3, two, other)
     assert two.leads, two.elector.session.waits_for
+
+
+@pytest.mark.parametrize(("ended", "confirming"), [(10, "two"), (7, None)])
+def test_a_leader_whose_log_lost_its_end_asks_no_more_of_the_others_than_it_has(
+    ended: int, confirming: str | None
+) -> None:
+    """A power failure, or a backup that even lacks what was answered: whoever follows it has as much."""
+
+    async def story() -> None:
+        clock = HandClock()
+        store = EtcdStore(clock)
+        one, two, other = await three(store)
+        one.node.set(position=5000)
+        await pass_time(10, one, two, other)
+        assert last(store).position == 5000
+        one.node.set(position=ended)
+        one.node.start_store()
+        await pass_time(2, one, two, other)
+        found = last(store)
+        assert (found.position, found.floor, found.confirming) == (ended, ended, confirming)
+        set_followers(one, two, other)
+        await pass_time(3, one, two, other)
+        clock.now += 16
+        await pass_time(20, two, other)
+        assert two.leads
+
+    asyncio.run(story())
 
 
 @pytest.mark.parametrize(
