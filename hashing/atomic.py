@@ -80,6 +80,15 @@ class FileOps:
         os.fchown(fd, uid, gid)
 
 
+def sync_path(path: str | os.PathLike[str]) -> None:
+    """Returns when the content of this file, or the names of this directory, are on the disk. Raises OSError."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
 def temporary_name(name: str, owner: str) -> str:
     """Name under which `owner` writes `name` beside its target; owners are words of letters, digits and dashes that
     nobody else has. Short, so that a name of 255 bytes has one too."""

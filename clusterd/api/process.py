@@ -5,7 +5,6 @@ import asyncio
 import contextlib
 import logging
 import os
-import signal
 import socket
 from collections.abc import Hashable
 from pathlib import Path
@@ -30,6 +29,7 @@ from clusterd.memory import Trimmer
 from clusterd.reload import adopt
 from clusterd.rundir import reason_path
 from clusterd.settings import Settings
+from clusterd.signals import heed_signals
 from clusterd.token_secret import SecretFile
 from clusterd.users import USERS_FILE, UserProblem, UsersFile
 from ipc.board import Board
@@ -68,10 +68,7 @@ class _ApiProcess:
         """Serves until SIGTERM. Raises StartFailure, UserProblem, OSError while it starts."""
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(self._on_loop_trouble)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._stop.set)
-        loop.add_signal_handler(signal.SIGHUP, self._reload)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
+        heed_signals(self._stop.set, self._reload)
         settings, own = self._settings, self._settings.clusterd.api
         users = UsersFile(settings.root)
         if not users.users():

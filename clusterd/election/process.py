@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from clusterd.reload import adopt
 from clusterd.rounds import Rounds
 from clusterd.rundir import problem_path, reason_path
 from clusterd.settings import Settings
+from clusterd.signals import heed_signals
 from ipc.board import Board
 
 NAME = "election"
@@ -95,11 +95,7 @@ class _ElectionProcess:
 
     async def run(self) -> int:
         """Until SIGTERM."""
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._stop.set)
-        loop.add_signal_handler(signal.SIGHUP, self._reload)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
+        heed_signals(self._stop.set, self._reload)
         server = ElectionServer(self._settings.root, self._answer, self._rounds)
         await server.start()
         # At once: a node whose etcd is away runs, and serves nothing.

@@ -3,7 +3,6 @@ datagrams, and nobody waits for it."""
 
 import asyncio
 import contextlib
-import signal
 import socket
 import time
 from collections.abc import Coroutine, Sequence
@@ -28,6 +27,7 @@ from clusterd.reload import adopt
 from clusterd.rounds import Rounds
 from clusterd.rundir import journal_path, journal_socket, problem_path
 from clusterd.settings import Settings
+from clusterd.signals import heed_signals
 from ipc.board import Board
 
 NAME = "monitor"
@@ -83,10 +83,7 @@ class MonitorProcess:
     async def run(self) -> int:
         """Until SIGTERM."""
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._stop.set)
-        loop.add_signal_handler(signal.SIGHUP, self._reload)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
+        heed_signals(self._stop.set, self._reload)
         # At once: a node serves although its disk lets neither the socket be made nor the journal be opened.
         self._row.set_ready()
         beating = asyncio.create_task(self._beat())

@@ -40,6 +40,7 @@ from clusterd.role import deposed_text
 from clusterd.rundir import reason_path, sync_socket
 from clusterd.scheduling import run_promptly
 from clusterd.settings import Settings
+from clusterd.signals import heed_signals
 from clusterd.wire.command_table import NEED_LEADER
 from clusterd.wire.seal import Sealer
 from ipc.arena import Arena
@@ -83,10 +84,7 @@ class _NetProcess:
     async def run(self) -> int:
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(self._unexpected)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._stop.set)
-        loop.add_signal_handler(signal.SIGHUP, self._reload)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
+        heed_signals(self._stop.set, self._reload)
         gc.set_threshold(*GC_THRESHOLDS)
         run_promptly()
         self._context.slabs.on_room = lambda: loop.call_soon(self._context.slabs.wake)

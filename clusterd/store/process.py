@@ -6,7 +6,6 @@ Of the cluster it knows only its node's role.
 import asyncio
 import contextlib
 import os
-import signal
 import sqlite3
 import sys
 import time
@@ -38,6 +37,7 @@ from clusterd.rundir import (
     replica_socket,
 )
 from clusterd.settings import Settings
+from clusterd.signals import heed_signals
 from clusterd.store import schema
 from clusterd.store.authd import Authd
 from clusterd.store.commands import DatabaseCommands
@@ -102,11 +102,7 @@ class _StoreProcess:
     async def run(self) -> int:
         """Runs until SIGTERM. A failure that keeps the store from serving is logged once and retried: the rest of the
         node works without agents."""
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._stop.set)
-        loop.add_signal_handler(signal.SIGHUP, self._reload)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
+        heed_signals(self._stop.set, self._reload)
         while not self._stop.is_set():
             try:
                 await self._live()

@@ -24,9 +24,10 @@ from clusterd.messages.replica import MOST_AGAIN, AskChanges, Changes
 from clusterd.rundir import COPY_FILE, REPLICA_DIR, REPLICA_FILE
 from clusterd.store import schema
 from clusterd.store.change_log import GREATEST, REPLICA_MARKS, Joined, mark
-from clusterd.store.replica_db import CHECKED, HEARD, ReplicaDb, on_disk, remove_file
+from clusterd.store.replica_db import CHECKED, HEARD, ReplicaDb, remove_file
 from clusterd.store.replica_source import KEPT_PAST, SLICES, unpack_units
 from clusterd.store.units import UnitDigest, digest_of
+from hashing.atomic import sync_path
 
 T = TypeVar("T")
 DIGEST_S = 60.0
@@ -274,9 +275,9 @@ class ReplicaCopy:
                 # Its changes are not in the file: begin anew.
                 remove_file(copy.path)
                 raise OSError(f"{left} stays behind: another program uses the file")
-        on_disk(copy.path)
+        sync_path(copy.path)
         os.replace(copy.path, Path(self._root) / REPLICA_FILE)
-        on_disk(copy.path.parent)
+        sync_path(copy.path.parent)
         self._digest, self._compare_at = None, 0.0
         self._open()
         assert self._replica is not None

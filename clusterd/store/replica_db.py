@@ -31,6 +31,7 @@ from clusterd.store.change_log import (
 )
 from clusterd.store.replica_source import unpack_units
 from clusterd.store.units import Unit, write_units
+from hashing.atomic import sync_path
 
 POSITION, WHOLE, HEARD, CHECKED, EQUAL = "position", "whole", "heard", "checked", "equal"
 """Names of marks, beside those of the change log. Wall-clock seconds: at which the copy was whole, the master was
@@ -223,12 +224,12 @@ def own_as_replica(root: str) -> str:
         db.execute("pragma wal_checkpoint(truncate)").fetchone()
     if Path(f"{new}-wal").exists():
         raise OSError(f"{new}-wal stays behind: another program uses the file")
-    on_disk(new)
+    sync_path(new)
     remove_file(Path(root) / COPY_FILE)
     for left in ("-wal", "-shm"):
         Path(f"{root}/{REPLICA_FILE}{left}").unlink(missing_ok=True)
     os.replace(new, Path(root) / REPLICA_FILE)
-    on_disk(new.parent)
+    sync_path(new.parent)
     return "its agent database is the replica from which it goes on"
 
 
@@ -249,11 +250,3 @@ def remove_file(path: Path) -> None:
     """A database file and what SQLite keeps beside it."""
     for part in ("-wal", "-shm", ""):
         Path(f"{path}{part}").unlink(missing_ok=True)
-
-
-def on_disk(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

@@ -16,7 +16,7 @@ from clusterd.store import schema
 from clusterd.store.change_log import greatest_id
 from clusterd.store.keys import KeyFile, readable
 from clusterd.sync.replica.api_files import NAMES, sources
-from hashing.atomic import FileOps
+from hashing.atomic import FileOps, sync_path
 from hashing.in_place import replace
 from hashing.write import write_atomic
 
@@ -75,9 +75,9 @@ def keep_before(settings: Settings) -> str:
         except OSError:  # a mount point, or a file system without links
             new = _beside(path, UNFINISHED)
             shutil.copy2(path, new)
-            _on_disk(new)
+            sync_path(new)
             os.replace(new, _beside(path, BEFORE))
-    _on_disk(_exchanged(settings)[0].parent)
+    sync_path(_exchanged(settings)[0].parent)
     return "what is replaced from here on is put back if a step fails"
 
 
@@ -127,14 +127,14 @@ def take_replica(root: str, settings: Settings | None = None) -> str:
         new = target.with_name(f"{target.name}{PREFIX}")
         shutil.copyfile(source, new)
         new.chmod(schema.MODE)
-        _on_disk(new)
+        sync_path(new)
         if target.exists():
             with contextlib.suppress(sqlite3.DatabaseError):  # damaged: it is replaced
                 _settle(target)
         for left in ("-wal", "-shm"):
             Path(f"{target}{left}").unlink(missing_ok=True)
         os.replace(new, target)
-        _on_disk(target.parent)
+        sync_path(target.parent)
     return f"{count} of the replica are this node's own"
 
 
@@ -211,11 +211,3 @@ def take_users(settings: Settings) -> str:
             write_atomic(FileOps(), str(target), source.read_bytes(), mode)
             taken.append(name)
     return f"{', '.join(taken)} of the REST API" if taken else "there are none of a REST API"
-
-
-def _on_disk(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

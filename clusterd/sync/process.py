@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import signal
 from collections import deque
 from contextlib import AbstractContextManager
 
@@ -23,6 +22,7 @@ from clusterd.reload import adopt
 from clusterd.rights import too_many_rights
 from clusterd.rundir import jobs_socket, sync_socket
 from clusterd.settings import Settings
+from clusterd.signals import heed_signals
 from clusterd.sync.core import Core
 from clusterd.sync.links.context import Context
 from clusterd.sync.links.outgoing import Sender
@@ -104,11 +104,7 @@ class _SyncProcess:
 
     async def run(self) -> int:
         root = self._settings.root
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._stop.set)
-        loop.add_signal_handler(signal.SIGHUP, self._reload)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
+        heed_signals(self._stop.set, self._reload)
         zmq_context = make_context()
         self._net_channel: RouterChannel[NetToSync] = RouterChannel(
             sync_socket(root), Decoder(NetToSync), HWM, zmq_context
