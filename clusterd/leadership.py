@@ -11,6 +11,10 @@ from ipc.board import FOR_EVER_NS, Board
 
 NOT_LEADING = "this node does not lead now: it holds no lease of the election"
 """For errors. Code 3023 for local clients."""
+HAND_OVER_S = 10.0
+"""How long a switchover may take on each side; then the old leader goes on."""
+CHANGE_S = 3.0
+"""While the lead changes hands, requests of which nothing was executed wait for so long instead of being refused."""
 
 
 class Leadership:

@@ -8,7 +8,8 @@ those of the new master (docs/ha.md).
                                              kept        everything was copied
                                              files.1/    and so on: of an earlier demotion in the same term
 
-Nothing here is ever removed by a program, but for files that turn out to be equal.
+Removed by a program are only files that turn out to be equal, and what is left of an older term when nothing but the
+agent database was: the one of the newest such term stays.
 """
 
 import contextlib
@@ -147,7 +148,18 @@ def sort(root: str, term: int) -> LeftBehind:
                 os.removedirs(kept.parent)
     write_atomic(FileOps(), str(directory / AGENTS), msgspec.json.format(msgspec.json.encode(agents)), MODE)
     (directory / UNSORTED).unlink(missing_ok=True)
+    for older in _terms(root):
+        # Each change of master would leave a copy of the agent database, which may be large.
+        if older < term and _is_database_alone(root, older):
+            shutil.rmtree(Path(root) / LEFT_BEHIND / str(older), ignore_errors=True)
     return _one(root, term)
+
+
+def _is_database_alone(root: str, term: int) -> bool:
+    directory = Path(root) / LEFT_BEHIND / str(term)
+    found = _one(root, term)
+    own = {name.name for name in directory.iterdir()} <= {FILES, AGENTS, COPY, KEPT}
+    return own and (found.files, found.agents) == (0, 0) and not _paths(directory / FILES)
 
 
 def _agents_left(root: str, kept: Path) -> list[LeftAgent]:
@@ -207,5 +219,8 @@ def told(one: LeftBehind) -> str:
     """For log and `status`."""
     if one.files is None:
         return f"{one.path} has what this node had as master; it is sorted out once this node equals the new master"
+    if not one.files and not one.agents:
+        kept = f"the agent database of then is in {one.path}, remove it when you do not want it"
+        return f"the new master has all files and agents of this node's time as master; {kept}"
     what = f"{one.files} files and {one.agents} agents of this node's time as master are not the new master's"
     return f"{what}: {', '.join(one.some) or 'nothing'}; kept in {one.path}, with the agent database of then"

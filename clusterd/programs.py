@@ -5,11 +5,13 @@ import asyncio
 import contextlib
 import ctypes
 import os
+import re
 import signal
 from collections.abc import Callable, Sequence
 from typing import cast
 
 from clusterd.errors import calm
+from clusterd.settings import MASKED_KEY
 
 MOST_OUTPUT_BYTES = 16384
 MOST_READ_BYTES = 16 << 20
@@ -17,6 +19,11 @@ MOST_READ_BYTES = 16 << 20
 MOST_LINES = 20
 LONGEST_LINE = 500
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_NAMED_SECRET = re.compile(
+    r"""((?:key|secret|token|passw(?:or)?d|passphrase|authorization)["']?\s*[:=]\s*(?:(?:basic|bearer)\s+)?)("[^"]*"|'[^']*'|\S+)""",
+    re.I,
+)
+_LONG_SECRET = re.compile(r"\b[0-9A-Fa-f]{32,}\b")
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None)
 Say = Callable[[str, str], None]
@@ -69,9 +76,14 @@ def _log(output: bytes, say: Say, name: str) -> None:
     lines = output.decode(errors="replace").splitlines()
     for line in lines[:MOST_LINES]:
         if line.strip():
-            say("INFO", f"{name}: {calm(line[:LONGEST_LINE])}")
+            say("INFO", f"{name}: {calm(without_secrets(line[:LONGEST_LINE]))}")
     if len(lines) > MOST_LINES or len(output) >= MOST_OUTPUT_BYTES:
         say("INFO", f"{name}: what it wrote besides is left out.")
+
+
+def without_secrets(line: str) -> str:
+    """What a program writes is its operator's, and our log is read by others: what looks like a secret is masked."""
+    return _LONG_SECRET.sub(MASKED_KEY, _NAMED_SECRET.sub(rf"\1{MASKED_KEY}", line))
 
 
 def _end_with_us() -> None:

@@ -134,6 +134,11 @@ def read_role(root: str) -> NodeRole | None:
     return found
 
 
+def has_term(root: str) -> bool:
+    """Whether a term was ever seen: the lead may change hands. Costs one look at a directory."""
+    return os.path.lexists(os.path.join(root, ROLE_FILE))
+
+
 def _damaged(path: Path, why: str) -> str:
     return (
         f"the role of this node is not known, {path} cannot be understood: {why}. If another node leads: clusterd "

@@ -3,6 +3,8 @@
 DEFAULT_ROOT = "/var/ossec"
 """The product's directory, where nobody names another one."""
 RUN_DIR = "var/run/clusterd"
+ELECTION_KEPT = "election.json"
+"""In the run directory: what the process `election` needs of its life before (clusterd/election/facts.py, Kept)."""
 STATE = "queue/cluster/.clusterd/state"
 """State that outlives the node's processes: digests, manifests, accepted agent keys, known workers."""
 JOURNAL = "queue/cluster/.clusterd/journal.db"

@@ -41,6 +41,8 @@ _LEAD_TERM, _LEAD_UNTIL = 3, 4
 """The term in which this node may lead, and until when (CLOCK_BOOTTIME in nanoseconds, which goes on while the machine
 sleeps). 0: it may not."""
 FOR_EVER_NS = (1 << 64) - 1
+HANDED_OVER_NS = 1
+"""It may not, and another node is about to: an end long ago."""
 _DEPOSED = 8
 """Word of the page's head, written by net: the highest term in which another node leads, by which this one was
 deposed."""
@@ -315,7 +317,8 @@ class Board:
         return max(0.0, (self._words[_UNTIL] - time.monotonic_ns()) / 1e9)
 
     def set_lead(self, term: int, until_ns: int) -> None:
-        """In the process `election` only. `until_ns` 0: this node does not lead; FOR_EVER_NS: without an end."""
+        """In the process `election` only. `until_ns` 0: this node does not lead; FOR_EVER_NS: without an end;
+        HANDED_OVER_NS."""
         if term != self._words[_LEAD_TERM]:
             # No reader may see the end of one term beside the number of another: see `lead`.
             self._words[_LEAD_UNTIL] = 0

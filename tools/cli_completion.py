@@ -2,10 +2,12 @@
 
 import json
 import os
+from collections.abc import Callable
+from typing import Any
 
 import click
 
-from clusterd.rundir import DEFAULT_ROOT, STATE
+from clusterd.rundir import DEFAULT_ROOT, ELECTION_KEPT, STATE, run_dir
 
 PROGRAM = "clusterd"
 VARIABLE = "_CLUSTERD_COMPLETE"
@@ -38,10 +40,26 @@ def completion(shell: str) -> None:
 def node_names(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
     """Returns the names of the workers that the master of this root knows; none where they cannot be read. Sends no
     question to the node, because a completion must not wait."""
-    root = context.find_root().params.get("root") or DEFAULT_ROOT
+    found = _written(context, lambda root: os.path.join(root, STATE, "workers.json"))
     try:
-        with open(os.path.join(root, STATE, "workers.json"), encoding="utf-8") as file:
-            names = [row["name"] for row in json.load(file)]
-    except (OSError, ValueError, KeyError, TypeError):
+        names = [row["name"] for row in found]
+    except (KeyError, TypeError):
         return []
     return [name for name in names if name.startswith(incomplete)]
+
+
+def candidate_names(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
+    """The same of the candidates that the election of this node knows."""
+    found = _written(context, lambda root: os.path.join(run_dir(root), ELECTION_KEPT))
+    names = found.get("members") if isinstance(found, dict) else []
+    return [name for name in names or [] if str(name).startswith(incomplete)]
+
+
+def _written(context: click.Context, path: Callable[[str], str]) -> Any:
+    """What this file of the node says; an empty list where it cannot be read."""
+    root = context.find_root().params.get("root") or DEFAULT_ROOT
+    try:
+        with open(path(root), encoding="utf-8") as file:
+            return json.load(file)
+    except (OSError, ValueError):
+        return []

@@ -11,6 +11,7 @@ from clusterd.exits import ExitCode
 from clusterd.rundir import election_socket
 from clusterd.status.absence import not_running
 from clusterd.status.status import StatusReader
+from tools.cli_completion import candidate_names
 from tools.show import echo, fail, warn
 
 WATCH_S = 1.0
@@ -40,7 +41,7 @@ def status(root: str, as_json: bool, watch: bool) -> None:
             election = _election(root)
             if found["peers"] is None and election is None and not watch:
                 fail(found["problem"] or not_running(root), ExitCode.NOT_RUNNING)
-            facts = _joined(found["ha"], election)
+            facts = _joined(found["ha"], election, found["left_behind"])
             _show(facts, as_json)
             if not watch:
                 break
@@ -61,10 +62,13 @@ def _election(root: str) -> dict[str, Any] | None:
     return election_facts(root, ELECTION_S)
 
 
-def _joined(replicas: dict[str, Any] | None, election: dict[str, Any] | None) -> dict[str, Any] | None:
+def _joined(
+    replicas: dict[str, Any] | None, election: dict[str, Any] | None, left_behind: list[dict[str, Any]]
+) -> dict[str, Any] | None:
     if replicas is None and election is None:
         return None
-    return {**(replicas or {"role": election and election["role"], "problem": None}), "election": election}
+    own = replicas or {"role": election and election["role"], "problem": None}
+    return {**own, "election": election, "left_behind": left_behind}
 
 
 def is_wanting(ha: dict[str, Any] | None) -> bool:
@@ -89,7 +93,9 @@ def _show(facts: dict[str, Any] | None, as_json: bool) -> None:
 
 
 @ha.command()
-@click.option("--to", default="", help="The node that is to lead; default: the one that has most.")
+@click.option(
+    "--to", default="", shell_complete=candidate_names, help="The node that is to lead; default: the one that has most."
+)
 @_timeout
 @_json
 @click.pass_obj
@@ -100,7 +106,7 @@ def switchover(root: str, to: str, timeout_s: float, as_json: bool) -> None:
 
 
 @ha.command()
-@click.option("--to", required=True, help="The node that is to lead.")
+@click.option("--to", required=True, shell_complete=candidate_names, help="The node that is to lead.")
 @click.option("--force", is_flag=True, help="Say that what only others know may be lost.")
 @_timeout
 @_json
@@ -137,6 +143,17 @@ def bootstrap(root: str, force: bool, timeout_s: float, as_json: bool) -> None:
     """Make this node the first to lead in an etcd that knows nothing of the cluster: a new one, or one that was
     lost."""
     _carry_out(root, ("bootstrap", "", force), timeout_s, as_json)
+
+
+@ha.command()
+@click.argument("node", shell_complete=candidate_names)
+@_timeout
+@_json
+@click.pass_obj
+def forget(root: str, node: str, timeout_s: float, as_json: bool) -> None:
+    """Remove a candidate that is gone for good from etcd: `ha status` lists it no more, and a leader that goes on
+    without etcd (failsafe) does not ask it. Refused while it is alive, leads, or has what was answered last."""
+    _carry_out(root, ("forget", node), timeout_s, as_json)
 
 
 def _carry_out(root: str, order: tuple[Any, ...], timeout_s: float, as_json: bool) -> None:

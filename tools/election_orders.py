@@ -1,5 +1,5 @@
-"""`clusterd ha switchover`, `failover`, `pause`, `resume`, `bootstrap`: an order is given to the election of this node
-and watched until it is carried out, as a function that returns a value (docs/ha.md)."""
+"""`clusterd ha switchover`, `failover`, `pause`, `resume`, `bootstrap`, `forget`: an order is given to the election of
+this node and watched until it is carried out, as a function that returns a value (docs/ha.md)."""
 
 import asyncio
 import time

@@ -14,6 +14,7 @@ def ha_view(ha: dict[str, Any] | None, now: float) -> Drawn:
     parts: list[Drawn] = _election(ha["election"], now) if ha.get("election") else []
     if ha["problem"]:
         parts.append(Styled(ha["problem"], style="red"))
+    parts += [Styled(one["text"], style="yellow") for one in ha.get("left_behind", ())]
     if "candidates" in ha:
         line = Styled(f"position {ha['position']}, highest agent id {ha['greatest_id']}, registrations ", style="dim")
         line.append(ha["registrations"], style="green" if ha["registrations"] == "synchronous" else "yellow")

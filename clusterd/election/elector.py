@@ -45,6 +45,8 @@ class Elector:
         with self._etcd_may_be_away():
             if not self.session.away:
                 await self.session.refresh()
+                if self.is_hurried:
+                    await self._node.refresh()
                 await self._follow()
         if self.session.away and self.tenure.term and self.me.failsafe:
             await self._go_on_without_etcd()
@@ -109,6 +111,8 @@ class Elector:
         if held is not None and held.key.id == self.session.id:
             self.following.there_is_a_leader()
             await self.leading.follow(facts)
+            for name in self.session.forgotten & {*facts.known}:
+                await self._node.forget(name)
         elif held is not None:
             self.following.there_is_a_leader()
             await self.following.under_another(facts)

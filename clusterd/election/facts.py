@@ -14,7 +14,8 @@ class Facts(msgspec.Struct, frozen=True):
     why the last one was given up. `is_known`: the store has answered, and the members after it hold: `state` `master`,
     or that of the replica; `epoch`, `past`: which log, and the lives of it that are over; `followers`: as a master, who
     holds how much of a whole replica of its log, and when no candidate is linked, nobody; `known`: every candidate that
-    it has ever given something. `may_not_lead`: what speaks against this node."""
+    it has ever given something; `heard_at`: as a candidate, when its master has last told it something. `may_not_lead`:
+    what speaks against this node."""
 
     is_configured_master: bool = False
     is_master: bool = False
@@ -35,6 +36,7 @@ class Facts(msgspec.Struct, frozen=True):
     digest_at: float | None = None
     followers: dict[str, int] = {}
     known: tuple[str, ...] = ()
+    heard_at: float | None = None
     may_not_lead: str = ""
 
 
@@ -66,6 +68,12 @@ class NodePort(Protocol):
         """No more writes are taken: the last position. Raises ClusterError."""
 
     async def undrain(self) -> None: ...
+
+    async def settle(self) -> None:
+        """Returns when what was carried out has been answered, or after two seconds."""
+
+    async def forget(self, name: str) -> None:
+        """A candidate does not come back: the store knows it no more, unless it is linked."""
 
     async def ask_failsafe(self, term: int, leader: str, nodes: tuple[str, ...], for_s: float) -> dict[str, bool]:
         """Whether each of these candidates promises not to lead for so long. One that is missing has not answered."""

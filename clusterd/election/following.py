@@ -6,7 +6,6 @@ import msgspec
 from clusterd.election import rules
 from clusterd.election.etcd import Compare, Delete, Put
 from clusterd.election.facts import Facts, NodePort
-from clusterd.election.hand_over import HAND_OVER_S
 from clusterd.election.keys import (
     CANDIDATES,
     CONFIG,
@@ -25,6 +24,7 @@ from clusterd.election.keys import (
 from clusterd.election.leading import BAR_S, Leading
 from clusterd.election.session import EtcdSession, Identity, Times
 from clusterd.election.tenure import Tenure
+from clusterd.leadership import HAND_OVER_S
 from clusterd.messages.journal import ElectionEvent
 
 TELL_S = 2.0
@@ -48,6 +48,8 @@ class Following:
         """For which term this node was to become a worker, and when it tries that again."""
         self._told_at = float("-inf")
         self._told: CandidateKey | None = None
+        self._before_entry: tuple[float | None] | None = None
+        """When this node, which is no member, had last heard of its master as that was noticed."""
 
     def there_is_a_leader(self) -> None:
         self._absent_since = None
@@ -188,6 +190,9 @@ class Following:
                 "clusterd ha bootstrap makes a new beginning, once the keys of the cluster are removed there"
             )
         me = self.candidate(facts)
+        is_member = me.name in view.members or view.last is None or facts.is_master or facts.is_deposed
+        if not is_member and not forced:
+            return "it was forgotten (clusterd ha forget), and has not been linked to a leader since"
         if forced:
             return "" if me.fingerprint == view.config.fingerprint else "it belongs to another cluster"
         return rules.objection(view, me, max_lag=self._me.max_lag)
@@ -252,7 +257,9 @@ class Following:
         if other is None or (is_due and key != self._told):
             then.append(Put(self._session.key(name), encode(key), self._session.lease))
         member = view.members.get(me.name)
-        if member is None or member.advertise != me.advertise:
+        if member is not None:
+            self._before_entry = None
+        if member.advertise != me.advertise if member is not None else self._may_enter(facts):
             then.append(Put(self._session.key(MEMBERS + me.name), encode(MemberKey(me.advertise))))
         if not then:
             return
@@ -265,6 +272,19 @@ class Following:
         )
         if (await self._session.change([guard], then)).succeeded:
             self._told, self._told_at = key, now
+
+    def _may_enter(self, facts: Facts) -> bool:
+        """Whether this node may become a member. One that was forgotten is not asked by a leader that goes on without
+        etcd: so whoever could follow it enters only when that leader has answered it, and knows of it."""
+        if self._session.view.last is None or facts.is_master or facts.is_deposed:
+            return True
+        if not facts.is_known:
+            return False
+        if facts.state != rules.FOLLOWING:
+            return True
+        if self._before_entry is None:
+            self._before_entry = (facts.heard_at,)
+        return self._before_entry != (facts.heard_at,)
 
 
 def _without_place(key: CandidateKey | None) -> CandidateKey | None:

@@ -9,9 +9,8 @@ from clusterd.election.keys import LAST, LEADER, ORDER, LastKey, OrderKey, encod
 from clusterd.election.session import EtcdSession, Identity, Times
 from clusterd.election.tenure import Tenure
 from clusterd.errors import ClusterError
+from clusterd.leadership import HAND_OVER_S
 
-HAND_OVER_S = 10.0
-"""How long a switchover may take on each side; then the old leader goes on."""
 DRAIN_S = 15.0
 
 
@@ -46,7 +45,7 @@ class HandOvers:
             return
         if order.kind == "failover":
             self._node.say("WARNING", f"{order.by} has ordered that {order.to} leads.")
-            self._tenure.stop(f"{order.by} ordered a failover to {order.to}")
+            self._tenure.stop(f"{order.by} ordered a failover to {order.to}", hands_over=True)
             await self._session.change([self._session.is_leaders_unchanged()], [Delete(self._session.key(LEADER))])
             return
         if self._over is None or self._over.order != order.id:
@@ -103,6 +102,7 @@ class HandOvers:
     async def _hand_to(self, over: _Under, order: OrderKey, facts: Facts) -> None:
         """`to` has everything: it may take the lead, and nobody else does."""
         at = over.position or 0
+        await self._node.settle()
         try:
             now_at = await self._node.drain(DRAIN_S)
         except ClusterError:
@@ -117,7 +117,7 @@ class HandOvers:
             view.term, self._me.name, facts.epoch, at, over.to, self._times.wall(), floor=at, past=facts.past
         )
         self._over = None
-        self._tenure.stop(f"{over.to} takes over, as {order.by} ordered")
+        self._tenure.stop(f"{over.to} takes over, as {order.by} ordered", hands_over=True)
         done = await self._session.change(
             [
                 self._session.is_leaders_unchanged(),

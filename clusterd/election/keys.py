@@ -3,7 +3,7 @@
     config           Config      who may vote here, and whether changes are paused; made once
     leader           LeaderKey   with the lease of who holds it. Its create_revision and `base` make the term
     candidates/NAME  CandidateKey  with the lease of that node
-    members/NAME     MemberKey   every node that ever took part
+    members/NAME     MemberKey   every node that ever took part and was not forgotten
     last             LastKey     what the leader has given away, for who follows it
     order            OrderKey    what an operator asked for
 

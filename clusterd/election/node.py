@@ -18,10 +18,10 @@ from clusterd.election.facts import Facts, Kept
 from clusterd.errors import ClusterError, calm
 from clusterd.messages.election import LIMIT_S, AskFailsafe, FailsafeAnswers
 from clusterd.messages.journal import ElectionEvent
-from clusterd.messages.replica import Drain, Drained, Show, Undrain
+from clusterd.messages.replica import Drain, Drained, Gone, Show, Undrain
 from clusterd.programs import environment, run_program
 from clusterd.role import NodeRole, RoleChange, RoleDamaged, heard, read_role, standing, update_role
-from clusterd.rundir import run_dir
+from clusterd.rundir import ELECTION_KEPT, run_dir
 from clusterd.settings import Settings
 from clusterd.status.control import NotAnswering, ask, ask_json
 from clusterd.wdb.replica import ReplicaStore
@@ -29,13 +29,13 @@ from clusterd.wire import commands
 from clusterd.wire.commands import STATUS
 from ipc.board import Board
 
-KEPT = "election.json"
 FAILED = "role.failed"
 """Why the last change of role was given up: clusterd/supervisor/role_change.py writes it."""
 SHOW_S = 1.0
 STATUS_S = 1.5
 FILES_EVERY_S = 2.0
 DRAIN_WAIT_S = 5.0
+SETTLE_S = 2.0
 FORGET_S = 10.0
 """What the store said last counts for so long while it does not answer."""
 PROGRAM_S = 30.0
@@ -108,6 +108,7 @@ class Node:
                 row["name"]: int(row["position"]) for row in rows if row["connected"] and row["state"] == "following"
             },
             known=tuple(row["name"] for row in rows),
+            heard_at=shown.get("heard_at"),
             may_not_lead=self._objection(shown, is_known=is_known, is_worker=not is_master and not now.is_deposed),
         )
 
@@ -132,7 +133,11 @@ class Node:
             objection = "its role.json is damaged" if self._damage else self._files_why
             found = msgspec.json.decode(await self._store.ask(Show(objection), SHOW_S), type=dict[str, Any])
             self._shown, self._shown_at = found, time.monotonic()
-        if self._shown.get("role") == "master" or time.monotonic() < self._files_at + FILES_EVERY_S:
+        given = self._role()
+        # While the role changes nobody would answer, and whoever leads has the files that count.
+        is_changing = given is not None and given.change is not None
+        is_master = standing(given, self._settings.configured.node_type).role == "master"
+        if is_changing or is_master or time.monotonic() < self._files_at + FILES_EVERY_S:
             return
         with contextlib.suppress(NotAnswering, ClusterError, ValueError):
             found = await asyncio.to_thread(ask_json, self._root, STATUS, timeout_s=STATUS_S)
@@ -228,9 +233,18 @@ class Node:
         except msgspec.MsgspecError as failure:
             raise ClusterError(1000, f"its answer cannot be read: {failure}") from None
 
+    async def settle(self) -> None:
+        work = functools.partial(ask, self._root, commands.SETTLE, timeout_s=SETTLE_S)
+        with contextlib.suppress(NotAnswering, ClusterError):
+            await asyncio.to_thread(work)
+
     async def undrain(self) -> None:
         with contextlib.suppress(ClusterError):
             await self._store.ask(Undrain(), DRAIN_WAIT_S)
+
+    async def forget(self, name: str) -> None:
+        with contextlib.suppress(ClusterError):  # the next step tries again
+            await self._store.ask(Gone(name, for_good=True), SHOW_S)
 
     async def ask_failsafe(self, term: int, leader: str, nodes: tuple[str, ...], for_s: float) -> dict[str, bool]:
         question = msgspec.msgpack.encode(AskFailsafe(term, leader, nodes, for_s))
@@ -279,7 +293,7 @@ class Node:
     # ---- the run directory -------------------------------------------------------------------------------------------
 
     def keep(self, state: Kept) -> bool:
-        path = Path(run_dir(self._root), KEPT)
+        path = Path(run_dir(self._root), ELECTION_KEPT)
         new = path.with_suffix(".new")
         with contextlib.suppress(OSError):  # a full disk: another life of this process waits for the end of its lease
             new.write_bytes(msgspec.json.encode(state))
@@ -290,7 +304,7 @@ class Node:
 
     def kept(self) -> Kept | None:
         try:
-            return msgspec.json.decode(Path(run_dir(self._root), KEPT).read_bytes(), type=Kept)
+            return msgspec.json.decode(Path(run_dir(self._root), ELECTION_KEPT).read_bytes(), type=Kept)
         except (OSError, msgspec.MsgspecError):
             return None
 

@@ -1,5 +1,5 @@
-"""What operators ask of the election: `clusterd ha switchover`, `failover`, `pause`, `resume`, `bootstrap`. An order is
-a key in etcd, so it may be given on any node; the leader, or the node that is named, follows it."""
+"""What operators ask of the election: `clusterd ha switchover`, `failover`, `pause`, `resume`, `bootstrap`, `forget`.
+An order is a key in etcd, so it may be given on any node; the leader, or the node that is named, follows it."""
 
 import uuid
 from typing import Literal
@@ -10,7 +10,19 @@ from clusterd.election import rules
 from clusterd.election.elector import Elector
 from clusterd.election.etcd import Compare, Delete, EtcdRefused, EtcdUnavailable, LeaseLost, Put
 from clusterd.election.facts import NodePort
-from clusterd.election.keys import CONFIG, LEADER, MOST_BASE, ORDER, Config, OrderKey, config_unreadable, encode
+from clusterd.election.keys import (
+    CANDIDATES,
+    CONFIG,
+    LAST,
+    LEADER,
+    MEMBERS,
+    MOST_BASE,
+    ORDER,
+    Config,
+    OrderKey,
+    config_unreadable,
+    encode,
+)
 from clusterd.election.session import Times
 from clusterd.election.shown import shown
 from clusterd.messages.election import HaAnswer, HaCommand
@@ -41,6 +53,8 @@ class Orders:
                     return await self._pause(wanted=False)
                 case "bootstrap":
                     return await self._bootstrap(command)
+                case "forget":
+                    return await self._forget(command.to)
         except (EtcdUnavailable, EtcdRefused, LeaseLost) as failure:
             return HaAnswer(ok=False, text=f"etcd cannot be asked: {failure}")
         return HaAnswer(ok=False, text=f"there is no command {command.kind}")
@@ -129,6 +143,42 @@ class Orders:
         if not done.succeeded:
             return HaAnswer(ok=False, text="something has changed meanwhile: try again")
         return HaAnswer(ok=True, facts=facts)
+
+    async def _forget(self, name: str) -> HaAnswer:
+        """A candidate is gone for good: nobody asks it any more."""
+        session, view = self._session, self._session.view
+        key, last = session.key, view.last
+        why = ""
+        if view.config is None:
+            why = NO_CONFIG
+        elif name == view.leader_name:
+            why = f"{name} has the leader's key: clusterd ha failover --to NODE --force makes another one lead"
+        elif name in view.candidates:
+            why = f"{name} is alive. Stop it first; its key in etcd ends with its lease"
+        elif name not in view.members:
+            away = sorted(set(view.members) - set(view.candidates))
+            why = f"etcd knows no candidate {name} that is away; away: {', '.join(away) or 'nobody'}"
+        elif last is not None and name in (last.confirming, "" if view.leader else last.leader):
+            # Whoever leads names another one within seconds; without one nobody else may lead.
+            why = f"{name} has what was answered last. " + (
+                "Try again in a moment: the leader is about to have another candidate confirm"
+                if view.leader is not None
+                else "Bring it back; or, if it is lost: clusterd ha failover --to NODE --force, then forget it"
+            )
+        if why:
+            return HaAnswer(ok=False, text=why)
+        done = await session.change(
+            [
+                Compare(key(CANDIDATES + name), "create_revision", 0),
+                Compare(key(LEADER), "mod_revision", 0 if view.leader is None else view.leader.mod_revision),
+                Compare(key(LAST), "mod_revision", view.last_revision),
+            ],
+            [Delete(key(MEMBERS + name))],
+        )
+        if not done.succeeded:
+            return HaAnswer(ok=False, text="something has changed meanwhile: look at clusterd ha status, and try again")
+        facts = {"leader": view.leader_name or None, "term": view.term or None}
+        return HaAnswer(ok=True, text=f"{name} is forgotten: it takes part again when it comes back.", facts=facts)
 
     async def _bootstrap(self, command: HaCommand) -> HaAnswer:
         """This node is to be the first to lead in an etcd that knows nothing of the cluster."""

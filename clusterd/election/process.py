@@ -15,6 +15,7 @@ from clusterd.election.node import PROGRAM_S, Node
 from clusterd.election.orders import Orders
 from clusterd.election.port import ElectionServer
 from clusterd.election.session import Identity
+from clusterd.election.shown import problems
 from clusterd.event_sender import EventSender
 from clusterd.exits import ExitCode
 from clusterd.logs import Log
@@ -136,10 +137,7 @@ class _ElectionProcess:
             self._news.clear()
             with self._rounds.survive("the election"):
                 await self._elector.step()
-            session = self._session
-            away = f"etcd cannot be asked: {session.away}" if session.away else ""
-            waits = f"nobody leads: {session.waits_for}" if session.waits_for else ""
-            self._say_problem(away or session.problem or waits)
+            self._say_problem("; ".join(problems(self._elector, self._node.last_program)))
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._news.wait(), self._pause_s)
 

@@ -68,6 +68,8 @@ class EtcdSession:
         first = times.boot() + me.lease_s if me.failsafe else 0.0
         self.promised_until = kept.promised_until_s if kept else first
         self.members = kept.members if kept else ()
+        self.forgotten: set[str] = set()
+        """Who was a member, and is one no more."""
         self._tried_at = self._read_at = self.renewed_at = float("-inf")
         self.away = ""
         self._away_told = False
@@ -143,6 +145,7 @@ class EtcdSession:
         self.is_known = True
         if self.view.members:
             members = tuple(sorted(self.view.members))
+            self.forgotten = {*self.forgotten, *self.members} - {*members}
             if members != self.members:
                 self.members = members
                 self.save()

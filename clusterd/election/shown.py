@@ -1,5 +1,6 @@
 """What `clusterd ha status` shows of the election: docs/ha.md lists the members."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
@@ -54,3 +55,20 @@ def shown(elector: Elector, facts: Facts, now: float) -> dict[str, Any]:
         "last": None if view.last is None else msgspec.to_builtins(view.last),
         "order": None if view.order is None else msgspec.to_builtins(view.order),
     }
+
+
+def problems(elector: Elector, program: dict[str, Any] | None) -> Iterator[str]:
+    """What `status` shows of the election as long as it lasts. `program`: the last `on_promote` or `on_demote`."""
+    session, tenure = elector.session, elector.tenure
+    if session.away:
+        more = " (this node goes on leading: every candidate says that it does not lead)" if tenure.is_failsafe else ""
+        yield f"etcd cannot be asked: {session.away}{more}"
+    elif session.problem:
+        yield session.problem
+    elif session.waits_for:
+        yield f"nobody leads: {session.waits_for}"
+    config = session.view.config
+    if config is not None and config.paused:
+        yield "the election is paused, nobody takes over: clusterd ha resume"
+    if program is not None and program["problem"]:
+        yield f"{program['name']} of term {program['term']} failed, it {program['problem']}"

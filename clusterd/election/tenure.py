@@ -4,7 +4,7 @@
 from clusterd.election.facts import NodePort
 from clusterd.election.session import EtcdSession, Identity, Times
 from clusterd.messages.journal import ElectionEvent
-from ipc.board import FOR_EVER_NS
+from ipc.board import FOR_EVER_NS, HANDED_OVER_NS
 
 MARGIN_S = 3.0
 """A leader stops this long before its lease can end: what it has begun ends in that time, and clocks may differ."""
@@ -55,10 +55,11 @@ class Tenure:
         self.is_for_ever = True
         self._node.lead(self.term, FOR_EVER_NS)
 
-    def stop(self, why: str) -> None:
+    def stop(self, why: str, *, hands_over: bool = False) -> None:
+        """`hands_over`: another node is about to lead, so programs that ask are let wait."""
         term, self.term, self.until, self.is_for_ever = self.term, 0, 0.0, False
         self.is_failsafe = False
-        self._node.lead(term, 0)
+        self._node.lead(term, HANDED_OVER_NS if hands_over else 0)
         if not term:
             return
         self._node.say("WARNING", f"This node leads no more (term {term}): {why}.")

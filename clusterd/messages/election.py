@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import msgspec
 
-HaKind = Literal["status", "switchover", "failover", "pause", "resume", "bootstrap"]
+HaKind = Literal["status", "switchover", "failover", "pause", "resume", "bootstrap", "forget"]
 
 
 class SetConfirming(msgspec.Struct, frozen=True, tag="confirming"):

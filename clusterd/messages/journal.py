@@ -87,7 +87,7 @@ class SyncEvent(Event, frozen=True, kw_only=True, tag="sync"):
 
 class RegistrationEvent(Event, frozen=True, kw_only=True, tag="registration"):
     """An agent's key. `what`: added, removed or refused. `through`: the node that was asked; `who`: a program or
-    an API user, empty if unknown."""
+    an API user, empty if unknown. `term`: in which this master leads, 0 without one."""
 
     what: str
     agent: str = ""
@@ -96,6 +96,7 @@ class RegistrationEvent(Event, frozen=True, kw_only=True, tag="registration"):
     through: str = ""
     who: str = ""
     why: str = ""
+    term: int = 0
 
 
 class GroupEvent(Event, frozen=True, kw_only=True, tag="group"):

@@ -85,9 +85,11 @@ class Tell(msgspec.Struct, frozen=True, tag="tell"):
 
 
 class Gone(msgspec.Struct, frozen=True, tag="gone"):
-    """To a master's store: there is no link to candidate `node` any more."""
+    """To a master's store: there is no link to candidate `node` any more. `for_good`: from election, an operator has
+    said that it does not come back; one that is linked stays."""
 
     node: str
+    for_good: bool = False
 
 
 class Show(msgspec.Struct, frozen=True, tag="show"):

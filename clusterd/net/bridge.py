@@ -4,6 +4,7 @@ Sync may die at any moment and return as another process. Then the bridge answer
 back the slabs that sync held, and tells the new process which sendings were lost.
 """
 
+import asyncio
 import time
 from collections.abc import Callable
 
@@ -99,6 +100,8 @@ class Bridge:
         self._pending: dict[int, OpenRequest] = {}
         self._asks: dict[int, _SyncAsk | StringTransfer] = {}
         self._notes: dict[int, dict[tuple[str, str], None]] = {}
+        self._silenced: set[int] = set()
+        """Links of programs to which nothing is sent any more, until they are closed."""
         self.serving = ""
         self._away = ""
         self.agreed: Callable[[Link, list[str]], None] = lambda link, capabilities: None
@@ -253,21 +256,38 @@ class Bridge:
         """Whether anything may go out to this link: to a worker nothing of a master that does not lead. When that is
         noticed the links are closed."""
         fence = self._context.fence
+        if link.number in self._silenced:
+            return False
         return fence is None or link.kind != "worker" or fence.is_open()
 
-    def refuse_programs(self, refused: Callable[[str], bool], answer: bytes) -> None:
-        """Programs whose requests need a master that leads hear that this one does not; sync's answers come too
-        late."""
+    def refuse_programs(self, refused: Callable[[str], bool], answer: bytes, *, after_s: float = 0.0) -> None:
+        """Programs whose requests need a master that leads hear that this one does not; sync's answers come too late.
+        `after_s`: so much later they hear it. A program that asks again then finds the next master, and these processes
+        have most likely ended before."""
+        late: list[tuple[Link, int | None]] = []
         for serial, pending in list(self._pending.items()):
             if pending.link.kind != "local" or not refused(pending.command):
-                continue
-            if pending.answered:
-                pending.link.abort("this node does not lead any more")
                 continue
             del self._pending[serial]
             pending.link.serials.discard(serial)
             pending.link.let_go(HELD_REQUESTS)
-            pending.link.respond(pending.counter, commands.ERR, answer)
+            if pending.answered:
+                self._silenced.add(pending.link.number)
+            late.append((pending.link, None if pending.answered else pending.counter))
+        if after_s:
+            asyncio.get_running_loop().call_later(after_s, self._refuse, late, answer)
+        else:
+            self._refuse(late, answer)
+
+    def _refuse(self, late: list[tuple[Link, int | None]], answer: bytes) -> None:
+        for link, counter in late:
+            self._silenced.discard(link.number)
+            if link.is_lost:
+                continue
+            if counter is None:
+                link.abort("this node does not lead any more")
+            else:
+                link.respond(counter, commands.ERR, answer)
 
     def _request(self, message: Request) -> None:
         link = self._links.get(message.link)

@@ -28,6 +28,10 @@ from clusterd.wire.token import sealed_length
 
 FIRST_RETRY_S = 1.0
 JITTER = 0.25
+CHANGE_S = 20.0
+"""After the loss of a master for so long another one is expected soon, in a cluster that has seen terms."""
+CHANGE_PAUSES = 0.25, 1.0
+"""The shortest and the longest pause between two rounds then; seconds."""
 CONNECT_S = 8.0
 """Time limit for a TCP connection. The system repeats its SYN after 1, 3 and 7 s; a connection that needs longer would
 be bad anyway."""
@@ -138,6 +142,7 @@ class Dialer:
         self._known = known_commands("master", on_master=False)
         self._closed = asyncio.Event()
         self._hurry = asyncio.Event()
+        self._change_until = float("-inf")
         self._why = ""
         """How the last link violated the protocol."""
         self.links: dict[int, Link] = {}
@@ -146,20 +151,27 @@ class Dialer:
         """Connects, waits until the link ends, and connects again, with pauses that grow to connection_retry."""
         retry_s = self._context.settings.worker.connection_retry_s
         backoff = Backoff(min(FIRST_RETRY_S, retry_s), retry_s / (1 + JITTER), jitter=JITTER)
+        first_s, longest_s = CHANGE_PAUSES
+        soon = Backoff(first_s, longest_s, factor=1.5, jitter=JITTER)
         while True:
             lasted_s = 0.0
             with self._context.rounds.survive("connecting to the master"):
                 lasted_s = await self._one_round()
             if lasted_s >= retry_s:
                 backoff.reset()
+            if lasted_s > 0:
+                soon.reset()
             self._hurry.clear()
+            is_changing = self._terms.term > 0 and self._context.clock.monotonic() < self._change_until
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(backoff.next_s()):
+                async with asyncio.timeout(soon.next_s() if is_changing else backoff.next_s()):
                     await self._hurry.wait()
                 backoff.reset()
+                soon.reset()
 
     def look_elsewhere(self) -> None:
         """Another node leads: it is dialled at once, and the one before is left."""
+        self._change_until = self._context.clock.monotonic() + CHANGE_S
         self._hurry.set()
         for link in list(self.links.values()):
             link.abort("")
@@ -385,5 +397,6 @@ class Dialer:
         was_up = link.info is not None
         self._bridge.link_down(link, reason)
         if was_up:
+            self._change_until = self._context.clock.monotonic() + CHANGE_S
             self._bridge.master_away(f"{link.name}: {reason or 'the connection was closed'}")
         self._closed.set()

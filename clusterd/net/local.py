@@ -7,6 +7,7 @@ import secrets
 import socket
 import struct
 
+from clusterd.listening.doors import doors
 from clusterd.net.bridge import Bridge
 from clusterd.net.context import MAIN, NetContext
 from clusterd.net.keepalive import silent_too_long
@@ -42,17 +43,13 @@ class LocalServer:
         self._names: set[str] = set()
 
     async def start(self) -> None:
-        """Binds (mode 0660, replacing a stale file) and listens. Raises OSError."""
-        listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        """Binds (mode 0660, replacing a stale file) and listens, or takes the socket of before a change of role. Raises
+        OSError."""
+        inherited = doors.inherited(self._path)
+        listening = inherited or socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(self._path)
-            before = os.umask(SOCKET_UMASK)
-            try:
-                listening.bind(self._path)
-            finally:
-                os.umask(before)
-            self._inode = os.stat(self._path).st_ino
+            if inherited is None:
+                self._bind(listening)
             self._server = await asyncio.get_running_loop().create_unix_server(
                 self._new_link, sock=listening, backlog=BACKLOG
             )
@@ -61,8 +58,18 @@ class LocalServer:
             raise
         self._context.log.line("INFO", TAG, MAIN, f"Serving on {self._path}")
 
+    def _bind(self, listening: socket.socket) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self._path)
+        before = os.umask(SOCKET_UMASK)
+        try:
+            listening.bind(self._path)
+        finally:
+            os.umask(before)
+        self._inode = os.stat(self._path).st_ino
+
     def stop(self) -> None:
-        """Stops accepting and removes the file, unless another daemon has replaced it."""
+        """Stops accepting and removes the file, unless it is the supervisor's, or another daemon has replaced it."""
         if self._server is None:
             return
         self._server.close()

@@ -18,7 +18,7 @@ from clusterd.beat import pause
 from clusterd.clock import Clock
 from clusterd.config.loading import load
 from clusterd.exits import ExitCode
-from clusterd.leadership import Leadership
+from clusterd.leadership import HAND_OVER_S, Leadership
 from clusterd.logs import Log
 from clusterd.memory import Trimmer
 from clusterd.messages.links import SyncToNet
@@ -36,7 +36,7 @@ from clusterd.net.tell_terms import TermTeller
 from clusterd.net.terms import Terms
 from clusterd.net.tls import client_context, server_context
 from clusterd.reload import adopt
-from clusterd.role import deposed_text
+from clusterd.role import RoleDamaged, deposed_text, read_role
 from clusterd.rundir import reason_path, sync_socket
 from clusterd.scheduling import run_promptly
 from clusterd.settings import Settings
@@ -44,7 +44,7 @@ from clusterd.signals import heed_signals
 from clusterd.wire.command_table import NEED_LEADER
 from clusterd.wire.seal import Sealer
 from ipc.arena import Arena
-from ipc.board import Board
+from ipc.board import HANDED_OVER_NS, Board
 from ipc.channel import DealerChannel
 from ipc.codec import Decoder
 
@@ -52,6 +52,8 @@ TICK_S = 0.5
 SWEEP_LINKS = 256
 """Links checked per tick for messages that were begun and not continued; all links get their turn."""
 DRAIN_S = 2.0
+CHANGE_DRAIN_S = 0.1
+"""The same when the role changes: programs whose requests are not answered ask the processes of the next role."""
 HWM = 1000
 IDENTITY = b"net"
 SPARE_FILES = 64
@@ -172,13 +174,17 @@ class _NetProcess:
 
     def _lapsed(self) -> None:
         """The lease has ended and nobody has renewed it in time: another node may lead now."""
-        was_given_up = self._board.lead()[1] == 0
+        until_ns = self._board.lead()[1]
+        was_given_up = until_ns in (0, HANDED_OVER_NS)
         what = "was given up" if was_given_up else "has ended"
         text = f"The lease of this node {what}: it serves nobody as a master until the election gives it another one."
         self._context.own_line("WARNING" if was_given_up else "ERROR", text)
         if self._listener is not None:
             self._listener.drop_workers("this node leads no more")
-        self._bridge.refuse_programs(lambda command: command in NEED_LEADER, not_leading_text())
+        after_s = HAND_OVER_S if until_ns == HANDED_OVER_NS else 0.0
+        if self._fence is not None and after_s:
+            self._fence.wait(after_s)
+        self._bridge.refuse_programs(lambda command: command in NEED_LEADER, not_leading_text(), after_s=after_s)
 
     def _deposed(self) -> None:
         """Another node leads in a higher term. Nobody is served as by a master from here on; the supervisor changes the
@@ -207,7 +213,7 @@ class _NetProcess:
     async def _drain(self, tasks: "list[asyncio.Task[None]]") -> None:
         """Writes sync's last answers, closes the links and ends the tasks, all within two times DRAIN_S."""
         clock = self._context.clock
-        give_up = clock.monotonic() + DRAIN_S
+        give_up = clock.monotonic() + (CHANGE_DRAIN_S if self._changes_role() else DRAIN_S)
         while self._bridge.unanswered and not self._bridge.sync_is_lost and clock.monotonic() < give_up:
             await asyncio.sleep(0.01)
         if self._dialer is not None:
@@ -220,6 +226,14 @@ class _NetProcess:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _changes_role(self) -> bool:
+        """Whether this process ends because the node changes its role, and not because the node ends."""
+        try:
+            given = read_role(self._settings.root)
+        except RoleDamaged:
+            return False
+        return given is not None and given.change is not None
 
     def _links(self) -> list[Link]:
         links = list(self._local.links.values())

@@ -9,6 +9,8 @@ Level = Literal["OK", "DEGRADED", "DOWN"]
 LAG_S = 60.0
 """From this lag on a worker that is behind is reported; the next check is due after 9 s."""
 MOST_NAMED = 3
+IS_OFF = "clusterd.ha.synchronous is off"
+"""Why registrations wait for nobody where that is wanted (clusterd/store/candidates.py)."""
 ADVICE = frozenset({"rights", "monitor"})
 """Problems that do not affect the node's work: shown, and no reason for an alarm."""
 
@@ -54,6 +56,7 @@ def hindrances(status: dict[str, Any], *, lag_s: float = LAG_S) -> Iterator[str]
         yield status["problem"]
     yield from _of_files(status["manifest"] or {})
     yield from (text for subject, text in status["problems"].items() if subject not in ADVICE)
+    yield from _of_registrations(status.get("ha") or {})
     yield from _of_workers(status)
     yield from _of_syncs(status, lag_s)
     down = [row["name"] for row in status["processes"] if row["state"] in ("down", "unknown")]
@@ -71,6 +74,15 @@ def _of_files(manifest: dict[str, Any]) -> Iterator[str]:
         )
     if manifest.get("failure"):
         yield f"the last scan of this node's files failed: {manifest['failure']}"
+
+
+def _of_registrations(ha: dict[str, Any]) -> Iterator[str]:
+    """Of a master with replicas, where a candidate is to confirm what is answered."""
+    mode, why = ha.get("registrations"), ha.get("registrations_reason")
+    if mode == "refused":
+        yield f"agents are neither registered nor deleted: {why}"
+    elif mode == "asynchronous" and why != IS_OFF:
+        yield f"agents are registered without a candidate, and may be lost with this node: {why}"
 
 
 def _of_workers(status: dict[str, Any]) -> Iterator[str]:

@@ -77,10 +77,12 @@ class Authd:
         guard: Callable[[], KeyRules] = KeyRules,
         tell: Tell = to_nobody,
         gate: WriteGate | None = None,
+        term: int = 0,
     ) -> None:
         """`gate`: where there is an election. `tell`: takes what becomes of keys, for the journal. `rules`: returns the
         node's current rules; `say`: logs a text at a level. `host_name`: a name that no agent may have, by default this
-        machine's. `guard`: limits how many keys may vanish from the file without a request."""
+        machine's. `guard`: limits how many keys may vanish from the file without a request. `term`: in which this
+        master leads."""
         self._root = root
         self._gate = gate
         self.is_idle = asyncio.Event()
@@ -94,7 +96,7 @@ class Authd:
         self._say = say
         self._host_name = socket.gethostname() if host_name is None else host_name
         self._waiting: asyncio.Queue[tuple[AuthRequest, asyncio.Future[bytes]]] = asyncio.Queue()
-        self._events = RegistrationEvents(tell)
+        self._events = RegistrationEvents(tell, term)
         self._is_failing = False
         self._told_bad = 0
         self.file_writes = 0

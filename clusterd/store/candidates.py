@@ -95,6 +95,16 @@ class Candidates:
             one.is_connected = False
             self.news()
 
+    def forget(self, name: str) -> None:
+        """It does not come back; one that is connected has."""
+        one = self._known.get(name)
+        if one is not None and not self._is_linked(one):
+            del self._known[name]
+
+    @staticmethod
+    def _is_linked(one: Candidate) -> bool:
+        return one.is_connected and time.monotonic() - one.heard_at < SILENT_S
+
     def news(self) -> None:
         """Whoever waits looks again."""
         for future in self._waiting:
@@ -196,10 +206,10 @@ class Candidates:
     def shown(self, head: int, behind: Callable[[int], int], confirming: str | None = None) -> list[dict[str, Any]]:
         """For `clusterd ha status`. `behind`: units changed since a position. `confirming`: the one candidate whose
         confirmations count; None: those of all do."""
-        counting, now = self.counting(), time.monotonic()
+        counting = self.counting()
         rows = []
         for one in sorted(self._known.values(), key=lambda one: one.name):
-            connected = one.is_connected and now - one.heard_at < SILENT_S
+            connected = self._is_linked(one)
             whole = one.state == FOLLOWING and one.epoch == self.epoch
             reason = ""
             if not whole:

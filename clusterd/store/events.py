@@ -33,8 +33,10 @@ class Applicant(msgspec.Struct, frozen=True):
 class RegistrationEvents:
     """Tells what has become of requests to authd."""
 
-    def __init__(self, tell: Tell) -> None:
+    def __init__(self, tell: Tell, term: int = 0) -> None:
+        """`term`: in which this master leads."""
         self._tell = tell
+        self._term = term
         self._refusals = RateLimiter(REFUSED_AGAIN_S)
 
     def written(self, added: Iterable[Key], removed: Iterable[Key], askers: Mapping[int, Applicant]) -> None:
@@ -50,6 +52,7 @@ class RegistrationEvents:
                         ip=_text(key.ip),
                         through=asker.through,
                         who=_text(asker.who),
+                        term=self._term,
                     )
                 )
 

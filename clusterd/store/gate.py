@@ -2,10 +2,13 @@
 (docs/ha.md). Without an election there is no gate."""
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 
-from clusterd.leadership import NOT_LEADING
+from clusterd.leadership import CHANGE_S, NOT_LEADING
 from clusterd.store.errors import NotLeading
+
+LOOK_S = 0.05
 
 
 class WriteGate:
@@ -15,6 +18,8 @@ class WriteGate:
         self._holds = holds
         self._doors = {False: asyncio.Event(), True: asyncio.Event()}
         self._reopening: asyncio.TimerHandle | None = None
+        self._without_since: float | None = time.monotonic()
+        """Since when this node leads no more, or not yet; None: it led at the last look."""
         for door in self._doors.values():
             door.set()
 
@@ -28,11 +33,20 @@ class WriteGate:
         return self._holds()
 
     async def enter(self, *, of_a_batch: bool = True) -> None:
-        """Before a write is taken; waits while the store hands over. `of_a_batch` false: a new batch of registrations,
-        which wait first, so that those under way can end. Raises NotLeading."""
+        """Before a write is taken; waits while the store hands over, and for CHANGE_S after this node has lost the lead
+        or was started: it has it again in a moment, as a rule. `of_a_batch` false: a new batch of registrations, which
+        wait first, so that those under way can end. Raises NotLeading."""
         door = self._doors[of_a_batch]
         if not door.is_set():
             await door.wait()
+        while not self._holds():
+            now = time.monotonic()
+            self._without_since = now if self._without_since is None else self._without_since
+            if now >= self._without_since + CHANGE_S:
+                break
+            await asyncio.sleep(LOOK_S)
+        else:
+            self._without_since = None
         self.check()
 
     def close(self, for_s: float, *, writes: bool) -> None:

@@ -289,6 +289,7 @@ class _StoreProcess:
             guard=self._guard,
             tell=self._events.tell,
             gate=self._gate,
+            term=0 if settings.role is None else settings.role.led,
         )
         self._tasks.append(asyncio.create_task(authd.run()))
         return authd

@@ -58,11 +58,13 @@ class ReplicaPort:
             case Tell() if isinstance(side, ReplicaSource):
                 return msgspec.msgpack.encode(await side.tell(request.node, _decoded(request.ask, AskChanges)))
             case Gone() if isinstance(side, ReplicaSource):
-                side.candidates.gone(request.node)
+                (side.candidates.forget if request.for_good else side.candidates.gone)(request.node)
                 return b""
             case Drain() if isinstance(side, ReplicaSource) and self._handover is not None:
                 await self._handover.drain(request.for_s)
-                return msgspec.msgpack.encode(Drained(await side.head()))
+                head = await side.head()
+                side.candidates.urge(head)  # the handover waits for one of them to have that
+                return msgspec.msgpack.encode(Drained(head))
             case Undrain() if self._handover is not None:
                 self._handover.undrain()
                 return b""

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 
+from clusterd.listening.doors import doors
 from clusterd.rounds import Rounds
 from clusterd.store.errors import SocketTaken
 from clusterd.wdb.stream import is_served
@@ -29,8 +30,12 @@ LONGEST_PROGRAM = 64
 
 
 def bind(path: str) -> socket.socket:
-    """Creates a listening unix socket (mode 0660), replacing a dead one. Raises OSError, and SocketTaken when a live
-    server holds it."""
+    """Creates a listening unix socket (mode 0660), replacing a dead one, or takes that of before a change of role.
+    Raises OSError, and SocketTaken when a live server holds it."""
+    inherited = doors.inherited(path)
+    if inherited is not None:
+        inherited.setblocking(False)
+        return inherited
     os.makedirs(os.path.dirname(path), mode=0o770, exist_ok=True)
     if is_served(path):
         raise SocketTaken(
@@ -211,7 +216,9 @@ def _pid(client: socket.socket) -> int:
 
 
 def remove_own(path: str, inode: int) -> None:
-    """Removes our socket's file, unless another server has replaced it."""
+    """Removes our socket's file, unless another server has replaced it, or the supervisor keeps it."""
+    if doors.inherited(path) is not None:
+        return
     with contextlib.suppress(OSError):  # a disk that is read-only by now: the next start replaces the file
         if os.stat(path).st_ino == inode:
             os.unlink(path)

@@ -6,13 +6,14 @@ import signal
 import time
 from collections.abc import Callable, Sequence
 
+from clusterd.listening.doors import doors
 from clusterd.logs import Log
 from clusterd.messages.journal import ProcessEvent
 from clusterd.supervisor.child import ChildSpec
 from clusterd.supervisor.family import SUBTAG, TAG, Family, Timing
 from clusterd.supervisor.helpers import STAGE as HELPERS_STAGE
 from clusterd.supervisor.helpers import Helpers
-from clusterd.supervisor.plan import NodeResources, make_arena
+from clusterd.supervisor.plan import ASKERS_STAGE, NodeResources, make_arena, served_by_children
 
 KILLED_WAIT_S = 10.0
 STOP_SIGNALS = frozenset({int(signal.SIGTERM), int(signal.SIGINT)})
@@ -75,7 +76,8 @@ class Children:
     def descriptors(self, child: str) -> tuple[int, ...]:
         """Those that this child closes."""
         helpers = self._helpers.own_end, None if child == "sync" else self._helpers.sync_end
-        return tuple(fd for fd in (*self._own_descriptors(), *helpers) if fd is not None)
+        others = doors.descriptors(*served_by_children(self._node.settings, child))
+        return tuple(fd for fd in (*self._own_descriptors(), *helpers, *others) if fd is not None)
 
     # ---- coming up, watching -----------------------------------------------------------------------------------------
 
@@ -132,13 +134,14 @@ class Children:
 
     def end_role(self) -> None:
         """Before the role changes. A stop signal meanwhile is obeyed afterwards (`must_stop`)."""
-        self._stop_stages(self._family)
+        self._stop_stages(self._family, in_haste=True)
         self._kill_role()
         self._gone(self._living_of_role, KILLED_WAIT_S)
 
     def stop(self) -> list[str]:
         """Stage by stage; what does not end in its time is killed. A second stop signal kills the rest at once. Returns
         who cannot be killed."""
+        doors.close()
         self._stop_stages(self._family)
         self._stop_stages(self._lasting)
         return self.living()
@@ -149,25 +152,37 @@ class Children:
         self._gone(self.living, KILLED_WAIT_S)
 
     def close(self) -> None:
+        doors.close()
         self._helpers.close()
 
-    def _stop_stages(self, family: Family) -> None:
-        for stage in family.stages():
-            with_helpers = family is self._family and stage == HELPERS_STAGE
+    def _stop_stages(self, family: Family, *, in_haste: bool = False) -> None:
+        """`in_haste`: those whose askers have ended stop all at once."""
+        stages = family.stages()
+        groups = [[stage] for stage in stages]
+        if in_haste:
+            asked = [stage for stage in stages if stage > ASKERS_STAGE]
+            groups = [[stage] for stage in stages if stage <= ASKERS_STAGE] + ([asked] if asked else [])
+        for group in groups:
+            self._stop_group(family, group)
 
-            def living(stage: int = stage, with_helpers: bool = with_helpers) -> list[str]:
-                return family.living(stage) + (self._helpers.living() if with_helpers else [])
+    def _stop_group(self, family: Family, stages: list[int]) -> None:
+        with_helpers = family is self._family and HELPERS_STAGE in stages
 
-            allowed_s = family.ask_to_stop(stage)
-            if with_helpers:
-                allowed_s = max(allowed_s, self._helpers.ask_to_stop())
-            if not self._gone(living, allowed_s):
-                late = ", ".join(living())
-                self._log.line("WARNING", TAG, SUBTAG, f"Did not end in {allowed_s:.0f} s and is killed: {late}.")
+        def living() -> list[str]:
+            found = [name for stage in stages for name in family.living(stage)]
+            return found + (self._helpers.living() if with_helpers else [])
+
+        allowed_s = max(family.ask_to_stop(stage) for stage in stages)
+        if with_helpers:
+            allowed_s = max(allowed_s, self._helpers.ask_to_stop())
+        if not self._gone(living, allowed_s):
+            late = ", ".join(living())
+            self._log.line("WARNING", TAG, SUBTAG, f"Did not end in {allowed_s:.0f} s and is killed: {late}.")
+            for stage in stages:
                 family.kill(stage)
-                if with_helpers:
-                    self._helpers.kill()
-                self._gone(living, KILLED_WAIT_S)
+            if with_helpers:
+                self._helpers.kill()
+            self._gone(living, KILLED_WAIT_S)
 
     def _gone(self, living: Callable[[], list[str]], allowed_s: float) -> bool:
         """Whether these end within this time. A stop signal meanwhile kills everything."""

@@ -14,6 +14,7 @@ import clusterd.pool.process
 import clusterd.store.process
 import clusterd.sync.process
 from clusterd.logs import Log
+from clusterd.rundir import STORE_SOCKETS, local_socket
 from clusterd.settings import Settings
 from clusterd.supervisor.child import ChildSpec
 from ipc.arena import Arena
@@ -21,6 +22,8 @@ from ipc.board import Board
 from ipc.job_queue import BACKGROUND_SLOT
 
 MOST_POOL_PROCESSES = 32
+ASKERS_STAGE = 2
+"""Behind it are the processes that only others of the node, which have ended then, ask for something."""
 ELECTION_STOP_S = 40.0
 """It gives its lease back at once; `on_demote` may take 30 s."""
 SLABS_MASTER = (16, 48)
@@ -71,6 +74,14 @@ def lasting_plan(node: NodeResources) -> list[ChildSpec]:
     if not node.settings.has_election:
         return []
     return [ChildSpec("election", _election(node), stage=0, stop_s=ELECTION_STOP_S)]
+
+
+def served_by_children(settings: Settings, child: str = "") -> list[str]:
+    """Paths of the unix sockets on which programs of the machine ask a node; of one child, or of all."""
+    found = [local_socket(settings.root)] if child in ("", "net") else []
+    if child in ("", "store") and settings.serves_store:
+        found += [f"{settings.root}/{name}" for name in STORE_SOCKETS]
+    return found
 
 
 def pool_size(settings: Settings, cores: int) -> int:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import msgspec
 
+from clusterd.listening.doors import doors
 from clusterd.logs import Log
 from clusterd.role import NodeRole, RoleDamaged, after_deposing, read_role
 from clusterd.rundir import reason_path
@@ -15,7 +16,7 @@ from clusterd.supervisor import role_change, sweep
 from clusterd.supervisor.child import BirthPlan, ChildSpec, fork
 from clusterd.supervisor.children import STOP_SIGNALS, Children
 from clusterd.supervisor.family import SUBTAG, TAG
-from clusterd.supervisor.plan import NodeResources, pool_size
+from clusterd.supervisor.plan import NodeResources, pool_size, served_by_children
 from clusterd.supervisor.restart import how
 from ipc.board import BoardRow
 
@@ -76,6 +77,7 @@ class RoleFollower:
         self._log.line("INFO", TAG, SUBTAG, f"The role changes: this node was {running.role_text}.")
         self._changing("changing its role")
         self._row.begin(os.getpid(), 1)
+        doors.keep(served_by_children(running))
         self._children.end_role()
         sweep.empty_spool(self._root)
         if not self._children.must_stop:

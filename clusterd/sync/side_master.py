@@ -21,6 +21,7 @@ from clusterd.sync.replica.master import ReplicaMaster
 from clusterd.sync.requests.both_roles import BothRoles
 from clusterd.sync.requests.cluster_view import MasterView
 from clusterd.sync.requests.failsafe import FailsafeMaster
+from clusterd.sync.requests.handing_over import AnswersUnderWay
 from clusterd.sync.requests.local import LocalRequests
 from clusterd.sync.requests.nodes import NodeRequests, Nodes
 from clusterd.sync.requests.of_workers import MasterRequests
@@ -64,6 +65,7 @@ class MasterSide:
         self.sealed: dict[str, SealedHandler] = both.sealed | {commands.SYN_BUCKETS: digest.compare}
         operators = MasterIntegrityRequests(context, integrity, digest)
         own = FailsafeMaster(context).local | {commands.FORGET: self.forget}
+        own |= AnswersUnderWay(lambda: self._sendsync.giving + both.giving).local
         self.local: dict[str, Handler] = both.local | asked.table | operators.local | own
 
     def forever(self) -> list[Coroutine[Any, Any, None]]:

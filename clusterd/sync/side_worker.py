@@ -5,7 +5,7 @@ from collections.abc import Coroutine
 from typing import Any
 
 from clusterd.messages.links import HelloRefused
-from clusterd.role import deposed_text
+from clusterd.role import deposed_text, has_term
 from clusterd.sync.agents.groups_worker import AgentGroupsWorker
 from clusterd.sync.agents.info import AgentInfoWorker
 from clusterd.sync.integrity.digest_worker import DigestWorker
@@ -57,6 +57,9 @@ class WorkerSide:
         forwarded = ForwardedRequests(context.roster)
         self.local: dict[str, Handler] = both.local | forwarded.local | reload.local | asked.local | sendsync.local
 
+        if context.settings.has_election:
+            context.roster.expect_master()
+
     def forever(self) -> list[Coroutine[Any, Any, None]]:
         """Nothing: a worker's rounds live with the link to its master."""
         return []
@@ -86,6 +89,8 @@ class WorkerSide:
         """Nobody joins a worker."""
 
     async def link_down(self, peer: Peer, why: str) -> None:
+        if peer.info.kind == "master" and has_term(self._context.settings.root):
+            self._context.roster.expect_master()
         # What one of these trips over keeps none of the others from happening. The last one added is the first to be
         # called.
         async with contextlib.AsyncExitStack() as ending:

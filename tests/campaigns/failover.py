@@ -12,13 +12,13 @@ from pathlib import Path
 from clusterd.agent_keys import parse_keys
 from clusterd.dapi.protocol.request import ApiRequest
 from clusterd.errors import ClusterError
-from clusterd.rundir import REPLICA_FILE, board_path
+from clusterd.rundir import JOURNAL, REPLICA_FILE, board_path
 from clusterd.status.control import NotAnswering, call
 from clusterd.store import schema
 from clusterd.wire.results import WireCallable
 from ipc.board import Board
 from tests.campaigns.frame import Campaign, Edits, last_lines
-from tests.campaigns.history import Agent, Held, History, Operation, Seen
+from tests.campaigns.history import Agent, Committed, Held, History, Operation, Seen
 from tools.rig import candidates, switchboard
 from tools.rig.nodes import Rig, RigNode
 from tools.rig.patience import Patience
@@ -298,6 +298,23 @@ def held_by(rig: Rig) -> dict[str, Held]:
             str(agents.get("groups_hash")),
             str(manifest.get("content_digest")),
         )
+    return found
+
+
+def committed_by(rig: Rig) -> list[Committed]:
+    """What the journals of all candidates say of registrations."""
+    found = []
+    for node in rig.candidates:
+        db = sqlite3.connect(f"file:{node.root / JOURNAL}?mode=ro", uri=True)
+        try:
+            rows = [json.loads(data) for (data,) in db.execute("select data from events where kind = 'registration'")]
+        finally:
+            db.close()
+        found += [
+            Committed(node.name, row.get("term", 0), row["name"], int(row["agent"]))
+            for row in rows
+            if row["what"] == "added"
+        ]
     return found
 
 

@@ -58,15 +58,26 @@ class Held(msgspec.Struct):
     files: str
 
 
+class Committed(msgspec.Struct, frozen=True):
+    """A registration as the journal of the node that committed it has it. A node that is killed may lose some."""
+
+    node: str
+    term: int
+    agent: str
+    id: int
+
+
 class History(msgspec.Struct):
     operations: list[Operation] = []
     seen: list[Seen] = []
     held: dict[str, Held] = {}
+    committed: list[Committed] = []
 
 
 def wrong(history: History) -> list[str]:
     """Returns everything that contradicts the promises; empty if nothing does."""
-    return [*_two_masters(history.seen), *_ids(history), *_agents(history), *_unequal(history.held)]
+    found = [*_two_masters(history.seen), *_ids(history), *_agents(history), *_unequal(history.held)]
+    return [*found, *_committed(history)]
 
 
 def _two_masters(seen: list[Seen]) -> Iterator[str]:
@@ -82,6 +93,31 @@ def _two_masters(seen: list[Seen]) -> Iterator[str]:
             if term < highest[0]:
                 yield f"at {look.began:.3f} {name} led in term {term}, after {highest[1]} had in term {highest[0]}"
             highest = max(highest, (term, name))
+
+
+def _committed(history: History) -> Iterator[str]:
+    """A term belongs to one node, which alone commits in it, as the boards say, too; what was asked after another
+    answer had come is committed in no lower term; and what was answered was committed once."""
+    owners = {term: name for look in history.seen for name, term in look.leaders.items()}
+    places: dict[tuple[str, int], list[Committed]] = {}
+    for one in history.committed:
+        if owners.setdefault(one.term, one.node) != one.node:
+            yield f"{one.node} committed {one.agent} ({one.id}) in term {one.term}, in which {owners[one.term]} led"
+        places.setdefault((one.agent, one.id), []).append(one)
+    answered = [one for one in history.operations if one.kind == "register" and one.outcome == "done"]
+    told = [(one, places[one.agent, one.id]) for one in answered if (one.agent, one.id) in places]
+    for asked, found in told:
+        if len(found) > 1:
+            where = [(one.node, one.term) for one in found]
+            yield f"{asked.agent} ({asked.id}) was committed {len(found)} times: {where}"
+    ends = sorted((one.ended, found[0].term, one.agent) for one, found in told)
+    highest, number = (0, ""), 0
+    for asked, found in sorted(told, key=lambda pair: pair[0].began):
+        while number < len(ends) and ends[number][0] < asked.began:
+            highest, number = max(highest, ends[number][1:]), number + 1
+        if found[0].term < highest[0]:
+            term, (later, other) = found[0].term, highest
+            yield f"{asked.agent} was committed in term {term}, after {other} had been in term {later}"
 
 
 def _ids(history: History) -> Iterator[str]:

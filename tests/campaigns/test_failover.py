@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from tests.campaigns.failover import CALM_S, GROUP, Clients, Faults, LeaderEdits, Observer, held_by
+from tests.campaigns.failover import CALM_S, GROUP, Clients, Faults, LeaderEdits, Observer, committed_by, held_by
 from tests.campaigns.frame import SEED, Campaign, Readers, left_behind, running
 from tests.campaigns.history import History, counts, first_answer, share, wrong
 from tests.conftest import MakeRig
@@ -80,7 +80,7 @@ def end(rig: Rig, faults: Faults, history: History) -> None:
     rig.wait_equal(CALM_S)
 
     def is_settled() -> bool:
-        history.held = held_by(rig)
+        history.held, history.committed = held_by(rig), committed_by(rig)
         return not wrong(history)
 
     try:
@@ -94,6 +94,7 @@ def judge(history: History, campaign: Campaign, tmp_path: Path) -> None:
     found = wrong(history)
     (tmp_path / "history.json").write_bytes(msgspec.json.encode(history))
     campaign.counts.update(counts(history))
+    campaign.counts["registrations whose node and term are known"] = len(history.committed)
     for kind, taken in times.items():
         figures = ", ".join(f"p{round(part * 100)} {share(taken, part):.1f} s" for part in (0.5, 0.99))
         campaign.say(

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.campaigns.history import Agent, Held, History, Operation, Seen, counts, first_answer, share, wrong
+from tests.campaigns.history import Agent, Committed, Held, History, Operation, Seen, counts, first_answer, share, wrong
 
 
 def register(agent: str, number: int, began: float, ended: float = 0.0, node: str = "a") -> Operation:
@@ -33,6 +33,12 @@ def good() -> History:
             "b": Held(dict(keys), dict(names), "h", "f"),
             "plain": Held(dict(keys), None, "h", "f"),
         },
+        [
+            Committed("a", 1, "x", 1),
+            Committed("a", 1, "unanswered", 4),
+            Committed("b", 7, "z", 3),
+            Committed("b", 7, "unanswered", 4),
+        ],
     )
 
 
@@ -107,6 +113,19 @@ def unequal_databases(history: History) -> None:
     agents[9] = "only here"
 
 
+def committed_beside_the_leader(history: History) -> None:
+    history.committed.append(Committed("a", 7, "w", 5))
+
+
+def committed_too_late(history: History) -> None:
+    history.committed.append(Committed("a", 1, "w", 5))
+    history.operations[-4].ended = 12.5
+
+
+def committed_twice(history: History) -> None:
+    history.committed.append(Committed("b", 7, "x", 1))
+
+
 def nobody_looked(history: History) -> None:
     history.held.clear()
 
@@ -128,6 +147,9 @@ def nobody_looked(history: History) -> None:
         (unequal_groups, "groups_hash of b and a differ"),
         (unequal_files, "files of plain and a differ"),
         (unequal_databases, "agent databases differ"),
+        (committed_beside_the_leader, "a committed w (5) in term 7, in which b led"),
+        (committed_too_late, "w was committed in term 1, after z had been in term 7"),
+        (committed_twice, "x (1) was committed 2 times"),
         (nobody_looked, "nobody was looked at"),
     ],
 )

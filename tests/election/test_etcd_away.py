@@ -1,6 +1,6 @@
 """An etcd that is slow, away or made anew, and a leader that goes on without it."""
 
-from clusterd.election.shown import shown
+from clusterd.election.shown import problems, shown
 from tests.election.stories import P, last, order, pass_time, three, told
 from tests.fakes.etcd import EtcdStore, HandClock, Voter, candidate, master
 
@@ -191,3 +191,25 @@ async def test_a_promise_outlives_the_process_and_one_given_while_it_takes_the_l
     two.reboot()
     await pass_time(10, two)
     assert not two.leads, "who begins anew has forgotten what it promised"
+
+
+@told
+async def test_status_names_what_is_wrong_for_as_long_as_it_lasts(clock: HandClock, store: EtcdStore) -> None:
+    one, two, other = await three(store, failsafe=True)
+    assert list(problems(one.elector, None)) == []
+    program = {"name": "on_promote", "term": 7, "problem": "ended with exit code 1"}
+    assert list(problems(one.elector, program)) == ["on_promote of term 7 failed, it ended with exit code 1"]
+    one.etcd.away = two.etcd.away = other.etcd.away = True
+    await pass_time(20, one, two, other)
+    assert one.leads
+    (found,) = problems(one.elector, None)
+    assert "etcd cannot be asked" in found
+    assert "this node goes on leading" in found
+    (found,) = problems(two.elector, None)
+    assert "this node goes on leading" not in found
+    one.etcd.away = two.etcd.away = other.etcd.away = False
+    await pass_time(5, one, two, other)
+    assert (await order(two, "pause")).ok
+    await pass_time(2, one, two, other)
+    for node in (one, two, other):
+        assert list(problems(node.elector, None)) == ["the election is paused, nobody takes over: clusterd ha resume"]

@@ -14,10 +14,10 @@ import pytest
 
 from clusterd.election import node as module
 from clusterd.election.facts import Kept
-from clusterd.election.node import FAILED, KEPT, Node
+from clusterd.election.node import FAILED, Node
 from clusterd.messages.replica import Show
 from clusterd.role import NodeRole, RoleChange, read_role, update_role
-from clusterd.rundir import run_dir
+from clusterd.rundir import ELECTION_KEPT, run_dir
 from clusterd.settings import ClusterBlock, Clusterd, HaSettings, Settings
 from ipc.board import Board
 
@@ -157,7 +157,7 @@ def test_lease_and_promise_outlive_the_process_in_a_file_that_only_its_owner_may
     assert world.node.kept() is None
     world.node.keep(Kept("id", 7, 12.5, ("one", "two")))
     assert world.node.kept() == Kept("id", 7, 12.5, ("one", "two"))
-    path = Path(run_dir(world.root)) / KEPT
+    path = Path(run_dir(world.root)) / ELECTION_KEPT
     assert path.stat().st_mode & 0o777 == 0o600
     path.write_text("{")
     assert world.node.kept() is None

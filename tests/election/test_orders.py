@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from clusterd.election.hand_over import HAND_OVER_S
+from clusterd.leadership import HAND_OVER_S
 from ipc.board import FOR_EVER_NS
 from tests.election.stories import P, last, order, pass_time, set_followers, three, told
 from tests.fakes.etcd import EtcdStore, HandClock

@@ -191,6 +191,10 @@ class NodeDouble:
         self.without_agents = 0
         self.is_full = False
         self.asked_for_s = 0.0
+        self.is_linked = True
+        """As a candidate: its master tells it something again and again."""
+        self.told = 0
+        self.forgotten: list[str] = []
 
     def serves(self) -> bool:
         """What every process of the node asks where a request is taken (clusterd/leadership.py)."""
@@ -200,7 +204,8 @@ class NodeDouble:
         return is_leading and (until_ns == FOR_EVER_NS or self.clock.now * 1e9 < until_ns)
 
     def facts(self) -> Facts:
-        return self.true
+        self.told += self.is_linked
+        return msgspec.structs.replace(self.true, heard_at=float(self.told))
 
     async def refresh(self) -> None:
         await asyncio.sleep(0)
@@ -266,6 +271,13 @@ class NodeDouble:
 
     async def undrain(self) -> None:
         self.drained = None
+
+    async def settle(self) -> None:
+        await asyncio.sleep(0)
+
+    async def forget(self, name: str) -> None:
+        self.forgotten.append(name)
+        self.set(known=tuple(one for one in self.true.known if one != name))
 
     async def ask_failsafe(self, term: int, leader: str, nodes: tuple[str, ...], for_s: float) -> dict[str, bool]:
         self.asked_for_s = for_s

@@ -16,7 +16,7 @@ from clusterd.config.hooks import is_event, program_problem
 from clusterd.messages.journal import AnyEvent, LoginEvent, ProblemEvent, SyncEvent, WorkerEvent
 from clusterd.monitor.feed import EventFeed
 from clusterd.monitor.hooks import MOST_WAITING, Hooks, matches
-from clusterd.programs import MOST_LINES, MOST_READ_BYTES
+from clusterd.programs import MOST_LINES, MOST_READ_BYTES, without_secrets
 from clusterd.settings import HookSettings
 from tools.rig.patience import Patience
 
@@ -279,3 +279,18 @@ def test_events_for_which_a_hook_runs() -> None:
     assert matches(("problem:begins",), ProblemEvent(what="begins", subject="x"))
     assert is_event("worker:lost")
     assert not any(map(is_event, ("woker", "worker:gone", "worker:", 7, "change:events")))
+
+
+@pytest.mark.parametrize(
+    ("line", "shown"),
+    [
+        ("the key: 5f4dcc3b", "the key: *****"),
+        ('{"password": "of two words", "user": "u"}', '{"password": *****, "user": "u"}'),
+        ("API_TOKEN=abc moved", "API_TOKEN=***** moved"),
+        ("Authorization: Bearer abc.def", "Authorization: Bearer *****"),
+        (f"joined with {'0a' * 16}.", "joined with *****."),
+        ("10.9.9.9/24 is on this machine: the key is safe", "10.9.9.9/24 is on this machine: the key is safe"),
+    ],
+)
+def test_what_looks_like_a_secret_is_not_logged(line: str, shown: str) -> None:
+    assert without_secrets(line) == shown

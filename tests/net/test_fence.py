@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 
 from clusterd.messages.links import LinkDown, PeerRequest, Reply, Request, Unanswered
+from clusterd.net import process
 from clusterd.role import NodeRole, update_role
 from clusterd.settings import HaSettings
 from clusterd.wire.terms import TermNote, build_term, parse_term
-from ipc.board import FOR_EVER_NS
+from ipc.board import FOR_EVER_NS, HANDED_OVER_NS
 from tests.net.harness import MASTER, NetNode, master_settings, wait_until, worker_settings
 from tests.net.scripted_master import ScriptedMaster
 
@@ -86,6 +87,35 @@ def test_the_end_of_the_lease_closes_links_and_answers_programs(start: Start) ->
     node.board.set_lead(7, in_s(600))
     node.join("w1")
     assert len(node.lines("The lease of this node has ended")) == 1
+
+
+def test_what_a_program_asks_while_the_lead_changes_hands_waits_for_it(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process, "HAND_OVER_S", 1.0)
+    node = start(elected)
+    assert node.sync is not None
+    early, other = node.local(), node.local()
+    asked = early.tell("get_nodes")
+    assert other.ask("echo", "x").payload == b"x", "that needs no master"
+    assert node.sync.quiet(PeerRequest)
+    node.board.set_lead(7, FOR_EVER_NS)
+    one = node.sync.expect(PeerRequest)
+    assert one.command == "get_nodes"
+    node.sync.send(Reply(one.link, one.serial, "ok", b"here"))
+    assert early.answer_to(asked).payload == b"here"
+
+    # Handed over while an answer is awaited: nothing is said, so that whoever asks again finds the next processes.
+    pending = early.tell("get_nodes")
+    one = node.sync.expect(PeerRequest)
+    node.board.set_lead(7, HANDED_OVER_NS)
+    node.logged("WARNING: [Master] [Net] The lease of this node was given up")
+    node.sync.send(Reply(one.link, one.serial, "ok", b"of a node that leads no more"))
+    waiting = other.tell("get_nodes")
+    answer = early.answer_to(pending)
+    assert (answer.command, code_of(answer.payload)) == (b"err", 3023), "nobody has taken it in time"
+    assert code_of(other.answer_to(waiting).payload) == 3023
+    assert node.sync.quiet(PeerRequest)
 
 
 @pytest.mark.parametrize("asks", ["worker", "sync"])

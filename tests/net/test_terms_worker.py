@@ -5,6 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from clusterd.messages.links import MasterAway, TaskNote
+from clusterd.net import dial
 from clusterd.role import NodeRole, read_role
 from clusterd.wire.terms import parse_term
 from tests.net.harness import NetNode, free_port, wait_until, worker_settings
@@ -57,6 +58,26 @@ def test_every_node_of_the_list_is_tried_and_the_known_master_first(start: Start
     talker.close()
     talker = first.accept()
     assert talker.read().command == b"term"
+
+
+def test_a_worker_that_has_lost_its_master_asks_again_and_again_who_leads_now(
+    start: Start, bosses: list[ScriptedMaster], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a term the next round would come after ten minutes here."""
+    monkeypatch.setattr(dial, "FIRST_RETRY_S", 600.0)
+    first, _ = bosses
+    role = NodeRole(3, master=first.node, master_name="m2")
+    start(given(role, worker_settings, "w1", (first.node,), connection_retry_s=600))
+    talker = first.accept()
+    talker.respond(talker.read(), "ok", note(master=first.node))
+    talker.respond(talker.read(), "ok", "Client w1 added")
+    talker.close()
+    for _ in range(3):
+        # It leads no more, and nobody does.
+        talker = first.accept()
+        talker.respond(talker.read(), "ok", note(leads=False, master=first.node))
+        talker.close()
+    first.accept()
 
 
 def test_a_node_that_does_not_lead_sends_a_worker_on_to_the_master(start: Start, bosses: list[ScriptedMaster]) -> None:

@@ -64,3 +64,17 @@ def test_a_position_that_was_not_given_out_confirms_nothing(claim: int) -> None:
         assert known.mode() == ("synchronous", "")
 
     asyncio.run(check())
+
+
+def test_a_candidate_that_does_not_come_back_is_forgotten_and_one_that_is_linked_is_not() -> None:
+    known = Candidates("e", synchronous=True, limit_s=60.0, say=lambda level, text: None)
+
+    def names() -> list[str]:
+        return [row["name"] for row in known.shown(10, lambda position: 0)]
+
+    for name in ("w1", "w2"):
+        known.heard(name, held(10))
+    known.gone("w1")
+    for name in ("w1", "w2", "nobody"):
+        known.forget(name)
+    assert names() == ["w2"]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from clusterd.settings import ForceRules
-from clusterd.store import agents, schema, table
+from clusterd.store import agents, gate, schema, table
 from clusterd.store.authd import Authd
 from clusterd.store.engine import Engine, Session
 from clusterd.store.errors import NotLeading
@@ -61,6 +61,12 @@ class Bench:
         return Path(self.root, "etc/client.keys").read_text()
 
 
+@pytest.fixture(autouse=True)
+def _short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """How long a write waits for the lead to come back."""
+    monkeypatch.setattr(gate, "CHANGE_S", 0.01)
+
+
 def run(root: Path, story: Callable[[Bench], Awaitable[None]]) -> None:
     async def main() -> None:
         bench = Bench(root)
@@ -87,6 +93,28 @@ def test_nothing_is_written_without_the_lease_and_everything_can_be_read(tmp_pat
         bench.leads = True
         await bench.engine.write(add(2))
         assert await bench.engine.read(count) == 2
+
+    run(tmp_path, story)
+
+
+def test_a_write_waits_a_moment_for_the_lead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing was executed: whoever asks in the moment in which a node takes the lead, or has lost it, waits."""
+    monkeypatch.setattr(gate, "CHANGE_S", 60.0)
+
+    async def story(bench: Bench) -> None:
+        bench.leads = False
+        waiting = [asyncio.ensure_future(one) for one in (bench.engine.write(add(1)), bench.add("early"))]
+        await asyncio.sleep(0.2)
+        assert not any(one.done() for one in waiting)
+        bench.leads = True
+        assert b'"error":0' in (await asyncio.gather(*waiting))[1]
+        bench.leads = False
+        waiting = [asyncio.ensure_future(bench.engine.write(add(3)))]
+        await asyncio.sleep(0.2)
+        assert not waiting[0].done()
+        monkeypatch.setattr(gate, "CHANGE_S", 0.0)
+        with pytest.raises(NotLeading):
+            await waiting[0]
 
     run(tmp_path, story)
 

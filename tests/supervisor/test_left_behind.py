@@ -106,6 +106,21 @@ def test_keeping_that_was_killed_is_done_again(root: str, monkeypatch: pytest.Mo
     assert found == ["b.xml"]
 
 
+def test_of_databases_of_which_nothing_was_missing_the_newest_is_kept(root: str) -> None:
+    tree, rules = Path(root), settings_of(root).rules
+    schema.prepare(root, "old", "4.14.1")
+    (tree / "etc/rules/a.xml").write_text("a")
+    for term in (2, 3, 5, 6):
+        if term == 3:
+            (tree / "etc/rules/lone.xml").write_text("mine")
+        left_behind.keep(root, rules, term)
+        (tree / "etc/rules/lone.xml").unlink(missing_ok=True)
+        found = left_behind.sort(root, term)
+        assert ("has all files and agents" in left_behind.told(found)) == (term != 3)
+    assert [one.term for one in left_behind.shown(root)] == [3, 6]
+    assert (tree / LEFT_BEHIND / "6/global.db").exists()
+
+
 @pytest.mark.parametrize("role", ["worker", ""])
 def test_a_second_demotion_in_the_same_term_loses_nothing_of_the_first(root: str, role: str) -> None:
     tree = Path(root)

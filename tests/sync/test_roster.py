@@ -1,5 +1,6 @@
 """Which nodes are connected, and who may ask for changes."""
 
+import asyncio
 import os
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 from clusterd.errors import ClusterError
 from clusterd.messages.links import LinkInfo
 from clusterd.settings import Settings
+from clusterd.sync.links import roster as roster_module
 from clusterd.sync.links.peer import Peer
 from clusterd.sync.links.privileged import check_privileged
 from clusterd.sync.links.roster import Roster
@@ -69,3 +71,29 @@ def test_any_other_user_is_refused_with_4000() -> None:
     with pytest.raises(ClusterError) as refusal:
         check_privileged(peer(1, "local", "5", 12345), "only root may")
     assert (refusal.value.code, refusal.value.extra) == (4000, "only root may")
+
+
+def test_while_another_master_is_expected_a_request_waits_for_it_and_not_for_long(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def story() -> None:
+        roster = Roster()
+        with pytest.raises(ClusterError, match="3023"):
+            await roster.await_master()
+        monkeypatch.setattr(roster_module, "CHANGE_S", 60.0)
+        roster.add(peer(1, "master", "m1"))
+        assert (await roster.await_master()).name == "m1"
+        roster.remove(1)
+        roster.expect_master()
+        waiting, lost = asyncio.ensure_future(roster.await_master()), asyncio.ensure_future(roster.settled())
+        await asyncio.sleep(0.01)
+        assert (waiting.done(), lost.done()) == (False, False)
+        roster.add(peer(2, "master", "m2"))
+        assert (await waiting).name == "m2"
+        await lost
+        roster.remove(2)
+        monkeypatch.setattr(roster_module, "CHANGE_S", 0.01)
+        with pytest.raises(ClusterError, match="3023"):
+            await roster.await_master()
+
+    asyncio.run(story())

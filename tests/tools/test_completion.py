@@ -3,11 +3,13 @@
 import json
 from pathlib import Path
 
+import msgspec
 import pytest
 from click.shell_completion import ShellComplete
 from click.testing import CliRunner
 
-from clusterd.rundir import STATE
+from clusterd.election.facts import Kept
+from clusterd.rundir import ELECTION_KEPT, STATE, run_dir
 from tools.cli import COMMANDS, cluster
 
 
@@ -42,6 +44,15 @@ def test_names_of_workers_are_completed_from_what_the_master_has_written(tmp_pat
     assert completed("--root", str(tmp_path), "diff", "r") == ["rome"]
     (state / "workers.json").write_text("{")
     assert completed("--root", str(tmp_path), "diff", "") == []
+
+
+def test_names_of_candidates_are_completed_from_what_the_election_has_kept(tmp_path: Path) -> None:
+    assert completed("--root", str(tmp_path), "ha", "forget", "") == []
+    kept = Path(run_dir(str(tmp_path)), ELECTION_KEPT)
+    kept.parent.mkdir(parents=True)
+    kept.write_bytes(msgspec.json.encode(Kept("i", members=("paris", "porto", "rome"))))
+    assert completed("--root", str(tmp_path), "ha", "forget", "p") == ["paris", "porto"]
+    assert completed("--root", str(tmp_path), "ha", "switchover", "--to", "r") == ["rome"]
 
 
 @pytest.mark.parametrize(

@@ -118,6 +118,9 @@ def test_candidate_shows_its_replica_and_why_it_may_not_lead() -> None:
     assert "no: the replica is not whole yet" in text
     assert "No replica can be kept" in shown({"role": "candidate", "problem": "No replica can be kept: ..."})
     assert "clusterd.ha.replica is off" in shown(None)
+    assert "1 files are kept in left-behind" in shown(
+        OWN | {"left_behind": [{"text": "1 files are kept in left-behind"}]}
+    )
 
 
 def test_election_shows_who_leads_who_may_and_what_hinders() -> None:

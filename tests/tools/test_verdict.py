@@ -41,10 +41,21 @@ def master(**given: Any) -> dict[str, Any]:
 def test_healthy_node_is_ok() -> None:
     found = verdict(master())
     assert (found.level, found.reason) == ("OK", "85 files, 2 workers connected")
+    assert verdict(master(ha={"registrations": "synchronous", "registrations_reason": None})).level == "OK"
+    wanted = {"registrations": "asynchronous", "registrations_reason": "clusterd.ha.synchronous is off"}
+    assert verdict(master(ha=wanted)).level == "OK"
     assert found.code(is_running=True) == ExitCode.OK
 
 
 FAULTS = {
+    "registrations refused": (
+        {"ha": {"registrations": "refused", "registrations_reason": "etcd has not taken it"}},
+        "agents are neither registered nor deleted: etcd has not taken it",
+    ),
+    "registrations without a candidate": (
+        {"ha": {"registrations": "asynchronous", "registrations_reason": "no candidate is connected"}},
+        "agents are registered without a candidate, and may be lost with this node: no candidate is connected",
+    ),
     "lost": (
         {"workers": [worker("w1"), worker("w2", "lost", 55.0)]},
         "w2 is LOST for 55 s (gone for good? clusterd forget w2)",

@@ -25,5 +25,6 @@ async def sort_left_behind(context: Context, last: Callable[[], LastSync]) -> No
         with round_survives(log, context.troubles, "what this node had as master"):
             for term in terms:
                 found = await asyncio.to_thread(left_behind.sort, root, term)
-                log.warning(f"{left_behind.told(found)}.")
+                say = log.warning if found.files or found.agents else log.info
+                say(f"{left_behind.told(found)}.")
             return

@@ -75,6 +75,8 @@ class ApiRequests:
         self._turns = FairQueue(LIMITS)
         self._ids = itertools.count(random.randrange(IDS, 2 * IDS))
         self._lanes = itertools.count()
+        self.giving = 0
+        """Answers that their askers have not taken yet."""
         self._asked: dict[str, _Asked] = {}
         self._soon: Counter[int] = Counter()
         self._joined: defaultdict[int, set[Ticket]] = defaultdict(set)
@@ -100,7 +102,7 @@ class ApiRequests:
             return DeferredAnswer(
                 commands.DAPI_QUEUED, lambda: self._answer_program(peer, payload, self._work(peer, "", payload))
             )
-        master = self._roster.need_master()
+        master = await self._roster.await_master()
         return DeferredAnswer(commands.DAPI_QUEUED, lambda: self._give_on(peer, master, payload))
 
     async def forward(self, peer: Peer, payload: bytes) -> DeferredAnswer:
@@ -114,7 +116,12 @@ class ApiRequests:
 
         async def work(envelope: Envelope) -> Text:
             request = with_key(envelope, content, self._context.settings.cluster.key)
-            return await self._ask(node, Text(request), self._runner.limit_s(envelope))
+            try:
+                return await self._ask(node, Text(request), self._runner.limit_s(envelope))
+            except ClusterError as failure:
+                if failure.code == NO_MASTER:
+                    await self._roster.settled()
+                raise
 
         await self._answer_program(client, content, self._audit.audited(client, content, work, given_on=True))
 
@@ -284,11 +291,13 @@ class ApiRequests:
         try:
             await self._turns.begin(turn, self._context.settings.communication.timeout_dapi_request_s)
             text = without_key(self._texts, envelope, await work(envelope), self._context.settings.cluster.key)
+            self.giving += 1
             try:
                 self._turns.free_service(turn)
                 if soon is None or not soon.take(text):
                     await self._deliver(peer, name, text)
             finally:
+                self.giving -= 1
                 self._texts.remove(text)
         except (JobError, OSError, ClusterError) as failure:
             if soon is not None:

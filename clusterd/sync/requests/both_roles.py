@@ -20,6 +20,11 @@ class BothRoles:
         self.sealed: dict[str, SealedHandler] = dict(common.sealed)
         self.local: dict[str, Handler] = programs.table | self._api.local | SendFile(context).local
 
+    @property
+    def giving(self) -> int:
+        """Answers of the API that their askers have not taken yet."""
+        return self._api.giving
+
     def link_lost(self, peer: Peer) -> None:
         """Called when the link is no longer in the roster; its tasks have not ended yet."""
         self._api.link_lost(peer)

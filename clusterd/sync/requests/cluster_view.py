@@ -59,7 +59,7 @@ class WorkerView(_ThisNode):
         return await self._ask_master(commands.GET_HEALTH, wanted)
 
     async def _ask_master(self, command: str, arguments: object) -> dict[str, Any]:
-        master = self._roster.need_master()
+        master = await self._roster.await_master()
         try:
             answer = json.loads(await master.request(command, dump_json(arguments)))
         except (ValueError, RecursionError) as problem:

@@ -12,6 +12,7 @@ from clusterd.sync.links.handlers import DeferredAnswer, Handler
 from clusterd.sync.links.known_workers import KnownWorkers
 from clusterd.sync.links.peer import Peer
 from clusterd.sync.links.roster import Roster
+from clusterd.sync.ports.net_port import LinkClosed
 from clusterd.sync.requests.queries import Row, get_nodes, health_names
 from clusterd.wdb.client import DatabaseError
 from clusterd.wire import commands
@@ -132,20 +133,20 @@ class ForwardedRequests:
         }
 
     async def get_nodes(self, client: Peer, payload: bytes) -> DeferredAnswer:
-        return self._ask_master(client, commands.GET_NODES, payload)
+        return await self._ask_master(client, commands.GET_NODES, payload)
 
     async def get_health(self, client: Peer, payload: bytes) -> DeferredAnswer:
-        return self._ask_master(client, commands.GET_HEALTH, payload)
+        return await self._ask_master(client, commands.GET_HEALTH, payload)
 
     async def get_members(self, client: Peer, payload: bytes) -> DeferredAnswer | bytes:
         """Asks the master; a stock master knows only connected nodes. Raises ClusterError 3023."""
-        if STATUS not in self._roster.need_master().capabilities:
+        if STATUS not in (await self._roster.await_master()).capabilities:
             return dump_json({"workers": [], "refused": []})
-        return self._ask_master(client, commands.GET_MEMBERS, payload)
+        return await self._ask_master(client, commands.GET_MEMBERS, payload)
 
-    def _ask_master(self, client: Peer, command: str, payload: bytes) -> DeferredAnswer:
+    async def _ask_master(self, client: Peer, command: str, payload: bytes) -> DeferredAnswer:
         """Raises ClusterError 3023."""
-        master = self._roster.need_master()
+        master = await self._roster.await_master()
         return DeferredAnswer(commands.SENT_TO_MASTER, lambda: self._forward(client, master, command, payload))
 
     async def _forward(self, client: Peer, master: Peer, command: str, payload: bytes) -> None:
@@ -153,6 +154,8 @@ class ForwardedRequests:
         try:
             answer = await master.request(command, payload)
         except ClusterError as failure:
+            if isinstance(failure, LinkClosed):
+                await self._roster.settled()
             answer = encode_failure(failure)
         try:
             await client.request(commands.CONTROL_RES, answer)

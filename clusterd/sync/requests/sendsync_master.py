@@ -72,6 +72,8 @@ class SendsyncMaster:
         self._turns = FairQueue(LIMITS)
         self._workers: dict[int, _Worker] = {}
         self._rights = WorkerRights(context.clock.monotonic)
+        self.giving = 0
+        """Answers that their askers have not taken yet."""
         self.remote: dict[str, Handler] = {commands.SENDSYNC: self.sendsync}
 
     async def sendsync(self, peer: Peer, payload: bytes) -> bytes:
@@ -155,6 +157,7 @@ class SendsyncMaster:
 
     async def _give(self, worker: _Worker, peer: Peer, client: str, daemon: str, answer: bytes) -> None:
         """Sends the answer as a long string, then its id. A worker that cannot accept it gets `sendsyn_err`."""
+        self.giving += 1
         try:
             async with worker.strings:
                 string_id = await self._context.sender.send_string(peer, answer)
@@ -165,6 +168,8 @@ class SendsyncMaster:
                 return
             self._failed(daemon, failure)
             await self._say(worker, peer, commands.SENDSYN_ERR, build_words(client, str(failure)))
+        finally:
+            self.giving -= 1
 
     async def _say(self, worker: _Worker, peer: Peer, command: str, payload: bytes) -> None:
         try:

@@ -34,7 +34,7 @@ LIMITS = FairQueueLimits(64, 48, 64, 48, known_source=1024, bytes_source=64 << 2
 DAEMONS = frozenset({"authd", "remoted", "task-manager", "wazuh-db"})
 OTHER_DAEMON = "another daemon"
 WORKER = 0
-TIMEOUT = 3020
+TIMEOUT, NO_MASTER = 3020, 3023
 
 
 def _plain(payload: bytes) -> bytes:
@@ -118,6 +118,8 @@ class SendsyncWorker:
         except TimeoutError:
             return commands.ERR, encode_failure(ClusterError(3021, f"the master did not answer within {timeout_s:g} s"))
         except ClusterError as failure:
+            if failure.code == NO_MASTER:
+                await self._roster.settled()
             return commands.ERR, encode_failure(failure)
         finally:
             self._known.discard(asked)
@@ -137,7 +139,7 @@ class SendsyncWorker:
                     master, build_words(name, payload if master.program == CLUSTERD else _plain(payload))
                 )
             except LinkClosed:
-                raise ClusterError(3023, LOST) from None
+                raise ClusterError(NO_MASTER, LOST) from None
             except JobError as failure:
                 refused = True
                 raise ClusterError(3018, str(failure)) from failure
@@ -221,4 +223,4 @@ class SendsyncWorker:
             if asked.client is peer:
                 asked.task.cancel()
             elif asked.master is peer and not asked.answer.done():
-                asked.answer.set_exception(ClusterError(3023, LOST))
+                asked.answer.set_exception(ClusterError(NO_MASTER, LOST))
