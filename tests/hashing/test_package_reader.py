@@ -21,7 +21,7 @@ from hashing.package import (
     read_metadata,
     read_metadata_of,
 )
-from tests.hashing.packages import GIB
+from tests.hashing.packages import GIB, open_descriptors
 
 DEFLATED = zlib.compress(b"content")
 FRAME = lz4.frame.compress(b"content")
@@ -108,6 +108,7 @@ def test_looking_for_a_path_moves_nothing(reader_of: Opened) -> None:
     reader = reader_of(package, 3)
     assert reader.path_at(package.index(b"b" + PATH_SEP)) == "b"
     assert reader.path_at(len(package) - 1) is None
+    assert reader.path_at(0) == "a"
     assert reader.position == 3
 
 
@@ -280,7 +281,9 @@ def test_metadata_may_be_the_only_entry_and_must_be_the_last(reader_of: Opened) 
     alone = entry(METADATA_NAME)
     assert reader_of(alone).find_metadata() == 0
     assert read_metadata(reader_of(alone)) == b"content"
+    before = open_descriptors()
     assert read_metadata_of(str(reader_of.path)) == b"content"
+    assert open_descriptors() == before
     behind = reader_of(entry("a") + FILE_SEP + alone)
     assert read_metadata(behind, len(b"content")) == b"content"
     with pytest.raises(PackageTooLarge):
