@@ -112,6 +112,12 @@ def test_looking_for_a_path_moves_nothing(reader_of: Opened) -> None:
     assert reader.position == 3
 
 
+def test_reader_may_go_back_before_what_is_loaded(reader_of: Opened) -> None:
+    reader = reader_of(b"--" + entry("b") + b"-" * 9000)
+    assert reader.path_at(2) == "b"
+    assert reader.path_at(0) == "--b"
+
+
 # ---- content ---------------------------------------------------------------------------------------------------------
 
 
