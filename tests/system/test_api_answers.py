@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import KEY, MakeRig, rigs
+from tests.conftest import KEY, rigs
 from tests.system.dapi_client import ask, client_of, failure, request, result
 from tools.rig import peer_worker
 from tools.rig.faults import signal_process
@@ -190,11 +190,8 @@ def test_queued_request_may_only_be_answered_by_the_node_that_has_it(rig: Rig, t
 # ---- things that break -----------------------------------------------------------------------------------------------
 
 
-def test_answer_that_takes_long_comes_later(make_rig: MakeRig) -> None:
+def test_answer_that_takes_long_comes_later(rig: Rig) -> None:
     """The master waits for a frozen worker: after a second its response says that the request is queued."""
-    rig = make_rig(2)
-    rig.start()
-    rig.wait_equal(60)
     held = rig.processes("rig_manager_3")["sync"]
     assert held is not None
     signal_process(held, signal.SIGSTOP)
@@ -212,11 +209,10 @@ def test_answer_that_takes_long_comes_later(make_rig: MakeRig) -> None:
     assert [item["name"] for item in result(answer)["affected_items"]] == ["rig_manager_3"]
 
 
-def test_sync_that_dies_with_an_open_request_answers_by_its_net(make_rig: MakeRig, tmp_path: Path) -> None:
+def test_sync_that_dies_with_an_open_request_answers_by_its_net(rig: Rig, tmp_path: Path) -> None:
     """The kill comes before the response, or after the node has said that the answer comes later."""
-    rig = make_rig(1)
-    rig.start()
-    rig.wait_equal(60)
+    log = (rig.master.root / "logs/cluster.log").read_text
+    before = log().count("get_ruleset_sync_status from w")
     held, sync = rig.processes("rig_manager_2")["sync"], rig.processes("rig_manager_1")["sync"]
     assert held is not None
     assert sync is not None
@@ -230,11 +226,7 @@ def test_sync_that_dies_with_an_open_request_answers_by_its_net(make_rig: MakeRi
             worker.ask("caps", '["answer"]')
             assert worker.ask("dapi_now", f"1 {asked}").payload == QUEUED
             worker.connection.link.tell("dapi_now", f"2 {asked}")
-            wait_until(
-                lambda: (rig.master.root / "logs/cluster.log").read_text().count("get_ruleset_sync_status from w") == 2,
-                10,
-                "the master has both",
-            )
+            wait_until(lambda: log().count("get_ruleset_sync_status from w") == before + 2, 60, "the master has both")
             signal_process(sync, signal.SIGKILL)
 
             def told() -> bool:
@@ -247,3 +239,4 @@ def test_sync_that_dies_with_an_open_request_answers_by_its_net(make_rig: MakeRi
             wait_until(told, 60, "both are told")
     finally:
         signal_process(held, signal.SIGCONT)
+    wait_until(rig.are_connected, 60, "the new sync process knows its workers")

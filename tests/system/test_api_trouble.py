@@ -3,11 +3,12 @@
 import json
 import os
 import signal
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from tests.conftest import KEY, MakeRig
+from tests.conftest import KEY, MakeRig, rigs
 from tests.system.dapi_client import (
     NAMES,
     SYNC_STATUS,
@@ -23,16 +24,25 @@ from tests.system.dapi_client import (
     result,
 )
 from tools.rig.faults import signal_process
+from tools.rig.nodes import Rig
 from tools.rig.peer import StockMaster, wait_until
 from tools.rig.wdb_client import WdbClient, authd
 
 pytestmark = pytest.mark.slow
 
 
-def test_killed_worker_is_a_failed_item_and_not_a_hang(make_rig: MakeRig) -> None:
-    rig = make_rig(2)
-    rig.start()
-    rig.wait_equal(60)
+@pytest.fixture(scope="module")
+def rig() -> Iterator[Rig]:
+    """A master and two workers. A test that breaks something waits until all is whole again."""
+    with rigs() as make:
+        made = make(2)
+        made.start()
+        made.wait_equal(60)
+        yield made
+
+
+def test_killed_worker_is_a_failed_item_and_not_a_hang(rig: Rig) -> None:
+    before = len(log_of(rig.workers[0]))
     held = rig.processes("rig_manager_3")
     assert held["sync"] is not None
     assert held["supervisor"] is not None
@@ -42,22 +52,22 @@ def test_killed_worker_is_a_failed_item_and_not_a_hang(make_rig: MakeRig) -> Non
         fields = {"request_type": "distributed_master", "nodes": NAMES, "broadcasting": True}
         client.ask("dapi", request(*SYNC_STATUS, wanted, **fields))
         wait_until(
-            lambda: [line for line in log_of(rig.workers[0]) if "get_ruleset_sync_status from master" in line],
-            10,
+            lambda: any("get_ruleset_sync_status from master" in line for line in log_of(rig.workers[0])[before:]),
+            60,
             "the nodes were asked",
         )
         signal_process(held["supervisor"], signal.SIGKILL)
         answer = json.loads(client.answer_of("dapi_res"))
     assert [item["name"] for item in result(answer)["affected_items"]] == NAMES[:2]
     assert failed_items(answer) == {3022: ["rig_manager_3"]}
+    rig.start("rig_manager_3")
+    wait_until(rig.are_connected, 60, "all are connected again")
 
 
 @pytest.mark.parametrize("node", [0, 1])
-def test_sync_process_that_dies_leaves_no_asker_in_silence(make_rig: MakeRig, node: int) -> None:
+def test_sync_process_that_dies_leaves_no_asker_in_silence(rig: Rig, node: int) -> None:
     """The sync process dies on the asker's own node, or on the master."""
-    rig = make_rig(2)
-    rig.start()
-    rig.wait_equal(60)
+    before = len(log_of(rig.master))
     held = rig.processes("rig_manager_3")["sync"]
     assert held is not None
     signal_process(held, signal.SIGSTOP)
@@ -67,8 +77,8 @@ def test_sync_process_that_dies_leaves_no_asker_in_silence(make_rig: MakeRig, no
             fields = {"request_type": "distributed_master", "nodes": NAMES}
             client.ask("dapi", request(*SYNC_STATUS, wanted, **fields))
             wait_until(
-                lambda: [line for line in log_of(rig.master) if "get_ruleset_sync_status from rig_manager_2" in line],
-                10,
+                lambda: any("sync_status from rig_manager_2" in line for line in log_of(rig.master)[before:]),
+                60,
                 "the master has the request",
             )
             sync = rig.processes(rig.nodes[node].name)["sync"]
@@ -79,13 +89,22 @@ def test_sync_process_that_dies_leaves_no_asker_in_silence(make_rig: MakeRig, no
             )
     finally:
         signal_process(held, signal.SIGCONT)
+    wait_until(rig.are_connected, 60, "all are connected again")
 
 
-def test_our_worker_answers_a_stock_master(make_rig: MakeRig) -> None:
+@pytest.fixture(scope="module")
+def lone_worker() -> Iterator[Rig]:
+    """A worker, for tests that play its master."""
+    with rigs() as make:
+        made = make(1)
+        made.start("rig_manager_2")
+        yield made
+
+
+def test_our_worker_answers_a_stock_master(lone_worker: Rig) -> None:
     """The bytes of S4 (dapi.md 1.11): a request id of the master's, the answer as a long string under that id."""
-    rig = make_rig(1)
-    with StockMaster(rig.master.root, KEY, name="rig_manager_1", cluster="rig", port=rig.master.port) as master:
-        rig.start("rig_manager_2")
+    node = lone_worker.master
+    with StockMaster(node.root, KEY, name=node.name, cluster="rig", port=node.port) as master:
         session = master.session("rig_manager_2")
         name = "6bb5e5b8-98ab-4d4a-b9ca-2ae7ea3d5b42"
         wanted = request(*SYNC_STATUS, {"master_md5": {}}, request_type="distributed_master", from_cluster=True)
@@ -99,8 +118,8 @@ def test_our_worker_answers_a_stock_master(make_rig: MakeRig) -> None:
         assert failure(json.loads(session.api_results[1][1]))["code"] == 1000
 
 
-def test_program_of_our_worker_asks_a_stock_master(make_rig: MakeRig) -> None:
-    rig = make_rig(1)
+def test_program_of_our_worker_asks_a_stock_master(lone_worker: Rig) -> None:
+    node = lone_worker.master
     asked: list[dict[str, Any]] = []
 
     def api(request: dict[str, Any]) -> object:
@@ -109,12 +128,9 @@ def test_program_of_our_worker_asks_a_stock_master(make_rig: MakeRig) -> None:
             "__wazuh_result__": {"__class__": "WazuhResult", "__object__": {"str_priority": None, "result": {"n": 1}}}
         }
 
-    with StockMaster(
-        rig.master.root, KEY, name="rig_manager_1", cluster="rig", port=rig.master.port, api=api
-    ) as master:
-        rig.start("rig_manager_2")
+    with StockMaster(node.root, KEY, name=node.name, cluster="rig", port=node.port, api=api) as master:
         master.session("rig_manager_2")
-        with client_of(rig.workers[0]) as client:
+        with client_of(lone_worker.workers[0]) as client:
             wait_until(lambda: client.ask("dapi", request("wazuh.agent", "get_agents")).command == b"ok", 60, "linked")
             assert result(json.loads(client.answer_of("dapi_res")))["result"] == {"n": 1}
     assert asked[0]["f"] == named("wazuh.agent", "get_agents")

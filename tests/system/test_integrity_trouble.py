@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import KEY, MakeRig
+from clusterd.status.status import StatusReader
+from tests.conftest import KEY, MakeRig, rigs
+from tests.system.new_lines import NewLines
 from tools.rig import workload
 from tools.rig.nodes import HOST, Rig
 from tools.rig.peer import StockMaster, StockWorker, wait_until
@@ -23,32 +25,47 @@ pytestmark = pytest.mark.slow
 NO_GROUPS = {"missing": {}, "extra": {}, "shared": {}}
 
 
-@pytest.fixture
-def rig(make_rig: MakeRig) -> Rig:
-    return make_rig(1)
+class StockPair:
+    """A stock master with our worker, equal, that permits no check: what the worker does is what the test makes it
+    do. `notes`: what the master would have logged in this test."""
 
-
-@pytest.fixture
-def stock_master(rig: Rig) -> Iterator[tuple[StockMaster, WorkerSession]]:
-    """A stock master that permits no check, with an equal clusterd worker: the worker does only what the test makes it
-    do."""
-    where = {"name": "rig_manager_1", "cluster": "rig"}
-    with StockMaster(rig.master.root, KEY, port=rig.master.port, scan_interval_s=0.5, **where) as master:  # type: ignore[arg-type]
-        rig.start("rig_manager_2")
-        session = master.session("rig_manager_2")
+    def __init__(self, rig: Rig, master: StockMaster) -> None:
+        self.rig = rig
+        self.master = master
+        self.session = master.session("rig_manager_2")
+        master.permit = True
         rig.wait_equal(60)
-        wait_until(lambda: bool(session.checks) and not any(session.checks[-1].values()), 60, "a check that says equal")
+        wait_until(lambda: results(rig, "rig_manager_2", "self").get("result") == "equal", 60, "the worker is equal")
+        checks = len(self.session.checks)
+        wait_until(lambda: len(self.session.checks) > checks, 60, "another check")
         master.permit = False
-        yield master, session
+        wait_until(lambda: self.session.integrity_free, 60, "the end of the check")
+        self.log = NewLines(rig.workers[0])
+        self._noted = len(self.session.notes)
+
+    @property
+    def notes(self) -> list[str]:
+        return self.session.notes[self._noted :]
 
 
-def log_of(rig: Rig, number: int) -> str:
-    return (rig.nodes[number - 1].root / "logs/cluster.log").read_text()
+@pytest.fixture(scope="module")
+def stock_cluster() -> Iterator[tuple[Rig, StockMaster]]:
+    where = {"name": "rig_manager_1", "cluster": "rig"}
+    with rigs() as make:
+        rig = make(1)
+        with StockMaster(rig.master.root, KEY, port=rig.master.port, scan_interval_s=0.5, **where) as master:  # type: ignore[arg-type]
+            rig.start("rig_manager_2")
+            yield rig, master
+
+
+@pytest.fixture
+def pair(stock_cluster: tuple[Rig, StockMaster]) -> StockPair:
+    return StockPair(*stock_cluster)
 
 
 def results(rig: Rig, node: str, key: str) -> dict[str, object]:
     """Returns the record of the last check that `status` shows on a node."""
-    found: dict[str, object] = rig.status(node)[rig.node(node).name]["results"].get(key, {})
+    found: dict[str, object] = (StatusReader(str(rig.node(node).root)).read_sync()["results"] or {}).get(key, {})
     return found
 
 
@@ -76,14 +93,12 @@ def announced(tmp_path: Path, content: bytes, item: str) -> dict[str, object]:
 # ---- our worker ------------------------------------------------------------------------------------------------------
 
 
-def test_invalid_package_is_reported_and_the_next_one_is_applied(
-    rig: Rig, stock_master: tuple[StockMaster, WorkerSession]
-) -> None:
-    master, session = stock_master
+def test_invalid_package_is_reported_and_the_next_one_is_applied(pair: StockPair) -> None:
+    rig, master, session = pair.rig, pair.master, pair.session
     before = scan(rig.workers[0].root)
     send(session, b"this is no package")
-    wait_until(lambda: any("task None failed" in note for note in session.notes), 60, "the worker reports the failure")
-    assert " ERROR: [Worker rig_manager_2] [Integrity sync] Error synchronizing files: " in log_of(rig, 2)
+    wait_until(lambda: any("task None failed" in note for note in pair.notes), 60, "the worker reports the failure")
+    assert " ERROR: [Worker rig_manager_2] [Integrity sync] Error synchronizing files: " in pair.log.text
     assert scan(rig.workers[0].root) == before
     assert results(rig, "rig_manager_2", "self")["result"] == "failed"
     workload.change(rig.master.root, seed=1)
@@ -93,10 +108,8 @@ def test_invalid_package_is_reported_and_the_next_one_is_applied(
     assert not list((rig.workers[0].root / "queue/cluster/rig_manager_2").iterdir())
 
 
-def test_paths_that_lead_elsewhere_are_named_and_the_rest_lands(
-    rig: Rig, stock_master: tuple[StockMaster, WorkerSession], tmp_path: Path
-) -> None:
-    _, session = stock_master
+def test_paths_that_lead_elsewhere_are_named_and_the_rest_lands(pair: StockPair, tmp_path: Path) -> None:
+    rig, session = pair.rig, pair.session
     worker = rig.workers[0].root
     good, evil = "etc/rules/good.xml", ["etc/rules/../../escaped", "/etc/rules/absolute", "etc/ossec.conf"]
     members = {path: path.encode() for path in (good, *evil)}
@@ -111,13 +124,11 @@ def test_paths_that_lead_elsewhere_are_named_and_the_rest_lands(
     assert not (worker / "escaped").exists()
     assert not Path("/etc/rules/absolute").exists()
     for path in evil:
-        assert path in log_of(rig, 2)
+        assert path in pair.log.text
 
 
-def test_content_that_is_not_what_was_announced_is_not_put_in_place(
-    rig: Rig, stock_master: tuple[StockMaster, WorkerSession], tmp_path: Path
-) -> None:
-    _, session = stock_master
+def test_content_that_is_not_what_was_announced_is_not_put_in_place(pair: StockPair, tmp_path: Path) -> None:
+    rig, session = pair.rig, pair.session
     path = "etc/client.keys"
     keys = (rig.workers[0].root / path).read_bytes()
     entry = announced(tmp_path, b"what was announced", "etc/")
@@ -125,35 +136,31 @@ def test_content_that_is_not_what_was_announced_is_not_put_in_place(
     wait_until(lambda: results(rig, "rig_manager_2", "self")["result"] == "partly", 60, "the result")
     assert list(results(rig, "rig_manager_2", "self")["problems"]) == [path]  # type: ignore[call-overload]
     assert (rig.workers[0].root / path).read_bytes() == keys
-    assert "something else" not in log_of(rig, 2)
+    assert "something else" not in pair.log.text
 
 
-def test_master_that_gives_up_is_heard_and_the_worker_checks_again(
-    rig: Rig, stock_master: tuple[StockMaster, WorkerSession]
-) -> None:
-    master, session = stock_master
+def test_master_that_gives_up_is_heard_and_the_worker_checks_again(pair: StockPair) -> None:
+    rig, master, session = pair.rig, pair.master, pair.session
     task = session.link.ask("syn_m_c").payload.decode()
     facts = {"code": 3018, "extra_message": "the disk burns", "ids": None, "extra_remediation": None}
     error = {"__class__": "WazuhClusterError", "__object__": facts | {"dapi_errors": None}}
     failure = {"__wazuh_exception__": error}
     assert session.link.ask("syn_m_c_r", f"{task} {json.dumps(failure)}").command == b"ok"
-    wait_until(lambda: "the disk burns" in log_of(rig, 2), 60, "the reason in the worker's log")
+    wait_until(lambda: "the disk burns" in pair.log.text, 60, "the reason in the worker's log")
     master.permit = True
     workload.change(rig.master.root, seed=1)
     rig.wait_equal(60)
 
 
 @pytest.mark.parametrize("task", [b"two words", b"", b"\xff", b"T" * 100_000], ids=["words", "empty", "bytes", "long"])
-def test_worker_survives_an_invalid_task_id(
-    rig: Rig, stock_master: tuple[StockMaster, WorkerSession], monkeypatch: pytest.MonkeyPatch, task: bytes
-) -> None:
-    master, session = stock_master
+def test_worker_survives_an_invalid_task_id(pair: StockPair, monkeypatch: pytest.MonkeyPatch, task: bytes) -> None:
+    rig, master, session = pair.rig, pair.master, pair.session
     with monkeypatch.context() as patched:
         patched.setattr(session, "_on_syn_i_w_m", lambda payload: task)
         master.permit = True
-        wait_until(lambda: "the peer gave no task id: b'" in log_of(rig, 2), 60, "the worker's complaint")
-    assert "Traceback" not in log_of(rig, 2)
-    assert max(map(len, log_of(rig, 2).splitlines())) < 2000
+        wait_until(lambda: "the peer gave no task id: b'" in pair.log.text, 60, "the worker's complaint")
+    assert "Traceback" not in pair.log.text
+    assert max(map(len, pair.log.text.splitlines())) < 2000
     workload.change(rig.master.root, seed=1)
     rig.wait_equal(60)
 
@@ -171,7 +178,7 @@ def test_worker_names_the_file_it_cannot_write_and_writes_the_others(make_rig: M
     wait_until(lambda: results(rig, "rig_manager_2", "self").get("result") == "partly", 60, "the first sync")
     assert list(results(rig, "rig_manager_2", "self")["problems"]) == [path]  # type: ignore[call-overload]
     assert rig.compare()["rig_manager_2"].equal == len(workload.paths(rig.master.root)) - 1
-    assert path in log_of(rig, 2)
+    assert path in (rig.workers[0].root / "logs/cluster.log").read_text()
     shutil.rmtree(obstacle.parent)
     rig.wait_equal(60)
 
@@ -179,8 +186,24 @@ def test_worker_names_the_file_it_cannot_write_and_writes_the_others(make_rig: M
 # ---- our master ------------------------------------------------------------------------------------------------------
 
 
-def stock_worker(rig: Rig) -> StockWorker:
-    return StockWorker((HOST, rig.master.port), KEY, "rig_manager_2", rig.workers[0].root, cluster="rig")
+@pytest.fixture(scope="module")
+def served() -> Iterator[Rig]:
+    """Our master; its worker is a stock one that the test plays."""
+    with rigs() as make:
+        rig = make(1)
+        rig.start("master")
+        yield rig
+
+
+@pytest.fixture
+def worker(served: Rig) -> Iterator[StockWorker]:
+    """It has joined. Afterwards the master has noticed that it left: the next one has the same name."""
+    reader = StatusReader(str(served.master.root))
+    root = served.workers[0].root
+    with StockWorker((HOST, served.master.port), KEY, "rig_manager_2", root, cluster="rig") as made:
+        made.join()
+        yield made
+    wait_until(lambda: not reader.read_sync()["peers"], 60, "the master has no worker")
 
 
 def begin_check(worker: StockWorker) -> str:
@@ -188,19 +211,17 @@ def begin_check(worker: StockWorker) -> str:
     return worker.ask("syn_i_w_m").payload.decode()
 
 
-def test_invalid_metadata_frees_the_permission_and_affects_no_other_worker(rig: Rig) -> None:
-    rig.start("master")
-    with stock_worker(rig) as worker:
-        worker.join()
-        path = worker.connection.spool() / package_name("rig_manager_2")
-        path.write_bytes(package({}, {"nonsense": {"mod_time": "x"}}))
-        task = begin_check(worker)
-        worker.connection.send_file(path, task=task)
-        worker.ask("syn_i_w_m_e", f"{task} queue/cluster/rig_manager_2/{path.name}")
-        wait_until(lambda: " ERROR: [Worker rig_manager_2] " in log_of(rig, 1), 60, "the error in the master's log")
-        assert "Traceback" not in log_of(rig, 1)
-        worker.sync(30)
-    assert rig.compare()["rig_manager_2"].is_equal
+def test_invalid_metadata_frees_the_permission_and_affects_no_other_worker(served: Rig, worker: StockWorker) -> None:
+    log = NewLines(served.master)
+    path = worker.connection.spool() / package_name("rig_manager_2")
+    path.write_bytes(package({}, {"nonsense": {"mod_time": "x"}}))
+    task = begin_check(worker)
+    worker.connection.send_file(path, task=task)
+    worker.ask("syn_i_w_m_e", f"{task} queue/cluster/rig_manager_2/{path.name}")
+    wait_until(lambda: " ERROR: [Worker rig_manager_2] " in log.text, 60, "the error in the master's log")
+    assert "Traceback" not in log.text
+    worker.sync(30)
+    assert served.compare()["rig_manager_2"].is_equal
 
 
 @pytest.mark.parametrize(
@@ -212,38 +233,34 @@ def test_invalid_metadata_frees_the_permission_and_affects_no_other_worker(rig: 
         "/etc/passwd",
     ],
 )
-def test_path_outside_the_workers_spool_is_refused_and_nothing_is_removed(rig: Rig, path: str) -> None:
-    rig.start("master")
-    keys = (rig.master.root / "etc/client.keys").read_bytes()
-    with stock_worker(rig) as worker:
-        worker.join()
-        task = begin_check(worker)
-        answer = worker.ask("syn_i_w_m_e", f"{task} {path.format(name='a.zip')}")
-        assert answer.command == b"err", answer
-        assert (rig.master.root / "etc/client.keys").read_bytes() == keys
-        assert worker.keepalive() == b"keepalive"
+def test_path_outside_the_workers_spool_is_refused_and_nothing_is_removed(
+    served: Rig, worker: StockWorker, path: str
+) -> None:
+    keys = (served.master.root / "etc/client.keys").read_bytes()
+    task = begin_check(worker)
+    answer = worker.ask("syn_i_w_m_e", f"{task} {path.format(name='a.zip')}")
+    assert answer.command == b"err", answer
+    assert (served.master.root / "etc/client.keys").read_bytes() == keys
+    assert worker.keepalive() == b"keepalive"
 
 
-def test_file_with_another_checksum_is_refused_and_the_next_check_works(rig: Rig) -> None:
-    rig.start("master")
-    with stock_worker(rig) as worker:
-        worker.join()
-        begin_check(worker)
-        name = f"/queue/cluster/rig_manager_2/{package_name('rig_manager_2')}"
-        assert worker.ask("new_file", name).payload == b"Ready to receive new file"
-        assert worker.ask("file_upd", f"{name} content").command == b"ok"
-        answer = worker.ask("file_end", f"{name} ".encode() + bytes(32))
-        assert (answer.command, answer.payload) == (
-            b"err",
-            b"File wasn't correctly received. Checksums aren't equal.",
-        )
-        worker.ask(
-            "syn_i_w_m_r",
-            b"None " + json.dumps({"__unhandled_exc__": {"__class__": "KeyError", "__args__": ["x"]}}).encode(),
-        )
-        worker.sync(30)
-    assert not list((rig.master.root / "queue/cluster/rig_manager_2").iterdir())
-    assert rig.compare()["rig_manager_2"].is_equal
+def test_file_with_another_checksum_is_refused_and_the_next_check_works(served: Rig, worker: StockWorker) -> None:
+    begin_check(worker)
+    name = f"/queue/cluster/rig_manager_2/{package_name('rig_manager_2')}"
+    assert worker.ask("new_file", name).payload == b"Ready to receive new file"
+    assert worker.ask("file_upd", f"{name} content").command == b"ok"
+    answer = worker.ask("file_end", f"{name} ".encode() + bytes(32))
+    assert (answer.command, answer.payload) == (
+        b"err",
+        b"File wasn't correctly received. Checksums aren't equal.",
+    )
+    worker.ask(
+        "syn_i_w_m_r",
+        b"None " + json.dumps({"__unhandled_exc__": {"__class__": "KeyError", "__args__": ["x"]}}).encode(),
+    )
+    worker.sync(30)
+    assert not list((served.master.root / "queue/cluster/rig_manager_2").iterdir())
+    assert served.compare()["rig_manager_2"].is_equal
 
 
 def test_small_packages_converge_in_several_rounds(make_rig: MakeRig) -> None:
@@ -253,4 +270,4 @@ def test_small_packages_converge_in_several_rounds(make_rig: MakeRig) -> None:
     (rig.master.root / "etc/lists/large").write_bytes(random.Random(1).randbytes(900_000))
     rig.start()
     rig.wait_equal(90)
-    assert log_of(rig, 2).count("[Integrity sync] Finished in") > 3
+    assert (rig.workers[0].root / "logs/cluster.log").read_text().count("[Integrity sync] Finished in") > 3
