@@ -14,6 +14,8 @@ from tests.tools.adopted import adopt, as_root
 from tools.adopt_checks import checks
 from tools.cutover import Cutover
 
+pytestmark = pytest.mark.slow
+
 
 def refusal(manager: Manager, name: str) -> str:
     """Returns the text of the check that refuses. Asserts that nothing has changed, with and without --dry-run."""

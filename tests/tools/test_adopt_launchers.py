@@ -16,6 +16,8 @@ from tests.supervisor.helpers import until
 from tests.tools.adopted import adopt, cutover, fine, states, undo
 from tools.cutover import Cutover
 
+pytestmark = pytest.mark.slow
+
 
 def run(manager: Manager, name: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run([manager.bin / name, *arguments], capture_output=True, text=True, timeout=60)

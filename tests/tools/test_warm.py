@@ -16,6 +16,8 @@ from tests.warm import WARM
 from tools.rig.nodes import PROGRAM, PROJECT, Rig, Run, run_program
 from tools.rig.patience import Patience
 
+pytestmark = pytest.mark.slow
+
 Looks = dict[str, set[Hashable]]
 """Process and field: all values that were seen."""
 
@@ -51,7 +53,6 @@ def test_what_another_environment_of_python_is_for_is_no_fork(tmp_path: Path) ->
     assert WARM.capture([*PROGRAM, "version"], environment).stdout.startswith("seen\nclusterd ")
 
 
-@pytest.mark.slow
 def test_a_node_that_a_fork_started_looks_like_one_of_the_program(make_rig: MakeRig) -> None:
     forked, plain = (make_rig(0, run=run) for run in (WARM.run, run_program))
     for rig in (forked, plain):
