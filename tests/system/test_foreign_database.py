@@ -2,12 +2,15 @@
 protocol."""
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from tests.conftest import KEY, MakeRig
+from clusterd.status.status import StatusReader
+from tests.conftest import KEY, MakeRig, rigs
 from tests.fakes.wazuh_db import FakeWazuhDb
+from tests.system.new_lines import NewLines
 from tools.rig.nodes import HOST, Rig
 from tools.rig.peer import StockMaster, StockWorker, wait_until
 
@@ -113,16 +116,30 @@ def test_refused_chunk_is_reported_and_the_next_one_follows(make_rig: MakeRig) -
 # ---- our master, a stock worker --------------------------------------------------------------------------------------
 
 
+@pytest.fixture(scope="module")
+def served() -> Iterator[Rig]:
+    """Our master, for tests that play its database and its worker."""
+    with rigs() as make:
+        made = make(1, overrides=OFF)
+        made.start("master")
+        yield made
+
+
+@pytest.fixture
+def rig(served: Rig) -> Iterator[Rig]:
+    yield served
+    reader = StatusReader(str(served.master.root))
+    wait_until(lambda: not reader.read_sync()["peers"], 60, "the master has no worker")
+
+
 def send_report(worker: StockWorker, chunks: Any) -> None:
     text = json.dumps({"set_data_command": "global sync-agent-info-set", "payload": {}, "chunks": chunks}).encode()
     string_id = worker.connection.send_string(text)
     assert worker.ask("syn_a_w_m", string_id).payload.decode() == string_id
 
 
-def test_master_posts_what_a_stock_worker_reports(make_rig: MakeRig) -> None:
-    rig = make_rig(1, overrides=OFF)
+def test_master_posts_what_a_stock_worker_reports(rig: Rig) -> None:
     with FakeWazuhDb(rig.master.root) as database:
-        rig.start("master")
         with stock_worker(rig) as worker:
             worker.join()
             assert worker.ask("syn_a_w_m_p").payload == b"True"
@@ -146,8 +163,7 @@ def test_master_posts_what_a_stock_worker_reports(make_rig: MakeRig) -> None:
             assert "error while trying to access string under task_id b'12345'." in worker.agent_info_results[3]
 
 
-def test_master_sends_groups_every_round_and_everything_on_request(make_rig: MakeRig) -> None:
-    rig = make_rig(1, overrides=OFF)
+def test_master_sends_groups_every_round_and_everything_on_request(rig: Rig) -> None:
     rounds = iter([f"due {DUE}", f"ok {CHUNK}"])
 
     def answer(request: str) -> str:
@@ -158,7 +174,6 @@ def test_master_sends_groups_every_round_and_everything_on_request(make_rig: Mak
         return "ok"
 
     with FakeWazuhDb(rig.master.root, answer) as database:
-        rig.start("master")
         with stock_worker(rig) as worker:
             worker.join()
             wait_until(lambda: len(worker.agent_groups) >= 2, 60, "two messages")
@@ -180,14 +195,15 @@ def test_master_sends_groups_every_round_and_everything_on_request(make_rig: Mak
             assert not worker.notes
 
 
-def test_no_worker_may_report_while_no_database_answers(make_rig: MakeRig) -> None:
-    rig = make_rig(1, overrides=OFF)
-    rig.start("master")
+def test_no_worker_may_report_while_no_database_answers(rig: Rig) -> None:
     with stock_worker(rig) as worker:
         worker.join()
+        with FakeWazuhDb(rig.master.root):
+            assert worker.ask("syn_a_w_m_p").payload == b"True"
+        log = NewLines(rig.master)
         assert worker.ask("syn_a_w_m_p").payload == b"False"
         with FakeWazuhDb(rig.master.root):
             assert worker.ask("syn_a_w_m_p").payload == b"True"
         assert worker.ask("syn_a_w_m_p").payload == b"False"
-    assert log_of(rig, "master").count("Workers may not report their agents") == 2
-    assert "The agent database answers again." in log_of(rig, "master")
+    assert log.text.count("Workers may not report their agents") == 2
+    assert "The agent database answers again." in log.text
