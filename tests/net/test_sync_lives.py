@@ -178,6 +178,7 @@ def test_a_hello_sent_twice_is_answered_twice(master: Master) -> None:
     node = master()
     node.join("w1")
     assert node.sync is not None
+    node.sync.link("w1")  # no hello is on its way any more that does not know of it
     first = node.sync.hello()
     assert ([info.name for info in first.links], first.sync) == (["w1"], node.sync.incarnation)
     assert isinstance(node.sync.hello(), NetHello)

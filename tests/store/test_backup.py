@@ -14,6 +14,8 @@ ROWS = 2000
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     (tmp_path / "root/queue/db").mkdir(parents=True)
+    (tmp_path / "root/etc").mkdir()
+    (tmp_path / "root/etc/ossec.conf").touch()
     return tmp_path / "root"
 
 

@@ -20,6 +20,8 @@ class Script:
         self.root = root
         self.batches = list(batches)
         self.paths: list[str] = []
+        self.done = threading.Event()
+        """The watcher has handed on what there was, and asks for more."""
         self.closed = threading.Event()
 
     def make(self, paths: list[str]) -> Notify:
@@ -28,6 +30,7 @@ class Script:
 
     def watch(self, debounce_ms: int, step_ms: int, timeout_ms: int, stop_event: threading.Event) -> Any:
         if not self.batches:
+            self.done.set()
             stop_event.wait()
             return "stop"
         batch = self.batches.pop(0)
@@ -47,10 +50,9 @@ def play(root: Path, script: Script) -> tuple[list[set[str]], list[tuple[str, bo
     async def run() -> None:
         watcher = Watcher(str(root), found.append, lambda why, passing: lost.append((why, passing)), script.make)
         await watcher.start(DEFAULT_RULES)
-        while script.batches:
+        while not (script.done.is_set() or script.closed.is_set()):
             await asyncio.sleep(0.001)
-        await asyncio.to_thread(lambda: None)
-        await asyncio.sleep(0.02)
+        await asyncio.sleep(0)  # what the thread has called comes before this
         await watcher.stop()
         assert script.closed.wait(60)
         assert not watcher.is_watching
