@@ -307,10 +307,9 @@ def floor(db: sqlite3.Connection, table: str = MARKS) -> int:
 
 
 def is_known(db: sqlite3.Connection, epoch: str, position: int) -> bool:
-    """Whether what has changed since this position can be told. Position 0 of this life always can."""
-    if epoch != mark(db, EPOCH) or position < 0 or position > head(db):
-        return False
-    return position == 0 or position >= floor(db)
+    """Whether what has changed since this position can be told. Deletions are forgotten only when a life begins, before
+    anybody has a position of it: a full copy may have any up to the end."""
+    return epoch == mark(db, EPOCH) and 0 <= position <= head(db)
 
 
 class Joined(NamedTuple):

@@ -101,7 +101,7 @@ class ConfirmingChoice:
 
     def _present(self) -> Candidate | None:
         """The candidate that etcd has, if it can confirm now."""
-        return next((one for one in self._candidates.counting() if one.name == self._set), None)
+        return next((one for one in self._electable() if one.name == self._set), None)
 
     def _wanted(self) -> str | None:
         """Who is to confirm. Whoever begins to must have everything that was answered; None: there are some who do not
@@ -109,7 +109,7 @@ class ConfirmingChoice:
         if not self._synchronous:
             return NOBODY
         one = self._present()
-        if one is not None and one.priority > 0:
+        if one is not None:
             return self.name
         found = self._electable()
         able = [one for one in found if one.held >= self._answered]

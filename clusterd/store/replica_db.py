@@ -117,7 +117,8 @@ class ReplicaDb:
         self.db.execute(f"delete from {LIVES}")
         for life in changes.past:
             end_life(self.db, LogLife(*life))
-        set_mark(self.db, FLOOR, changes.floor, REPLICA_MARKS)
+        # What this replica was not told of itself it cannot tell others either.
+        set_mark(self.db, FLOOR, max(changes.floor, floor(self.db, REPLICA_MARKS)), REPLICA_MARKS)
 
     def _put(self, changes: Changes) -> list[Unit]:
         """Inside a transaction."""

@@ -179,10 +179,11 @@ class ReplicaSource:
         is_other = ask.epoch != self._epoch
         db.execute("begin")
         try:
-            past, floor = (self._past, change_log.floor(db)) if is_other else ((), 0)
+            is_known = change_log.is_known(db, ask.epoch, ask.since)
+            past, floor = ((), 0) if is_known else (self._past, change_log.floor(db))
             if is_other and ask.joins:
                 return Changes(self._epoch, 0, 0, 1, 0, "", "", b"", past=past, floor=floor, is_offer=True)
-            since = ask.since if change_log.is_known(db, ask.epoch, ask.since) else 0
+            since = ask.since if is_known else 0
             units, upto = self._units(db, since, ask.again)
             head = change_log.head(db)
             digest = self._digested(db, head) if ask.digest and upto == head else ""

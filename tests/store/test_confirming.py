@@ -288,3 +288,20 @@ def test_with_asynchronous_answers_etcd_knows_that_nobody_confirms() -> None:
         assert bench.choice.mode() == ("asynchronous", "clusterd.ha.synchronous is off")
 
     run(story, synchronous=False)
+
+
+def test_who_says_that_it_may_not_lead_confirms_nothing_with_the_same_words() -> None:
+    async def story(bench: Bench) -> None:
+        bench.heard("b", EARLIER)
+        await bench.until(lambda: bench.choice.name == "b")
+        bench.gate.clear()
+        answers = [await bench.waits(20) for _ in range(10)]
+        bench.heard("c", 20)
+        bench.heard("b", 20, priority=0)
+        await asyncio.sleep(0.02)
+        assert not any(answer.done() for answer in answers)
+        bench.gate.set()
+        assert all([await answer for answer in answers])
+        assert bench.choice.name == "c"
+
+    run(story)

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from clusterd.rundir import COPY_FILE, REPLICA_DIR, REPLICA_FILE
-from clusterd.store import agents, change_log, groups, replica_copy, replica_source, schema
+from clusterd.store import agents, change_log, groups, replica_copy, replica_source, schema, table
 from clusterd.store.engine import Session
 from clusterd.store.replica_copy import COPYING, FOLLOWING
 from clusterd.store.replica_source import UnitTooLarge, unpack_units
@@ -109,6 +109,23 @@ def test_replica_stays_whole_while_another_copy_is_made(bench: Bench) -> None:
         await bench.follow()
         bench.check_equal()
         assert not (bench.candidate / COPY_FILE).exists()
+
+    run(bench, work)
+
+
+@pytest.mark.usefixtures("small")
+def test_full_copy_goes_on_where_deletions_before_it_are_forgotten(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its positions lie below the last of them for many answers."""
+    monkeypatch.setattr(change_log, "KEPT_DELETIONS", 1)
+
+    async def work(bench: Bench) -> None:
+        await bench.populate()
+        await bench.engine.write(lambda session: table._apply(session, [], [1, 2, 3]))
+        bench.restart("master")
+        await bench.follow()
+        bench.check_equal()
 
     run(bench, work)
 

@@ -1,12 +1,13 @@
 """What becomes of replicas when another node leads: they go on with its log and copy only what differs, whatever each
 of them had. Nodes are directories with a store; a takeover is what a promotion does with the files."""
 
+import contextlib
 from pathlib import Path
 
 import pytest
 
 from clusterd.rundir import REPLICA_FILE
-from clusterd.store import schema
+from clusterd.store import change_log, schema
 from clusterd.store.replica_copy import FOLLOWING
 from clusterd.store.replica_db import own_as_replica
 from tests.store.takeover_bench import FULL_COPY, JOINED, Cluster, Node, told
@@ -152,6 +153,31 @@ def test_a_database_that_is_no_ground_to_go_on_from_is_no_replica(tmp_path: Path
         schema.prepare(str(node.root), "a", "4.14.1", log=None)
     assert "from which it goes on" not in own_as_replica(str(node.root))
     assert not (node.root / REPLICA_FILE).exists()
+
+
+def test_deletions_that_a_replica_was_not_told_of_are_missed_by_nobody(tmp_path: Path) -> None:
+    """An earlier version of this program did not note of which units it was told."""
+
+    async def story(cluster: Cluster) -> None:
+        await cluster.populate()
+        await cluster.follow("b", "c")  # and c sleeps
+        await cluster.delete(1)
+        await cluster.follow("b")
+        b = cluster.nodes["b"]
+        b.stop()
+        with contextlib.closing(schema.connect(str(b.root), name=REPLICA_FILE)) as db:
+            db.execute(f"drop table {change_log.TOLD}")
+            db.commit()
+        b.follow()
+        cluster.restart("a")
+        await cluster.rename(5)
+        await cluster.follow("b")
+        assert b.count(JOINED) == 1
+        cluster.take_over("b")
+        await cluster.follow("c")
+
+    c = told(story, tmp_path).nodes["c"]
+    assert (c.count(FULL_COPY), c.count("differs")) == (2, 0)
 
 
 @pytest.mark.parametrize("lost", [0, 5])
