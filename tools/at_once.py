@@ -153,10 +153,10 @@ def _number(text: str, *, whole: bool) -> float | int | None:
     return None
 
 
-def end_with(run: Callable[[], object]) -> None:
+def end_with(run: Callable[[], object], root: str | None = None) -> None:
     """Runs a command and exits with its code: with 130 after an interrupt, as in a shell, and without a line when its
-    output was closed (`clusterd status | head -1`)."""
-    from tools.show import bear_any_text, end_quietly, fail, in_short
+    output was closed (`clusterd status | head -1`). `root`: of a command that writes nothing but what it shows."""
+    from tools.show import bear_any_text, end_quietly, fail, failed, in_short
 
     bear_any_text()
     try:
@@ -169,5 +169,7 @@ def end_with(run: Callable[[], object]) -> None:
         end_quietly()
         sys.exit(ExitCode.OK)
     except OSError as problem:
+        if root is not None:
+            failed(problem, root)
         fail(in_short(problem))
     sys.exit(code if isinstance(code, int) else ExitCode.OK)

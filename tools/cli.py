@@ -4,7 +4,6 @@ clusterd/exits.py.
 A command is loaded when it is called: `clusterd sync` must not pay for the daemon. Those that must answer at once do
 without click (tools/at_once.py); tools/entry.py is the program."""
 
-import errno
 import functools
 import gc
 import importlib
@@ -19,7 +18,7 @@ from clusterd.exits import ExitCode
 from clusterd.gate import closed_to_us, has_node, no_node
 from clusterd.rundir import DEFAULT_ROOT
 from tools import at_once
-from tools.show import fail
+from tools.show import fail, failed
 
 COMMANDS = {
     "init": ("tools.cli_init:init", "Make a node's directory tree and configuration."),
@@ -100,10 +99,7 @@ def _behind_the_gate(name: str, callback: Callable[..., Any]) -> Callable[..., A
         except BrokenPipeError:
             raise  # nobody reads it: no failure of the command
         except OSError as problem:
-            from clusterd.errors import with_place  # for those who fail
-
-            is_output = problem.errno == errno.ENOSPC and name not in WRITERS
-            fail(with_place(problem, "standard output" if is_output else root))
+            failed(problem, root, writes=name in WRITERS)
 
     return run
 

@@ -51,7 +51,7 @@ def _clusterd() -> None:
     else:
         run, arguments = chosen
         _loaded(_is_ours)
-        at_once.end_with(lambda: run(**arguments))
+        at_once.end_with(lambda: run(**arguments), arguments["root"])
 
 
 def cluster_control() -> None:

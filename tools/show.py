@@ -30,6 +30,17 @@ def fail(text: str, code: int = ExitCode.FAILED) -> NoReturn:
     sys.exit(code)
 
 
+def failed(problem: OSError, root: str, *, writes: bool = False) -> NoReturn:
+    """Ends a command that the system has let down, with the place that it is about. `writes`: the command writes more
+    than what it shows."""
+    import errno  # here and below: for those who fail
+
+    from clusterd.errors import with_place
+
+    is_output = problem.errno == errno.ENOSPC and not writes
+    fail(with_place(problem, "standard output" if is_output else root))
+
+
 def warn(text: str) -> None:
     write(f"clusterd: {printable_lines(text)}", sys.stderr)
 

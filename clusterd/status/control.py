@@ -90,7 +90,11 @@ def _converse(sock: socket.socket, conversation: Conversation, began: float, tim
 
 def ask_json(root: str, command: str, payload: bytes = b"", *, timeout_s: float) -> Any:
     """Like `ask`, for answers in JSON. Also raises an encoded exception in a second message."""
-    answer = json.loads(ask(root, command, payload, timeout_s=timeout_s))
+    said = ask(root, command, payload, timeout_s=timeout_s)
+    try:
+        answer = json.loads(said)
+    except (ValueError, RecursionError):
+        raise NotAnswering(f"its answer to {command} is no JSON: is it of another version?") from None
     if isinstance(answer, dict) and "__wazuh_exception__" in answer:
         from clusterd.wire.results import decode_err_payload
 

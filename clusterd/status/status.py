@@ -220,6 +220,8 @@ class StatusReader:
             return f"The node does not answer: {silence}"
         except ClusterError as refusal:
             return f"The node answered: {refusal}"
+        if not isinstance(answer, dict) or "problem" not in answer:
+            return "The node does not answer: it says something else than its status"
         # A node that was started before an upgrade does not have the newest members yet.
         status |= {key: answer[key] for key in ASKED if key in answer}
         return str(answer["problem"])

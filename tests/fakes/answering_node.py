@@ -50,7 +50,7 @@ def busy_master(workers: int = 10) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def answering_node(root: Path, answers: dict[str, Any]) -> Iterator[None]:
-    """`answers`: by the command of the local socket, what is answered as JSON."""
+    """`answers`: by the command of the local socket, what is answered as JSON; or bytes, as they are."""
     for directory in (run_dir(str(root)), f"{root}/queue/cluster", f"{root}/etc"):
         Path(directory).mkdir(parents=True, exist_ok=True)
     pid_file, _ = claim(str(root))
@@ -87,6 +87,7 @@ def _serve(listening: socket.socket, answers: dict[str, Any]) -> None:
                 for event in connection.receive(data):
                     if isinstance(event, RequestReceived):
                         known = event.command in answers
-                        answer = json.dumps(answers[event.command]).encode() if known else b"unknown command"
+                        answer = answers[event.command] if known else b"unknown command"
+                        answer = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
                         for frame in connection.respond(event.counter, "ok" if known else "err", answer):
                             sock.sendall(frame)

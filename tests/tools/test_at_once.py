@@ -124,6 +124,28 @@ def test_reader_that_goes_away_ends_what_answers_at_once_in_silence(tmp_path: Pa
     assert (done.stderr, done.stdout) == ("", "0\n")
 
 
+@pytest.mark.parametrize("name", ["version", "check", "status --json"])
+def test_full_output_is_named_with_and_without_click(tmp_path: Path, name: str) -> None:
+    said = []
+    for program in ("tools.entry", "tools.cli"):
+        with open("/dev/full", "w") as full:
+            command = [sys.executable, "-m", program, "--root", str(tmp_path), *name.split()]
+            done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
+        said.append((done.returncode, done.stderr))
+    assert said == [(ExitCode.FAILED, "clusterd: standard output: No space left on device\n")] * 2
+
+
+@pytest.mark.parametrize("answer", [b'{"node": ', b"\xff", b"[" * 100_000, b"[]", b"{}", b"7"])
+def test_answer_that_is_no_status_is_a_node_that_does_not_answer(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], answer: bytes
+) -> None:
+    with answering_node(tmp_path, {"status": answer}):
+        assert at_once.status(str(tmp_path), False, False) == ExitCode.DOWN
+        assert "The node does not answer: " in capsys.readouterr().out
+        assert at_once.check(str(tmp_path), 60.0, 600.0, None) == 2
+        assert capsys.readouterr().out.startswith("CLUSTERD CRITICAL - The node does not answer: ")
+
+
 def test_shells_completion_is_left_to_click(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {"_CLUSTERD_COMPLETE": "zsh_complete", "COMP_WORDS": "clusterd stat", "COMP_CWORD": "1"}.items():
         monkeypatch.setenv(name, value)
