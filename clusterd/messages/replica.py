@@ -32,9 +32,10 @@ class Changes(msgspec.Struct, frozen=True, array_like=True):
     that have changed after `upto`; 0: this is all. `greatest`: the highest agent id ever given; `boot`, `wall`: what
     the moments of the agents refer to (clusterd/store/schema.py). `digest`: of everything, at `upto`; may be empty.
 
-    To a question that cannot be answered otherwise than with everything `past` has the lives of this log that are over (epoch, last position, by what
-    moments were moved; clusterd/store/change_log.py), and `floor` up to where deletions are forgotten. `is_offer`:
-    there is nothing but these; the candidate may go on from where both logs are one, or ask for everything."""
+    To a question that cannot be answered otherwise than with everything `past` has the lives of this log that are over
+    (epoch, last position, by what moments were moved; clusterd/store/change_log.py), and `floor` up to where deletions
+    are forgotten. `is_offer`: there is nothing but these; the candidate may go on from where both logs are one, or ask
+    for everything."""
 
     epoch: str
     since: int

@@ -61,12 +61,14 @@ class Candidates:
         self._limit_s = limit_s
         self._say = say
         self._known: dict[str, Candidate] = {}
+        self._given: dict[str, int] = {}
+        """What those were told that are forgotten: they may come back."""
         self._waiting: set[asyncio.Future[None]] = set()
         self._is_degraded = False
 
     def heard(self, name: str, ask: AskChanges) -> Candidate:
         """A candidate has asked: it holds what it says."""
-        one = self._known.setdefault(name, Candidate(name))
+        one = self._known.setdefault(name, Candidate(name, given=self._given.pop(name, 0)))
         one.is_connected, one.heard_at, one.seen_at = True, time.monotonic(), time.time()
         one.epoch, one.state, one.checked_at, one.is_equal = ask.epoch, ask.state, ask.checked_at, ask.is_equal
         one.priority, one.objection = ask.priority, "".join(filter(str.isprintable, ask.objection[:MOST_OBJECTION]))
@@ -99,7 +101,7 @@ class Candidates:
         """It does not come back; one that is connected has."""
         one = self._known.get(name)
         if one is not None and not self._is_linked(one):
-            del self._known[name]
+            self._given[name] = self._known.pop(name).given
 
     @staticmethod
     def _is_linked(one: Candidate) -> bool:

@@ -78,3 +78,18 @@ def test_a_candidate_that_does_not_come_back_is_forgotten_and_one_that_is_linked
     for name in ("w1", "w2", "nobody"):
         known.forget(name)
     assert names() == ["w2"]
+
+
+def test_a_forgotten_candidate_that_comes_back_is_believed_what_it_was_told() -> None:
+    said: list[str] = []
+    known = Candidates("e", synchronous=True, limit_s=60.0, say=lambda level, text: said.append(text))
+
+    async def check() -> None:
+        known.told(known.heard("w1", held(0)), 10)
+        known.gone("w1")
+        known.forget("w1")
+        assert known.heard("w1", held(10)).held == 10
+        assert known.heard("w1", held(11)).claimed == 11
+        assert len(said) == 1
+
+    asyncio.run(check())

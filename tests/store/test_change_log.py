@@ -410,7 +410,9 @@ def test_what_a_replica_has_in_common_with_a_log(
     assert joined([LogLife(*one) for one in own], [LogLife(*one) for one in theirs]) == found
 
 
-def test_deletions_that_a_life_has_forgotten_are_said_and_a_copy_goes_on_behind_them(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_deletions_that_a_life_has_forgotten_are_said_and_a_copy_goes_on_behind_them(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(change_log, "KEPT_DELETIONS", 2)
     for one in range(1, 6):
         pair.change(_add(one))
