@@ -21,8 +21,9 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from benchmarks.suite.echo_probe import echoes
 from tools.rig import workload
 from tools.rig.guard import guarded
-from tools.rig.nodes import HOST, Rig, RigNode
+from tools.rig.nodes import Rig, RigNode
 from tools.rig.peer import LocalClient, StockWorker
+from tools.rig.ports import HOST
 
 KEY = "c98b62a9b6169ac5f67dae55ae4a9088"
 WORKERS = 50

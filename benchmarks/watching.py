@@ -20,7 +20,7 @@ from benchmarks.suite.echo_probe import echoes
 from benchmarks.suite.job_checks import simulated
 from benchmarks.suite.processes import cpu_s
 from tools.rig.guard import end_in_order, guarded
-from tools.rig.nodes import HOST, free_port
+from tools.rig.ports import HOST, free_port
 
 WORKERS = 50
 FILES = 100_000

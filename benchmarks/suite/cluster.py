@@ -26,7 +26,7 @@ import psutil
 from benchmarks.suite.processes import family
 from tools.init_node import CONFIGURATION, DIRECTORIES
 from tools.rig.guard import MARK
-from tools.rig.nodes import HOST, free_port
+from tools.rig.ports import HOST, free_port
 
 PROJECT = Path(__file__).resolve().parent.parent.parent
 KEY = "c98b62a9b6169ac5f67dae55ae4a9088"

@@ -18,7 +18,7 @@ from benchmarks.suite.cluster import CLUSTER, KEY, SCANNED, Cluster, Implementat
 from benchmarks.suite.echo_probe import cpu_of_one, echoes
 from benchmarks.suite.processes import cpu_s
 from benchmarks.suite.results import Row
-from tools.rig.nodes import HOST
+from tools.rig.ports import HOST
 
 FILE_BYTES = 256
 IDLE_S = 1.0

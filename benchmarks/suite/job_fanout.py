@@ -16,7 +16,7 @@ from benchmarks.suite.cluster import APPLIED, CHECKING, CLUSTER, KEY, SCANNED, W
 from benchmarks.suite.echo_probe import cpu_of_one, echoes, percentile
 from benchmarks.suite.processes import Peak, cpu_s, memory_mb, peak_of
 from benchmarks.suite.results import Row
-from tools.rig.nodes import HOST
+from tools.rig.ports import HOST
 
 FAN_OUT = "fan-out"
 FURTHER = "each further worker"

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from clusterd.users import add_user, make_user
 from clusterd.wire.frame import build_header
 from tests.conftest import KEY
-from tools.rig.nodes import HOST, Rig
+from tools.rig.nodes import Rig
 from tools.rig.peer import (
     PeerMessage,
     RawPeer,
@@ -25,6 +25,7 @@ from tools.rig.peer import (
     huge_length,
 )
 from tools.rig.peer_files import FILE_SEP, METADATA, PATH_SEP
+from tools.rig.ports import HOST
 from tools.rig.wdb_client import WdbClient, WdbError
 
 Attack = Callable[[Rig, random.Random], None]

@@ -13,8 +13,9 @@ import pytest
 from tests.campaigns.attacks import ATTACKS, answers_nothing, prepare
 from tests.campaigns.frame import MINUTES, Campaign, Edits, must_be_well, running
 from tests.conftest import KEY, MakeRig
-from tools.rig.nodes import HOST, Rig
+from tools.rig.nodes import Rig
 from tools.rig.peer import PeerError, ScriptedLink, dial, wait_until
+from tools.rig.ports import HOST
 from tools.rig.wdb_client import WdbClient
 
 pytestmark = [pytest.mark.stress, pytest.mark.timeout(int(MINUTES * 60) + 900)]

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from tests.conftest import MakeRig
-from tools.rig.nodes import Rig, free_port, merged
+from tools.rig.nodes import Rig, merged
+from tools.rig.ports import free_port
 
 pytest.importorskip("playwright", reason="playwright is not installed (pip install -e '.[dev]')")
 from playwright.sync_api import expect

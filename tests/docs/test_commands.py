@@ -24,7 +24,7 @@ import pytest
 from tests.system.rest import PASSWORD
 from tools.init_node import init_node
 from tools.rig.guard import MARK, guarded
-from tools.rig.nodes import free_port
+from tools.rig.ports import free_port
 
 ROOT = Path(__file__).parents[2]
 PAGES = tuple(f"docs/operations/{name}.md" for name in ("day2", "troubleshooting", "api", "journal"))

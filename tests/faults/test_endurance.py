@@ -30,8 +30,9 @@ from tools.rig import workload
 from tools.rig.agents import Fleet, assign, make_group
 from tools.rig.faults import signal_process
 from tools.rig.guard import guarded
-from tools.rig.nodes import HOST, Rig, RigError
+from tools.rig.nodes import Rig, RigError
 from tools.rig.peer import wait_until
+from tools.rig.ports import HOST
 
 MINUTES = float(os.environ.get("CLUSTERD_STRESS_MINUTES", "30"))
 FILES = int(os.environ.get("CLUSTERD_STRESS_ENDURANCE_FILES", "500"))

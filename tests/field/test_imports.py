@@ -15,8 +15,9 @@ from tests.conftest import MakeRig
 from tests.system.rest import OVERRIDES, Caller, turn_on
 from tools.rig import workload
 from tools.rig.faults import signal_process
-from tools.rig.nodes import Rig, RigNode, free_port, run_program
+from tools.rig.nodes import Rig, RigNode, run_program
 from tools.rig.peer import wait_until
+from tools.rig.ports import free_port
 from tools.rig.wdb_client import WdbClient, authd
 
 pytestmark = pytest.mark.slow

@@ -21,7 +21,7 @@ from clusterd.rundir import run_dir
 from clusterd.settings import Clusterd, MonitorSettings, Settings
 from ipc.board import Board
 from tests.monitor.fake_status import board_of_node, status_of_master
-from tools.rig.nodes import free_port
+from tools.rig.ports import free_port
 
 DEADLINE_S = 60.0
 

@@ -23,8 +23,9 @@ from clusterd.net import process as net_process
 from clusterd.status.status import ASK_TIMEOUT_S
 from tests.conftest import rigs
 from tools.rig.faults import signal_process, tell_link
-from tools.rig.nodes import Rig, free_port
+from tools.rig.nodes import Rig
 from tools.rig.patience import Patience
+from tools.rig.ports import free_port
 
 pytestmark = pytest.mark.slow
 DEADLINE_S = 90.0

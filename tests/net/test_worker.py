@@ -14,8 +14,8 @@ from clusterd.messages.links import Answered, KeepaliveSeen, LinkDown, MasterAwa
 from clusterd.net.dial import Address, parse_address
 from tests.net.harness import CLUSTER, NetNode, free_port, master_settings, wait_until
 from tests.net.scripted_master import HELLO, ScriptedMaster
-from tools.rig.nodes import free_port as quiet_port
 from tools.rig.peer import exception_json
+from tools.rig.ports import free_port as quiet_port
 
 Worker = Callable[..., NetNode]
 Master = Callable[..., NetNode]

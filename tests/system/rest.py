@@ -7,7 +7,8 @@ from typing import Any
 
 import httpx
 
-from tools.rig.nodes import HOST, Rig, RigNode, free_port
+from tools.rig.nodes import Rig, RigNode
+from tools.rig.ports import HOST, free_port
 
 USER, PASSWORD = "op", "correct horse battery"
 MASTER, FIRST, SECOND = NAMES = ["rig_manager_1", "rig_manager_2", "rig_manager_3"]

@@ -23,8 +23,9 @@ from tests.system.dapi_client import (
     request,
     result,
 )
-from tools.rig.nodes import HOST, Rig, RigNode
+from tools.rig.nodes import Rig, RigNode
 from tools.rig.peer import StockWorker, wait_until
+from tools.rig.ports import HOST
 
 pytestmark = pytest.mark.slow
 

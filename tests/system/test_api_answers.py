@@ -13,8 +13,9 @@ from tests.conftest import KEY, rigs
 from tests.system.dapi_client import ask, client_of, failure, request, result
 from tools.rig import peer_worker
 from tools.rig.faults import signal_process
-from tools.rig.nodes import HOST, Rig, RigNode
+from tools.rig.nodes import Rig, RigNode
 from tools.rig.peer import StockWorker, wait_until
+from tools.rig.ports import HOST
 
 pytestmark = pytest.mark.slow
 QUEUED = b"Added request to API requests queue"

@@ -15,9 +15,10 @@ import pytest
 
 from tests.conftest import KEY, rigs
 from tests.system.dapi_client import ask, client_of, failure, log_of, named, request, result
-from tools.rig.nodes import HOST, Rig
+from tools.rig.nodes import Rig
 from tools.rig.peer import LocalClient, StockWorker, wait_until
 from tools.rig.peer_frames import build_frames
+from tools.rig.ports import HOST
 from tools.rig.wdb_client import WdbClient, authd
 
 pytestmark = pytest.mark.slow

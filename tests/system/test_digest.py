@@ -16,8 +16,9 @@ import pytest
 from tests.conftest import KEY, MakeRig, rigs
 from tools.rig import peer_master, workload
 from tools.rig.faults import signal_process
-from tools.rig.nodes import HOST, Rig, RigError, RigNode
+from tools.rig.nodes import Rig, RigError, RigNode
 from tools.rig.peer import PeerMessage, ScriptedLink, StockMaster, StockWorker, dial, wait_until
+from tools.rig.ports import HOST
 
 pytestmark = pytest.mark.slow
 

@@ -11,8 +11,9 @@ from clusterd.status.status import StatusReader
 from tests.conftest import KEY, MakeRig, rigs
 from tests.fakes.wazuh_db import FakeWazuhDb
 from tests.system.new_lines import NewLines
-from tools.rig.nodes import HOST, Rig
+from tools.rig.nodes import Rig
 from tools.rig.peer import StockMaster, StockWorker, wait_until
+from tools.rig.ports import HOST
 
 pytestmark = pytest.mark.slow
 

@@ -23,8 +23,9 @@ from tests.system.rest import OVERRIDES, turn_on
 from tests.system.test_election import election, ids, leader, register, registered
 from tools.rig import candidates
 from tools.rig.etcd import EtcdCluster
-from tools.rig.nodes import HOST, Rig, RigNode, free_port
+from tools.rig.nodes import Rig, RigNode
 from tools.rig.peer import StockWorker, wait_until
+from tools.rig.ports import HOST, free_port
 
 pytestmark = pytest.mark.slow
 PATIENCE_S = 90.0

@@ -10,8 +10,9 @@ import pytest
 
 from clusterd.status.status import StatusReader
 from tests.conftest import KEY, rigs
-from tools.rig.nodes import HOST, Rig
+from tools.rig.nodes import Rig
 from tools.rig.peer import PeerMessage, ScriptedLink, dial, exception_json, wait_until
+from tools.rig.ports import HOST
 
 pytestmark = pytest.mark.slow
 

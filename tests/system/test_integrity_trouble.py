@@ -15,10 +15,11 @@ from clusterd.status.status import StatusReader
 from tests.conftest import KEY, MakeRig, rigs
 from tests.system.new_lines import NewLines
 from tools.rig import workload
-from tools.rig.nodes import HOST, Rig
+from tools.rig.nodes import Rig
 from tools.rig.peer import StockMaster, StockWorker, wait_until
 from tools.rig.peer_files import FILE_SEP, METADATA, PATH_SEP, blake2b_of, package_name, scan
 from tools.rig.peer_master import WorkerSession
+from tools.rig.ports import HOST
 
 pytestmark = pytest.mark.slow
 

@@ -9,8 +9,9 @@ import pytest
 
 from tests.conftest import KEY, MakeRig
 from tools.rig.faults import signal_process
-from tools.rig.nodes import HOST, Rig, RigNode
+from tools.rig.nodes import Rig, RigNode
 from tools.rig.peer import LocalClient, StockWorker
+from tools.rig.ports import HOST
 
 pytestmark = pytest.mark.slow
 

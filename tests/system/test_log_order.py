@@ -9,8 +9,9 @@ import pytest
 from tests.conftest import KEY, MakeRig
 from tests.system.log_grammar import Line, kinds, read, violations
 from tools.rig import workload
-from tools.rig.nodes import HOST, Rig, RigNode
+from tools.rig.nodes import Rig, RigNode
 from tools.rig.peer import StockMaster, StockWorker, wait_until
+from tools.rig.ports import HOST
 from tools.rig.wdb_client import WdbClient
 
 pytestmark = pytest.mark.slow

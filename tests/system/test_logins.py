@@ -9,8 +9,8 @@ import pytest
 from clusterd.users import add_user, make_user
 from tests.conftest import KEY, MakeRig
 from tests.system.dapi_client import ask, client_of, request
-from tools.rig.nodes import HOST
 from tools.rig.peer import StockWorker, wait_until
+from tools.rig.ports import HOST
 
 pytestmark = pytest.mark.slow
 GUESSES = 400

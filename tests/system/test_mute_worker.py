@@ -13,7 +13,8 @@ import pytest
 from tests.conftest import KEY, rigs
 from tests.net.harness import Talker, wait_until
 from tests.system.dapi_client import NAMES, SYNC_STATUS, client_of, failed_items, request, result
-from tools.rig.nodes import HOST, Rig
+from tools.rig.nodes import Rig
+from tools.rig.ports import HOST
 
 pytestmark = pytest.mark.slow
 

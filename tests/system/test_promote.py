@@ -16,8 +16,9 @@ from clusterd.role import ROLE_FILE, read_role
 from tests.conftest import MakeRig
 from tests.system.test_replica import candidate_and_plain, ha, ids, register
 from tools.rig.compare import compare
-from tools.rig.nodes import Rig, RigNode, free_port
+from tools.rig.nodes import Rig, RigNode
 from tools.rig.peer import wait_until
+from tools.rig.ports import free_port
 
 pytestmark = pytest.mark.slow
 PATIENCE_S = 60.0

@@ -18,8 +18,9 @@ from clusterd.api.table import ENDPOINTS
 from tests.conftest import KEY, rigs
 from tests.system.dapi_client import request, result
 from tests.system.rest import ATTEMPTS, FIRST, MASTER, NAMES, OVERRIDES, PASSWORD, SECOND, USER, Caller, turn_on
-from tools.rig.nodes import HOST, Rig
+from tools.rig.nodes import Rig
 from tools.rig.peer import StockWorker, wait_until
+from tools.rig.ports import HOST
 from tools.rig.wdb_client import WdbClient, authd
 
 pytestmark = pytest.mark.slow

@@ -11,8 +11,8 @@ from tests.conftest import MakeRig
 from tests.system.rest import MASTER, NAMES, OVERRIDES, PASSWORD, SECOND, Caller, turn_on
 from tools.api_setup import self_signed
 from tools.rig.faults import signal_process
-from tools.rig.nodes import HOST
 from tools.rig.peer import wait_until
+from tools.rig.ports import HOST
 
 pytestmark = pytest.mark.slow
 

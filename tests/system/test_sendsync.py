@@ -16,7 +16,7 @@ import pytest
 from tests.conftest import KEY, MakeRig
 from tests.fakes.daemon import NEVER, FakeDaemon
 from tools.rig import faults
-from tools.rig.nodes import HOST, Rig, RigNode
+from tools.rig.nodes import Rig, RigNode
 from tools.rig.peer import (
     LocalClient,
     PeerError,
@@ -28,6 +28,7 @@ from tools.rig.peer import (
     error_of,
     wait_until,
 )
+from tools.rig.ports import HOST
 
 pytestmark = pytest.mark.slow
 

@@ -12,8 +12,9 @@ import pytest
 from clusterd.status.status import StatusReader
 from tests.conftest import KEY, MakeRig
 from tools.rig.faults import LinkCommand, signal_process, tell_link
-from tools.rig.nodes import HOST, Rig, RigNode
+from tools.rig.nodes import Rig, RigNode
 from tools.rig.peer import ScriptedPeer, StockWorker, wait_until
+from tools.rig.ports import HOST
 
 pytestmark = pytest.mark.slow
 

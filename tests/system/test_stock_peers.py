@@ -7,7 +7,7 @@ import pytest
 from clusterd.status.status import StatusReader
 from tests.conftest import KEY, MakeRig, rigs
 from tools.rig import workload
-from tools.rig.nodes import HOST, Rig
+from tools.rig.nodes import Rig
 from tools.rig.peer import (
     PeerError,
     RawPeer,
@@ -19,6 +19,7 @@ from tools.rig.peer import (
     huge_length,
     wait_until,
 )
+from tools.rig.ports import HOST
 
 pytestmark = pytest.mark.slow
 

@@ -22,10 +22,11 @@ import pytest
 
 from tests.conftest import KEY, MakeRig
 from tests.wire.vectors import payload_of, transcript
-from tools.rig.nodes import HOST, Rig
+from tools.rig.nodes import Rig
 from tools.rig.peer import wait_until
 from tools.rig.peer_files import FILE_SEP, METADATA, PATH_SEP
 from tools.rig.peer_frames import FrameReader, PeerMessage, build_frames
+from tools.rig.ports import HOST
 
 pytestmark = pytest.mark.slow
 

@@ -19,8 +19,9 @@ from clusterd.exits import ExitCode
 from tests.conftest import MakeRig, rigs
 from tests.system.new_lines import NewLines
 from tools.rig.faults import signal_process
-from tools.rig.nodes import HOST, MARK, Rig, RigNode, run_program
+from tools.rig.nodes import MARK, Rig, RigNode, run_program
 from tools.rig.peer import wait_until
+from tools.rig.ports import HOST
 
 pytestmark = pytest.mark.slow
 

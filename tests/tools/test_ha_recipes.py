@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from tools.rig.guard import guarded
-from tools.rig.nodes import free_port
 from tools.rig.peer import wait_until
+from tools.rig.ports import free_port
 
 pytestmark = pytest.mark.slow
 

@@ -11,9 +11,10 @@ from tests.conftest import MakeRig
 from tests.tools.test_rig_nodes import run
 from tools.rig import candidates, switchboard
 from tools.rig.guard import guarded
-from tools.rig.nodes import HOST, Rig, RigError, RigNode
+from tools.rig.nodes import Rig, RigError, RigNode
 from tools.rig.patience import Patience
 from tools.rig.peer import wait_until
+from tools.rig.ports import HOST
 
 pytestmark = pytest.mark.slow
 

@@ -3,15 +3,19 @@
 import contextlib
 import socket
 import struct
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from subprocess import PIPE
 
 import pytest
 
 from tools.rig.faults import tell_link
-from tools.rig.nodes import HOST, Rig, RigError, free_port, merged, scaled_intervals
+from tools.rig.nodes import Rig, RigError, merged, scaled_intervals
 from tools.rig.peer import PeerError, StockMaster, StockWorker, wait_until
+from tools.rig.ports import HOST, free_port
 
 KEY = "0123456789abcdef0123456789abcdef"
 
@@ -108,6 +112,19 @@ def test_unknown_word_is_refused(linked: tuple[StockMaster, StockWorker, Path]) 
 def test_free_port_is_free() -> None:
     with socket.create_server((HOST, free_port())) as listener:
         assert 20000 <= listener.getsockname()[1] < 32000
+
+
+def test_two_processes_never_draw_the_same_port() -> None:
+    """Neither a port that is drawn and not used yet, nor that of a node which is stopped for a while."""
+    draw = "from tools.rig.ports import free_port; print(*(free_port() for _ in range(50)), flush=True); input()"
+    others = [subprocess.Popen([sys.executable, "-c", draw], stdin=PIPE, stdout=PIPE, text=True) for _ in range(3)]
+    drawn = [[free_port() for _ in range(50)]]
+    for other in others:
+        assert other.stdout is not None
+        drawn.append([int(word) for word in other.stdout.readline().split()])
+    for other in others:
+        other.communicate("\n", timeout=60)
+    assert len({port for ports in drawn for port in ports}) == sum(map(len, drawn)) == 200
 
 
 def test_scaled_intervals_are_shorter_but_never_nothing() -> None:

@@ -23,8 +23,9 @@ import psutil
 from clusterd.pidfile import running_pid
 from tools.rig.etcd import CLIENT_PORT, EtcdCluster
 from tools.rig.guard import MARK
-from tools.rig.nodes import HOST, PROJECT, Rig, RigError, RigNode, free_port, merged
+from tools.rig.nodes import PROJECT, Rig, RigError, RigNode, merged
 from tools.rig.patience import Patience
+from tools.rig.ports import HOST, free_port
 from tools.rig.switchboard import Way, Wiring
 
 LEASE_S = 15

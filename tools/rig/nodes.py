@@ -15,7 +15,6 @@ inside, and never touches another rig.
 import json
 import os
 import pwd
-import random
 import secrets
 import shutil
 import socket
@@ -37,12 +36,12 @@ from tools.rig.etcd import STATE as ETCD_STATE
 from tools.rig.etcd import EtcdCluster
 from tools.rig.guard import MARK, carrying
 from tools.rig.patience import Patience
+from tools.rig.ports import HOST, free_port
 
 STATE = "rig.json"
 SWITCHBOARD = "switchboard.sock"
 AGENTS = "agents.json"
 """The last reports of the rig's agents (agents.py)."""
-HOST = "127.0.0.1"
 START_TIMEOUT_S = 650.0
 STOP_TIMEOUT_S = 30
 STATUS_TIMEOUT_S = 60.0
@@ -397,20 +396,6 @@ class Rig:
         beside = self.directory / f".{STATE}.new"
         beside.write_text(json.dumps(state, indent=2, default=str) + "\n")
         beside.replace(self.directory / STATE)
-
-
-def free_port() -> int:
-    """Returns a free loopback port, below the range that the kernel uses for outgoing connections."""
-    for _ in range(200):
-        port = random.SystemRandom().randrange(20000, 32000)
-        with socket.socket() as sock:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                sock.bind((HOST, port))
-            except OSError:
-                continue
-            return port
-    raise RigError("no free port between 20000 and 32000 on 127.0.0.1")
 
 
 def scaled_intervals(scale: float) -> dict[str, Any]:

@@ -25,8 +25,9 @@ from tools.rig import faults, workload
 from tools.rig.agents import Fleet
 from tools.rig.browser import browser, why_no_browser
 from tools.rig.guard import guarded
-from tools.rig.nodes import Rig, RigError, RigNode, free_port, merged
+from tools.rig.nodes import Rig, RigError, RigNode, merged
 from tools.rig.patience import Patience
+from tools.rig.ports import free_port
 from tools.top_view import Looks, top_view
 
 if TYPE_CHECKING:
