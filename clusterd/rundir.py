@@ -1,5 +1,7 @@
 """Paths of a running node's files. All are absolute; these functions return text and create nothing."""
 
+import os
+
 DEFAULT_ROOT = "/var/ossec"
 """The product's directory, where nobody names another one."""
 RUN_DIR = "var/run/clusterd"
@@ -94,8 +96,8 @@ def root_problem(root: str) -> str | None:
         *(local_socket(root), sync_socket(root), jobs_socket(root), journal_socket(root)),
         f"{root.rstrip('/')}/{HTTP_SOCKET}",
     )
-    longest = max(sockets, key=lambda path: len(path.encode()))
-    length = len(longest.encode())
+    longest = max(sockets, key=lambda path: len(os.fsencode(path)))
+    length = len(os.fsencode(longest))
     if length <= MAX_SOCKET_PATH:
         return None
     return (

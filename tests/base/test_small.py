@@ -54,3 +54,4 @@ def test_the_longest_root_fits_a_socket_and_one_more_byte_is_refused() -> None:
     problem = root_problem(longest + "r")
     assert problem is not None
     assert "at least 1 bytes shorter" in problem
+    assert root_problem("/in another encoding: \udce9") is None
