@@ -167,21 +167,24 @@ def test_virtual_address_follows_the_monitoring_port(tmp_path: Path) -> None:
         ip link set lo up
         cd {tmp_path}
         python3 -m http.server --bind 127.0.0.1 15516 >/dev/null 2>&1 & server=$!
-        {RECIPES}/virtual-address watch 10.9.9.9/24 lo & watcher=$!
-        until_count() {{
-            for _ in $(seq 300); do
-                [ "$(ip -o address show dev lo | grep -c 10.9.9.9/24)" = "$1" ] && return; sleep 0.1
+        {RECIPES}/virtual-address watch 10.9.9.9/24 lo > said & watcher=$!
+        until_lines() {{  # and so many addresses
+            for _ in $(seq 600); do
+                [ "$(wc -l < said)" = "$1" ] &&
+                    [ "$(ip -o address show dev lo | grep -c 10.9.9.9/24)" = "$2" ] && return
+                sleep 0.1
             done
-            echo "never $1"
+            echo "never $1 $2"
         }}
-        touch primary; until_count 1
-        rm primary; until_count 0
-        touch primary; until_count 1
-        kill $server; until_count 0
+        touch primary; until_lines 1 1
+        rm primary; until_lines 2 0
+        touch primary; until_lines 3 1
+        kill $server; until_lines 4 0
         python3 -m http.server --bind 127.0.0.1 15516 >/dev/null 2>&1 & server=$!
-        until_count 1
-        kill $watcher; wait $watcher; until_count 0
+        until_lines 5 1
+        kill $watcher; wait $watcher; until_lines 6 0
         kill $server
+        cat said
     """)
     there, gone = "10.9.9.9/24 is on this machine", "10.9.9.9/24 is not on this machine any more"
     assert said.splitlines() == [there, gone] * 3
