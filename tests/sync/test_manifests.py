@@ -364,6 +364,29 @@ def test_touched_path_is_looked_at_without_a_watch(tmp_path: Path) -> None:
     play(node, story)
 
 
+def test_only_a_short_patch_goes_before_other_jobs(tmp_path: Path) -> None:
+    node = Node(tmp_path)
+
+    async def story(node: Node) -> None:
+        run, urgencies = node.pool.run, list[bool]()
+
+        async def record(job: Any, *, urgent: bool = False, lane: str = "bulk") -> Any:
+            if isinstance(job, PatchManifest):
+                urgencies.append(urgent)
+            return await run(job, urgent=urgent)
+
+        await node.keeper.scan()
+        node.pool.run = record  # type: ignore[method-assign]
+        for names in (["one"], [f"many-{number}" for number in range(keeper.MOST_AT_ONCE + 1)]):
+            for name in names:
+                node.write(f"etc/rules/{name}")
+            node.keeper.touch([f"etc/rules/{name}" for name in names])
+            await until_equal(node)
+        assert (urgencies[0], urgencies[-1]) == (True, False)
+
+    play(node, story)
+
+
 def test_event_during_a_walk_is_looked_at_after_it(tmp_path: Path) -> None:
     node = Node(tmp_path)
 

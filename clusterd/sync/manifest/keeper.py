@@ -35,6 +35,8 @@ from ipc.job_queue import Lane
 PUBLISH_EVERY_S = 0.1
 """While files keep changing: the delay until the next change is looked at. The first change has no delay."""
 SUBJECT = "files of this node"
+MOST_AT_ONCE = 200
+"""A patch for more places, or for directories, does not go before the jobs of other syncs."""
 
 
 class _GaveWay(Exception):
@@ -369,14 +371,15 @@ class ManifestKeeper:
         self, paths: Iterable[str], directories: Iterable[str], *, judge: bool = False, allow_delete: bool = False
     ) -> ManifestBuilt:
         assert self._state is not None
+        places, trees = sorted(paths), sorted(directories)
         job = PatchManifest(
             self._root,
             self._state_dir,
             self._state.root_digest,
             self._state.base,
             self._shards,
-            sorted(paths),
-            sorted(directories),
+            places,
+            trees,
             self._guard.max_delete_share,
             self._guard.lost_just_now(),
             judge,
@@ -385,7 +388,9 @@ class ManifestKeeper:
             self._guard.key_rules.least,
             self._changes_path("" if judge else "events"),
         )
-        return self._accept(await self._jobs.run(job, urgent=True))
+        # With thousands of files it is as long as a walk.
+        is_short = not trees and len(places) <= MOST_AT_ONCE
+        return self._accept(await self._jobs.run(job, urgent=is_short))
 
     def _changes_path(self, source: str) -> str:
         """Returns the path to which a job writes what it has changed. `source`: the cause; empty: as before."""
