@@ -3,14 +3,18 @@ events wait, up to a bound, and what is beyond it is left out and counted."""
 
 import asyncio
 import sqlite3
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 from clusterd.monitor.feed import Heard
 from clusterd.monitor.journal_file import JournalFile, JournalRow, is_damage, oldest_ms
 from clusterd.monitor.wall_watch import ClockState, WallWatch
 from clusterd.settings import JournalSettings
+
+T = TypeVar("T")
 
 COMMIT_EVERY_S = 1.0
 RETRY_S = 5.0
@@ -47,6 +51,9 @@ class JournalWriter:
         self._numbered = numbered
         self._wall = wall
         self._monotonic = monotonic
+        self._use = threading.Lock()
+        """Held by the thread that uses the file. A task that is cancelled does not end its thread, and a database that
+        is closed while another thread uses it takes the process with it."""
         self._watch = WallWatch()
         self._noted_at = float("-inf")
         self._waiting: deque[JournalRow] = deque()
@@ -67,7 +74,7 @@ class JournalWriter:
     async def first_seq(self) -> int:
         """Opens the file. The number of the next event; one above all earlier ones where they are unknown."""
         try:
-            aside, last = await asyncio.to_thread(self._begin)
+            aside, last = await self._in_thread(self._begin)
         except (sqlite3.Error, OSError) as failure:
             self._failed(failure)
             return int(self._wall())
@@ -75,6 +82,15 @@ class JournalWriter:
             self._say("WARNING", aside)
             return int(self._wall())
         return last + 1
+
+    async def _in_thread(self, work: Callable[..., T], *arguments: object) -> T:
+        """Runs `work` in a thread, after what an earlier thread still does with the file."""
+
+        def alone() -> T:
+            with self._use:
+                return work(*arguments)
+
+        return await asyncio.to_thread(alone)
 
     def _begin(self) -> tuple[str, int]:
         aside = self._file.open()
@@ -128,12 +144,12 @@ class JournalWriter:
         while self._waiting:
             if not await self._write_some():
                 break
-        await asyncio.to_thread(self._file.give_up)
+        await self._in_thread(self._file.give_up)
 
     async def _write_some(self) -> bool:
         batch = [self._waiting[number] for number in range(min(BATCH, len(self._waiting)))]
         try:
-            aside, given = await asyncio.to_thread(self._write, batch)
+            aside, given = await self._in_thread(self._write, batch)
         except (sqlite3.Error, OSError) as failure:
             self._failed(failure)
             return False
@@ -180,9 +196,9 @@ class JournalWriter:
 
     async def _attempt(self, work: Callable[[], object]) -> bool:
         try:
-            return bool(await asyncio.to_thread(work))
+            return bool(await self._in_thread(work))
         except (sqlite3.Error, OSError) as failure:
-            await asyncio.to_thread(self._file.give_up)
+            await self._in_thread(self._file.give_up)
             self._failed(failure)
             return False
 

@@ -187,7 +187,7 @@ def test_no_descriptor_and_no_temporary_file_stays(root: Path, spool: Path) -> N
     metas = {path: wire_of(path, data if path[-1] != "7" else b"other") for path, data in files.items()}
     before = open_descriptors()
     Receiver(root, spool, build_as_stock([*files.items(), metadata(metas)])).run()
-    assert open_descriptors() == before
+    assert open_descriptors() <= before  # what tests before this one left may be collected meanwhile
     assert set(read_tree(root)) == {path for path in files if path[-1] != "7"}
 
 

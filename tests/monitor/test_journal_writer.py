@@ -2,6 +2,7 @@
 
 import asyncio
 import sqlite3
+import threading
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
@@ -273,3 +274,29 @@ def test_old_events_go_while_new_ones_come(tmp_path: Path, monkeypatch: pytest.M
         await site.until(lambda: site.file.commits > 0 and site.file.rows == 0)
 
     play(tmp_path, story)
+
+
+def test_file_is_closed_only_when_what_still_uses_it_has_ended(tmp_path: Path) -> None:
+    """A task that is cancelled does not end its thread."""
+    done: list[str] = []
+
+    async def story(site: Site) -> None:
+        pruning, go_on = threading.Event(), threading.Event()
+        prune, close = site.file.prune, site.file.close
+
+        def slow(oldest_ms: int, size_bytes: int) -> bool:
+            pruning.set()
+            go_on.wait(60)
+            done.append("pruned")
+            return prune(oldest_ms, size_bytes)
+
+        def noted() -> None:
+            done.append("closed")
+            close()
+
+        site.file.prune, site.file.close = slow, noted  # type: ignore[method-assign]
+        await site.until(pruning.is_set)
+        threading.Timer(0.3, go_on.set).start()
+
+    play(tmp_path, story)
+    assert done == ["pruned", "closed"]

@@ -47,6 +47,7 @@ SETTINGS = {
 _ANY = random.SystemRandom()
 """Tests that run beside each other are given one and the same seed."""
 FEW_THREADS = {"GOMAXPROCS": "1"}
+MISSING_LOOKS = 10
 
 
 class EtcdError(Exception):
@@ -201,9 +202,11 @@ class EtcdCluster:
         started.returncode = 0  # it lives on without us, see Rig._link; who kills it waits for it
 
     def _wait(self, name: str, is_there: Callable[[], bool], what: str) -> None:
-        patience = Patience(ANSWER_S)
+        patience, missing = Patience(ANSWER_S), 0
         while not is_there():
-            if patience.is_over() or self.process(name) is None:
+            # A process that is just being executed shows no environment for a moment.
+            missing = missing + 1 if self.process(name) is None else 0
+            if patience.is_over() or missing == MISSING_LOOKS:
                 end = self._log(name).read_text(errors="replace")[-1000:]
                 raise EtcdError(f"{name} {what}: {end}")
             time.sleep(0.05)
