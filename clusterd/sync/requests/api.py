@@ -1,10 +1,9 @@
-"""The distributed API on the links of a node (dapi.md 1.3, 3.2, 3.3). Every asker gets its answer as a long string. A
-request passed on to another node has an id of our own, and only that node may answer it.
+"""The distributed API on the links of a node (dapi.md 1.3, 3.2, 3.3). Every asker gets its answer as a long string.
+`forwarded.py` has the requests that are passed on to another node.
 """
 
 import asyncio
 import itertools
-import random
 from collections import Counter, defaultdict
 
 from clusterd.dapi.protocol.envelope import Envelope, read_envelope
@@ -12,25 +11,25 @@ from clusterd.dapi.protocol.policy import Origin
 from clusterd.dapi.protocol.registry import Cluster
 from clusterd.dapi.protocol.request import LOCAL_ANY
 from clusterd.errors import ClusterError
-from clusterd.messages.base import INLINE_BYTES, Text
+from clusterd.messages.base import Text
 from clusterd.sync.links.caps import ANSWER, offered
 from clusterd.sync.links.context import Context
 from clusterd.sync.links.handlers import DeferredAnswer, Handler
 from clusterd.sync.links.incoming import Refusal
-from clusterd.sync.links.outgoing import INLINE_CHUNK, read_segments
+from clusterd.sync.links.outgoing import INLINE_CHUNK
 from clusterd.sync.links.peer import Peer
 from clusterd.sync.ports.fair_queue import FairQueue, FairQueueLimits, Ticket
 from clusterd.sync.ports.net_port import LinkClosed
 from clusterd.sync.ports.pool_port import JobError
-from clusterd.sync.requests.answer_wait import patiently
 from clusterd.sync.requests.audit import Audit, Work
 from clusterd.sync.requests.blobs import JsonBlobs
+from clusterd.sync.requests.forwarded import NO_MASTER, ForwardedRequests
 from clusterd.sync.requests.masked import with_key, without_key
-from clusterd.sync.requests.prompt_answer import SOON_AT_ONCE, PromptAnswer, answer_in
+from clusterd.sync.requests.prompt_answer import SOON_AT_ONCE, PromptAnswer
 from clusterd.sync.requests.runner import ApiRunner
 from clusterd.wire import commands
-from clusterd.wire.payloads import build_words, parse_addressed, parse_string_for
-from clusterd.wire.results import decode_err_payload, encode_failure, shorten
+from clusterd.wire.payloads import build_words, parse_addressed
+from clusterd.wire.results import encode_failure, shorten
 from hashing.segment import Segment
 
 LIMITS = FairQueueLimits(128, 128, 32, 32, known_source=2048, bytes_source=32 << 20, bytes=128 << 20)
@@ -38,22 +37,7 @@ LIMITS = FairQueueLimits(128, 128, 32, 32, known_source=2048, bytes_source=32 <<
 SERVICE = "the API"
 STRINGS_AT_ONCE = 6
 """Most answers being sent to one node at a time: it accepts 16 long strings, and other features send strings, too."""
-IDS = 1 << 40
-"""The first id of a process is chosen among this many, all of 13 digits, so that other nodes cannot guess it."""
-LOOK = b"are you there"
-NOT_CONNECTED = 3022
-NO_MASTER = 3023
 SAID_AGAIN_S = 1.0
-
-
-class _Asked:
-    """A request that another node is executing. `answer`: its result."""
-
-    __slots__ = ("answer", "peer")
-
-    def __init__(self, peer: Peer) -> None:
-        self.peer = peer
-        self.answer: asyncio.Future[Text] = asyncio.get_running_loop().create_future()
 
 
 class ApiRequests:
@@ -71,13 +55,12 @@ class ApiRequests:
         self._audit = Audit(context.log, context.tag, context.events.tell)
         self._roster = context.roster
         self._texts = JsonBlobs(context.spool)
-        self._runner = ApiRunner(context, cluster, self._connected, self._ask_worker, self._texts)
+        self._forwarded = ForwardedRequests(context, self._texts)
+        self._runner = ApiRunner(context, cluster, self._connected, self._forwarded.ask_worker, self._texts)
         self._turns = FairQueue(LIMITS)
-        self._ids = itertools.count(random.randrange(IDS, 2 * IDS))
         self._lanes = itertools.count()
         self.giving = 0
         """Answers that their askers have not taken yet."""
-        self._asked: dict[str, _Asked] = {}
         self._soon: Counter[int] = Counter()
         self._joined: defaultdict[int, set[Ticket]] = defaultdict(set)
         self._said_at: dict[int, float] = {}
@@ -86,8 +69,7 @@ class ApiRequests:
         self.remote: dict[str, Handler] = {
             commands.DAPI: self.serve,
             commands.DAPI_NOW: self.serve_now,
-            commands.DAPI_RES: self.answered,
-            commands.DAPI_ERR: self.failed,
+            **self._forwarded.remote,
         }
         if settings.is_master:
             self.local[commands.DAPI_FWD] = self.forward
@@ -117,7 +99,7 @@ class ApiRequests:
         async def work(envelope: Envelope) -> Text:
             request = with_key(envelope, content, self._context.settings.cluster.key)
             try:
-                return await self._ask(node, Text(request), self._runner.limit_s(envelope))
+                return await self._forwarded.ask(node, Text(request), self._runner.limit_s(envelope))
             except ClusterError as failure:
                 if failure.code == NO_MASTER:
                     await self._roster.settled()
@@ -202,38 +184,9 @@ class ApiRequests:
             if soon.is_late:
                 await self._context.net.note_task(peer.link, commands.DAPI_ERR, name, is_open=False)
 
-    async def answered(self, peer: Peer, payload: bytes) -> bytes:
-        """`dapi_res {id} {string id}`. Raises ClusterError 3032 on a master for an unknown id (a worker accepts it)."""
-        found = parse_string_for(payload)
-        asked = self._find(peer, found.id)
-        on_master = self._context.settings.is_master
-        if asked is None:
-            peer.incoming.drop_string(found.string_id)
-            if on_master:
-                raise ClusterError(3032, found.id)
-            return commands.DAPI_FORWARDED_TO_WORKER
-        try:
-            text = await self._take(peer, found.string_id)
-        except ClusterError as failure:
-            _settle(asked, failure)
-            raise
-        if asked.answer.done():
-            self._texts.remove(text)
-        else:
-            asked.answer.set_result(text)
-        return commands.DAPI_FORWARDED if on_master else commands.DAPI_FORWARDED_TO_WORKER
-
-    async def failed(self, peer: Peer, payload: bytes) -> bytes:
-        """`dapi_err {id} {error}`: the asker gets it now, not after 200 s. Raises ClusterError 3032."""
-        found = parse_addressed(payload)
-        asked = self._find(peer, found.id)
-        if asked is None:
-            raise ClusterError(3032, found.id)
-        _settle(asked, decode_err_payload(found.content))
-        return commands.DAPI_ERROR_FORWARDED
-
     def link_lost(self, peer: Peer) -> None:
-        """Called when a link is no longer in the roster: the requests that it was given fail now."""
+        """Called when a link is no longer in the roster: what its node was asked fails now, what it asked for does not
+        wait any longer."""
         self._strings.pop(peer.link, None)
         self._said_at.pop(peer.link, None)
         joined = self._joined.pop(peer.link, set())
@@ -242,9 +195,7 @@ class ApiRequests:
             # end.
             for turn in joined:
                 self._turns.leave(turn)
-        for asked in self._asked.values():
-            if asked.peer is peer:
-                _settle(asked, self._not_there(peer))
+        self._forwarded.link_lost(peer)
 
     # ---- serving -----------------------------------------------------------------------------------------------------
 
@@ -341,95 +292,8 @@ class ApiRequests:
             # The asker has gone, or no longer waits.
             return
 
-    # ---- asking ------------------------------------------------------------------------------------------------------
-
-    async def _ask_worker(self, node: str, request: Text, limit_s: float | None) -> Text:
-        """Raises ClusterError 3022 for a node that is not connected."""
-        return await self._ask(self._roster.need_worker(node), request, limit_s)
-
-    async def _ask(self, node: Peer, request: Text, limit_s: float | None) -> Text:
-        """Returns another node's answer; a worker's as in `patiently`. A master may itself wait for other nodes, so
-        only the whole time is limited.
-
-        Raises ClusterError (3021: none in time; 3022, 3023: no connection; otherwise that node's own error),
-        JobError."""
-        name = str(next(self._ids))
-        asked = _Asked(node)
-        self._asked[name] = asked
-        timeout_s = self._context.settings.communication.timeout_dapi_request_s
-        try:
-            async with asyncio.timeout(timeout_s):
-                answer = await self._send(node, name, request)
-                if answer is not None:
-                    return answer
-                if node.info.kind == "master":
-                    return await asked.answer
-                return await patiently(
-                    asked.answer,
-                    node.name,
-                    limit_s=limit_s,
-                    look_s=node.timeout_s,
-                    progress=lambda: node.incoming.string_bytes,
-                    is_there=lambda: node.request(commands.ECHO, LOOK),
-                )
-        except TimeoutError:
-            raise ClusterError(3021, f"{node.name} did not answer within {timeout_s:g} s") from None
-        except LinkClosed:
-            raise self._not_there(node) from None
-        finally:
-            del self._asked[name]
-            if asked.answer.done() and not asked.answer.cancelled():
-                asked.answer.exception()  # heard, or of no interest any more
-
-    async def _send(self, node: Peer, name: str, request: Text) -> Text | None:
-        """Sends a request to another node; returns its answer if that arrives at once. Large requests are sealed in the
-        pool, to keep net free."""
-        sender = self._context.sender
-        prefix = build_words(name, request.payload)
-        if request.path:
-            segment = Segment(request.path, request.offset, request.size)
-            await node.request(commands.DAPI, body=await sender.seal(prefix, [segment]))
-        elif len(prefix) > INLINE_CHUNK:
-            await node.request(commands.DAPI, body=await sender.seal(prefix))
-        elif ANSWER in node.capabilities:
-            return answer_in(await node.request(commands.DAPI_NOW, prefix, small=True))
-        else:
-            await node.request(commands.DAPI, prefix)
-        return None
-
-    async def _take(self, peer: Peer, string_id: str) -> Text:
-        """Returns the long string, which is removed. Raises ClusterError 3035, 3016."""
-        if string_id.startswith("Error"):
-            raise ClusterError(3016, shorten(string_id))
-        segment = await peer.incoming.take_string(string_id)
-        if segment.length > INLINE_BYTES:
-            return Text(b"", segment.path, segment.length)
-        try:
-            return Text(read_segments([segment]))
-        except OSError as failure:
-            raise ClusterError(1000, str(failure)) from failure
-        finally:
-            self._context.spool.remove(segment.path)
-
-    # ---- who is there ------------------------------------------------------------------------------------------------
-
-    def _find(self, peer: Peer, name: str) -> _Asked | None:
-        """Returns the request of this node that waits for this answer (dapi.md 8, number 21)."""
-        asked = self._asked.get(name)
-        return None if asked is None or asked.peer is not peer or asked.answer.done() else asked
-
     def _connected(self) -> list[str]:
         return [self._context.node_name, *(peer.name for peer in self._roster.workers())]
-
-    def _not_there(self, peer: Peer) -> ClusterError:
-        if peer.info.kind == "master":
-            return ClusterError(NO_MASTER, "the connection was lost before the answer came")
-        return ClusterError(NOT_CONNECTED, peer.name)
-
-
-def _settle(asked: _Asked, failure: ClusterError) -> None:
-    if not asked.answer.done():
-        asked.answer.set_exception(failure)
 
 
 def _is_about_this_node(content: bytes) -> bool:
