@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import msgspec
+
 from clusterd.agent_keys import parse_keys
 from clusterd.dapi.protocol.request import ApiRequest
 from clusterd.errors import ClusterError
@@ -25,11 +27,14 @@ from tools.rig.patience import Patience
 from tools.rig.wdb_client import WdbError, authd
 
 ASK_S = 30.0
+AGAIN_S = 0.05
 LOOK_S = 0.05
 CALM_S = 180.0
 GROUP = "campaign"
 NOBODY = ("Connection refused", "No such file")
 """The system's errors where no program listens: nothing was sent."""
+DONE_BEFORE = {"register": "9008", "delete": "9011"}
+"""What a second request is told when the first one was done, and its answer was lost."""
 
 
 class Clients:
@@ -74,17 +79,54 @@ class Clients:
             self.failures.append(failure)
 
     def _register(self, number: int, node: RigNode, name: str) -> Operation:
-        made = Operation(number, node.name, "register", name, time.monotonic(), 0, "unknown")
-        answer = self._authd(made, node, {"function": "add", "arguments": {"name": name, "ip": "any"}})
-        if made.outcome == "done":
-            made.id, made.key = int(answer["data"]["id"]), answer["data"]["key"]
-        self._history.operations.append(made)
-        return made
+        request: dict[str, object] = {"function": "add", "arguments": {"name": name, "ip": "any"}}
+
+        def ask(made: Operation) -> None:
+            answer = self._authd(made, node, request)
+            if made.outcome == "done":
+                made.id, made.key = int(answer["data"]["id"]), answer["data"]["key"]
+
+        return self._ask(Operation(number, node.name, "register", name, 0, 0, "unknown"), ask)
 
     def _delete(self, number: int, node: RigNode, agent: Operation) -> None:
-        made = Operation(number, node.name, "delete", agent.agent, time.monotonic(), 0, "unknown", agent.id)
-        self._authd(made, node, {"function": "remove", "arguments": {"id": f"{agent.id:03}"}})
-        self._history.operations.append(made)
+        request: dict[str, object] = {"function": "remove", "arguments": {"id": f"{agent.id:03}"}}
+        made = Operation(number, node.name, "delete", agent.agent, 0, 0, "unknown", agent.id)
+        self._ask(made, lambda made: self._authd(made, node, request))
+
+    def _assign(self, number: int, node: RigNode, agent: Operation) -> None:
+        request = ApiRequest(
+            WireCallable("assign_agents_to_group", "wazuh.agent", "assign_agents_to_group", "function"),
+            {"group_list": [GROUP], "agent_list": [f"{agent.id:03}"]},
+        )
+
+        def ask(made: Operation) -> None:
+            try:
+                found = call(str(node.root), request, timeout_s=ASK_S)
+                made.text = str(found.fields) if found.fields["total_failed_items"] else ""
+                # 1751: it is in the group
+                made.outcome = "unknown" if made.text and "1751" not in made.text else "done"
+            except (NotAnswering, ClusterError, OSError) as failure:
+                made.text = str(failure)
+
+        made = Operation(number, node.name, "assign", agent.agent, 0, 0, "unknown", agent.id, group=GROUP)
+        self._ask(made, ask)
+
+    def _ask(self, first: Operation, ask: Callable[[Operation], object]) -> Operation:
+        """Asks, and once more when it was not told that it is done; returns what it was told at last. Both are in the
+        history."""
+        second = msgspec.structs.replace(first, is_second=True)
+        for made in (first, second):
+            made.began = time.monotonic()
+            ask(made)
+            made.ended = time.monotonic()
+            word = DONE_BEFORE.get(made.kind)
+            made.was_done = made.is_second and word is not None and word in made.text and word not in first.text
+            if made.was_done and made.kind == "delete":
+                made.outcome = "done"
+            self._history.operations.append(made)
+            if made.outcome == "done" or self._stop.wait(AGAIN_S):
+                break
+        return made
 
     def _authd(self, made: Operation, node: RigNode, request: dict[str, object]) -> dict[str, dict[str, str]]:
         answer: dict[str, dict[str, str]] = {}
@@ -95,23 +137,7 @@ class Clients:
         except (WdbError, TypeError, KeyError) as failure:
             made.text = str(failure)
             made.outcome = "not sent" if any(word in made.text for word in NOBODY) else "unknown"
-        made.ended = time.monotonic()
         return answer
-
-    def _assign(self, number: int, node: RigNode, agent: Operation) -> None:
-        made = Operation(number, node.name, "assign", agent.agent, time.monotonic(), 0, "unknown", agent.id)
-        made.group = GROUP
-        request = ApiRequest(
-            WireCallable("assign_agents_to_group", "wazuh.agent", "assign_agents_to_group", "function"),
-            {"group_list": [GROUP], "agent_list": [f"{agent.id:03}"]},
-        )
-        try:
-            found = call(str(node.root), request, timeout_s=ASK_S)
-            made.outcome = "unknown" if found.fields["total_failed_items"] else "done"
-        except (NotAnswering, ClusterError, OSError) as failure:
-            made.text = str(failure)
-        made.ended = time.monotonic()
-        self._history.operations.append(made)
 
 
 class Observer:
@@ -136,8 +162,11 @@ class Observer:
 
     def _run(self) -> None:
         while not self._stop.wait(LOOK_S):
-            self.latest = self._look()
-            self._history.seen.append(self.latest)
+            found = self._look()
+            self._history.looks += 1
+            if found.leaders != self.latest.leaders or len(self._history.seen) < 1:
+                self._history.seen.append(found)
+            self.latest = found
 
     def _look(self) -> Seen:
         began = time.monotonic()
@@ -186,23 +215,31 @@ class LeaderEdits(Edits):
 
 
 class Faults:
-    """Disturbs the leader, and waits until another node leads, or the same one still does."""
+    """Disturbs the leader, and waits until another node leads, or the same one still does. `since`: when the last fault
+    was whole. `order_s`: how long the last order of a switchover took."""
 
     def __init__(self, rig: Rig, observer: Observer, history: History, rng: random.Random, lease_s: float) -> None:
         self._rig, self._observer, self._history, self._rng, self._lease_s = rig, observer, history, rng, lease_s
         etcd = rig.etcd
         assert etcd is not None
         self._etcd = etcd
+        self.since, self.order_s = 0.0, 0.0
+
+    def make(self, kind: str, leader: RigNode) -> None:
+        self.since, self.order_s = time.monotonic(), 0.0
+        getattr(self, kind)(leader)
 
     def kill(self, leader: RigNode) -> None:
         """Sends SIGKILL to the supervisor."""
         candidates.kill(leader)
+        self.since = time.monotonic()
         self._successor(leader)
         self._rig.start(leader.name)
 
     def freeze(self, leader: RigNode) -> None:
         """Stops all processes of the node for longer than the lease, then lets them go on."""
         candidates.freeze(leader)
+        self.since = time.monotonic()
         try:
             self._successor(leader)
             time.sleep(self._rng.uniform(0, 2))
@@ -235,6 +272,7 @@ class Faults:
         """Orders a switchover on any candidate."""
         node = self._rng.choice(self._rig.candidates)
         done = self._rig.command(node, "ha", "switchover", timeout_s=CALM_S)
+        self.order_s = time.monotonic() - self.since
         assert done.returncode == 0, f"{done.stdout}{done.stderr}"
         self._successor(leader)
 
@@ -242,6 +280,7 @@ class Faults:
     def _cut(self, node: RigNode, ways: switchboard.Ways) -> Iterator[None]:
         how: switchboard.Command = self._rng.choice(("cut", "silence"))
         switchboard.tell(self._rig.switchboard, how, node.name, ways)
+        self.since = time.monotonic()
         try:
             yield
         finally:

@@ -144,8 +144,8 @@ class Edits(_Thread):
 class Readers(_Thread):
     """Reads those files on the workers all the time, and must never see a part of one."""
 
-    def __init__(self, campaign: Campaign, nodes: list[RigNode]) -> None:
-        super().__init__(0.01)
+    def __init__(self, campaign: Campaign, nodes: list[RigNode], pause_s: float = 0.01) -> None:
+        super().__init__(pause_s)
         self._campaign = campaign
         self._nodes = nodes
         self._seen: dict[Path, int] = {}

@@ -5,8 +5,6 @@ Times are seconds of one monotonic clock. An operation without an answer may hav
 began.
 """
 
-import math
-from collections import Counter
 from collections.abc import Iterator
 from typing import Literal
 
@@ -18,7 +16,8 @@ Outcome = Literal["done", "not sent", "unknown"]
 
 class Operation(msgspec.Struct):
     """A client's request to a node. `agent`: the name; each registration has a name of its own, and only the client
-    that registered an agent deletes or assigns it. `id`, `key`: the answer to a registration."""
+    that registered an agent deletes or assigns it. `id`, `key`: the answer to a registration. `is_second`: asked once
+    more, because the first answer was not that it is done; `was_done`: this one was told that the first one was."""
 
     client: int
     node: str
@@ -31,10 +30,25 @@ class Operation(msgspec.Struct):
     key: str = ""
     group: str = ""
     text: str = ""
+    is_second: bool = False
+    was_done: bool = False
+
+
+class Round(msgspec.Struct):
+    """A fault. `began`: before it; `calm`: the cluster had recovered. Seconds from `began`: `answered_s` to the next
+    answer to a registration that was asked when the fault was whole; `order_s` to the end of an order."""
+
+    kind: str
+    leader: str
+    began: float
+    calm: float
+    answered_s: float
+    order_s: float = 0.0
 
 
 class Seen(msgspec.Struct):
-    """A look at all candidates at one time: those that may act as master, with their terms."""
+    """A look at all candidates at one time: those that may act as master, with their terms. A look that saw the same as
+    the one before is only counted (History.looks)."""
 
     began: float
     ended: float
@@ -72,6 +86,8 @@ class History(msgspec.Struct):
     seen: list[Seen] = []
     held: dict[str, Held] = {}
     committed: list[Committed] = []
+    rounds: list[Round] = []
+    looks: int = 0
 
 
 def wrong(history: History) -> list[str]:
@@ -168,21 +184,3 @@ def _unequal(held: dict[str, Held]) -> Iterator[str]:
     databases = {node: one.agents for node, one in held.items() if one.agents is not None}
     if len({tuple(sorted(agents.items())) for agents in databases.values()}) > 1:
         yield f"agent databases differ: { {node: len(agents) for node, agents in databases.items()} }"
-
-
-def first_answer(history: History, at: float) -> float | None:
-    """Returns the seconds from that time to the first answer to a registration that began after it; None: never."""
-    ends = [
-        one.ended for one in history.operations if one.kind == "register" and one.outcome == "done" and one.began >= at
-    ]
-    return min(ends) - at if ends else None
-
-
-def counts(history: History) -> Counter[str]:
-    return Counter(f"{one.kind} {one.outcome}" for one in history.operations)
-
-
-def share(values: list[float], part: float) -> float:
-    """Returns the smallest value that so large a share of them does not exceed: share(values, 0.5) is the median."""
-    ordered = sorted(values)
-    return ordered[max(0, math.ceil(len(ordered) * part) - 1)]

@@ -2,20 +2,28 @@
 lead, nothing that was answered is lost, no id is given twice, every file is old or new, and at the end all nodes hold
 the same (docs/ha.md; the checker: history.py).
 
-CLUSTERD_FAILOVER_ROUNDS of the long form, 200
+`make campaign failover MINUTES=35` prints a line for each round, the times at the end, and writes the history beside.
+
+CLUSTERD_CAMPAIGN_MINUTES   no round begins after it
+CLUSTERD_FAILOVER_ROUNDS    of the long form, 200 at most
+CLUSTERD_FAILOVER_KINDS     words: what comes again and again in another order, each as often as its word is there
 """
 
 import os
 import random
+import resource
 import time
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 
 import msgspec
 import pytest
 
 from tests.campaigns.failover import CALM_S, GROUP, Clients, Faults, LeaderEdits, Observer, committed_by, held_by
+from tests.campaigns.figures import counts, first_answer, told
 from tests.campaigns.frame import SEED, Campaign, Readers, left_behind, running
-from tests.campaigns.history import History, counts, first_answer, share, wrong
+from tests.campaigns.history import History, Round, wrong
 from tests.conftest import MakeRig
 from tools.rig import candidates
 from tools.rig.nodes import Rig
@@ -23,7 +31,8 @@ from tools.rig.nodes import Rig
 ROUNDS = int(os.environ.get("CLUSTERD_FAILOVER_ROUNDS", "200"))
 LEASE_S = 6
 CLIENTS = 20
-KINDS = ("kill", "freeze", "cut_etcd", "cut_peers", "cut_all", "etcd_member", "switchover")
+TWICE = "kill kill switchover switchover freeze cut_etcd cut_peers cut_all etcd_member"
+KINDS = os.environ.get("CLUSTERD_FAILOVER_KINDS", TWICE).split()
 SHORT = ("kill", "freeze", "cut_etcd", "etcd_member", "switchover")
 
 
@@ -39,40 +48,59 @@ def make(make_rig: MakeRig, workers: int) -> Rig:
     return rig
 
 
-def play(rig: Rig, campaign: Campaign, kinds: list[str], clients: int, pause_s: float) -> History:
+def play(
+    rig: Rig, campaign: Campaign, kinds: Iterable[str], clients: int, pause_s: float, history: History, file: Path
+) -> None:
     """Makes these faults one after the other; waits after each until the cluster has recovered."""
-    history = History()
     rig.start()
     with Observer(rig, history) as observer:
         faults = Faults(rig, observer, history, campaign.rng, LEASE_S)
         faults.until(faults.is_calm, "three candidates, one of which leads")
-        edits, readers = LeaderEdits(campaign, rig, observer), Readers(campaign, rig.nodes)
+        edits, readers = LeaderEdits(campaign, rig, observer), Readers(campaign, rig.nodes, 0.1)
         with readers, edits, Clients(rig, history, clients, campaign.seed, pause_s) as running_clients:
             for kind in kinds:
-                leader = observer.leader
-                assert leader is not None
-                began = time.monotonic()
-                getattr(faults, kind)(rig.node(leader[0]))
-                faults.until(
-                    lambda at=began: bool(running_clients.failures) or first_answer(history, at) is not None,
-                    f"a registration after {kind}",
-                )
-                assert not running_clients.failures
-                took = first_answer(history, began)
-                faults.until(faults.is_calm, f"three candidates after {kind} of {leader[0]}")
-                assert took is not None
-                campaign.counts[kind] += 1
-                times.setdefault(kind, []).append(took)
-                campaign.say(
-                    f"{kind} of {leader}: answered after {took:.1f} s, calm after {time.monotonic() - began:.1f} s"
-                )
+                play_round(rig, campaign, kind, faults, observer, running_clients, history)
+                if not len(history.rounds) % 20:
+                    file.write_bytes(msgspec.json.encode(history))
         assert not running_clients.failures
         assert not readers.torn
         end(rig, faults, history)
-    return history
 
 
-times: dict[str, list[float]] = {}
+def play_round(
+    rig: Rig, campaign: Campaign, kind: str, faults: Faults, observer: Observer, clients: Clients, history: History
+) -> None:
+    leader = observer.leader
+    assert leader is not None
+    began = time.monotonic()
+    faults.make(kind, rig.node(leader[0]))
+    found: list[float] = []
+
+    def is_answered() -> bool:
+        took = first_answer(history, began, faults.since)
+        found.extend([] if took is None else [took])
+        return bool(clients.failures or found)
+
+    faults.until(is_answered, f"a registration after {kind}")
+    assert not clients.failures
+    faults.until(faults.is_calm, f"three candidates after {kind} of {leader[0]}")
+    campaign.counts[kind] += 1
+    one = Round(kind, leader[0], began, time.monotonic(), found[0], faults.order_s)
+    history.rounds.append(one)
+    order = f"order {one.order_s:.1f} s, " if one.order_s else ""
+    campaign.say(
+        f"{len(history.rounds)} {kind} of {leader}: {order}answered after {one.answered_s:.1f} s,"
+        f" calm after {one.calm - began:.1f} s"
+    )
+
+
+def shuffled(campaign: Campaign) -> Iterator[str]:
+    """The kinds again and again, each time in another order, until the minutes are over."""
+    while True:
+        for kind in campaign.rng.sample(KINDS, len(KINDS)):
+            if not campaign.goes_on:
+                return
+            yield kind
 
 
 def end(rig: Rig, faults: Faults, history: History) -> None:
@@ -90,35 +118,42 @@ def end(rig: Rig, faults: Faults, history: History) -> None:
     faults.until(lambda: not left_behind(rig), "no temporary file is left")
 
 
-def judge(history: History, campaign: Campaign, tmp_path: Path) -> None:
+def judge(history: History, campaign: Campaign) -> None:
     found = wrong(history)
-    (tmp_path / "history.json").write_bytes(msgspec.json.encode(history))
-    campaign.counts.update(counts(history))
     campaign.counts["registrations whose node and term are known"] = len(history.committed)
-    for kind, taken in times.items():
-        figures = ", ".join(f"p{round(part * 100)} {share(taken, part):.1f} s" for part in (0.5, 0.99))
-        campaign.say(
-            f"{kind}: {len(taken)} times, to the next registration answered {figures}, most {max(taken):.1f} s"
-        )
-    assert not found, "\n".join([f"history: {tmp_path}/history.json", *found[:50]])
+    assert not found, "\n".join(found[:50])
+
+
+def run(rig: Rig, campaign: Campaign, kinds: Iterable[str], clients: int, file: Path) -> History:
+    """Also tells the figures when something fails."""
+    history = History()
+    campaign.say(f"history: {file}")
+    try:
+        play(rig, campaign, kinds, clients, 1.0, history, file)
+        judge(history, campaign)
+    finally:
+        file.write_bytes(msgspec.json.encode(history))
+        campaign.counts.update(counts(history))
+        campaign.counts["looks at the boards"] = history.looks
+        campaign.counts["MiB of memory"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
+        for line in told(history):
+            campaign.say(line)
+    return history
 
 
 @pytest.mark.slow
 def test_each_kind_of_loss_once(make_rig: MakeRig, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     with running("failover", capsys) as campaign:
-        rig = make(make_rig, 1)
         kinds = list(SHORT)
         random.Random(SEED).shuffle(kinds)
-        judge(play(rig, campaign, kinds, 6, 1.0), campaign, tmp_path)
+        run(make(make_rig, 1), campaign, kinds, 6, tmp_path / "history.json")
 
 
 @pytest.mark.stress
 @pytest.mark.timeout(ROUNDS * 120 + 600)
 def test_two_hundred_losses(make_rig: MakeRig, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     with running("failover", capsys) as campaign:
-        rig = make(make_rig, 2)
-        kinds = [campaign.rng.choice(KINDS) for _ in range(ROUNDS)]
-        history = play(rig, campaign, kinds, CLIENTS, 1.0)
-        judge(history, campaign, tmp_path)
+        kinds = islice(shuffled(campaign), ROUNDS)
+        history = run(make(make_rig, 2), campaign, kinds, CLIENTS, tmp_path / "history.json")
         done = counts(history)
         assert min(done[f"{what} done"] for what in ("register", "delete", "assign")) > 10

@@ -4,7 +4,8 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.campaigns.history import Agent, Committed, Held, History, Operation, Seen, counts, first_answer, share, wrong
+from tests.campaigns.figures import counts, failed_twice, first_answer, share, silence
+from tests.campaigns.history import Agent, Committed, Held, History, Operation, Round, Seen, wrong
 
 
 def register(agent: str, number: int, began: float, ended: float = 0.0, node: str = "a") -> Operation:
@@ -167,3 +168,17 @@ def test_time_to_the_next_answer_counts_what_was_asked_afterwards() -> None:
     assert counts(history)["register done"] == 4
     assert [share([4, 1, 3, 2], part) for part in (0.5, 0.99, 0.25)] == [2, 4, 1]
     assert share([5], 0.5) == 5
+
+
+def test_figures_of_a_round() -> None:
+    history = good()
+    one = Round("switchover", "a", began=4, calm=12.5, answered_s=9)
+    assert silence(history, one) == 9.5  # y: answered at 3, z: at 13, which is after the end
+    assert first_answer(history, 4, since=12.5) == 10  # w, not z
+    assert failed_twice(history, one) == []
+    failed, was_done, later = (register(name, 9, 4, 6) for name in ("failed", "was done", "later"))
+    for second in (failed, was_done, later):
+        second.is_second, second.outcome = True, "unknown"
+    was_done.was_done, later.ended = True, 13
+    history.operations += [failed, was_done, later, register("only once", 9, 4, 6)]
+    assert failed_twice(history, one) == [failed]
