@@ -4,6 +4,7 @@ Texts are bytes here, so that invalid UTF-8, which a client's SQL can store, is 
 a statement can store, arrives as text.
 """
 
+import json
 import operator
 import sqlite3
 from collections.abc import Callable, Container, Iterable, Sequence
@@ -55,25 +56,27 @@ _PUT_EVENT = f"insert or replace into clusterd_event (id, at, node) values ({_va
 _PUT_GROUP = f'insert or replace into "group" (id, name) values ({_values(2)})'
 
 
+_IN = "in (select value from json_each(?))"
+"""Of a list in one parameter: the same text each time, which SQLite has compiled already."""
+_READ_AGENTS = f"select id, {_NAMES} from agent where id {_IN}"
+_READ_EVENTS = f"select id, at, node from clusterd_event where id {_IN}"
+_READ_LABELS = f"select id, key, value from labels where id {_IN} order by id, key"
+_READ_BELONGS = f"select id_agent, id_group, priority from belongs where id_agent {_IN} order by 1, 2"
+_READ_KEYS = f"select name from clusterd_seen where kind = 'key' and name {_IN}"
+_READ_GROUPS = f'select id, name from "group" where id {_IN}'
+
+
 def read_units(db: sqlite3.Connection, wanted: Sequence[tuple[int, int]]) -> list[Unit]:
     """The units (kind, id) in this order, as they are now. `db`: text_factory is bytes; a few hundred at a time."""
     agents = [unit_id for kind, unit_id in wanted if kind == AGENT]
     groups = [unit_id for kind, unit_id in wanted if kind == GROUP]
-    listed = ", ".join(map(str, agents))
-    rows = {row[0]: row[1:] for row in db.execute(f"select id, {_NAMES} from agent where id in ({listed})")}
-    events = {row[0]: row[1:] for row in db.execute(f"select id, at, node from clusterd_event where id in ({listed})")}
-    labels = _grouped(db.execute(f"select id, key, value from labels where id in ({listed}) order by id, key"))
-    belongs = _grouped(
-        db.execute(f"select id_agent, id_group, priority from belongs where id_agent in ({listed}) order by 1, 2")
-    )
-    texts = ", ".join(f"'{one}'" for one in agents)
-    keyed = {
-        int(name) for (name,) in db.execute(f"select name from clusterd_seen where kind = 'key' and name in ({texts})")
-    }
-    named = {
-        row[0]: row[1:]
-        for row in db.execute(f'select id, name from "group" where id in ({", ".join(map(str, groups))})')
-    }
+    listed = (json.dumps(agents),)
+    rows = {row[0]: row[1:] for row in db.execute(_READ_AGENTS, listed)}
+    events = {row[0]: row[1:] for row in db.execute(_READ_EVENTS, listed)}
+    labels = _grouped(db.execute(_READ_LABELS, listed))
+    belongs = _grouped(db.execute(_READ_BELONGS, listed))
+    keyed = {int(name) for (name,) in db.execute(_READ_KEYS, (json.dumps([str(one) for one in agents]),))}
+    named = {row[0]: row[1:] for row in db.execute(_READ_GROUPS, (json.dumps(groups),))} if groups else {}
     return [
         Unit(
             AGENT,
