@@ -40,6 +40,7 @@ class State(Enum):
     ADOPTED = "our launcher, with the stock file beside it"
     UPGRADED = "a stock file put there by a package since it was adopted"
     ALONE = "our launcher, without the stock file beside it"
+    KEPT = "not there, but the stock file is kept beside it"
     MISSING = "not there"
     ODD = "neither a file nor ours"
 
@@ -88,13 +89,17 @@ def look(root: str, name: str) -> FoundProgram:
     """Tells what `bin/NAME` is. Changes nothing. Raises OSError when it may not be inspected."""
     path = f"{root}/{BIN}/{name}"
     own, kept = _facts(path), _facts(path + STOCK)
-    if own is None:
+    if own is None and kept is None:
         return FoundProgram(name, State.MISSING)
-    if not stat.S_ISREG(own.st_mode) or (kept is not None and not stat.S_ISREG(kept.st_mode)):
+    if any(it is not None and not stat.S_ISREG(it.st_mode) for it in (own, kept)):
         return FoundProgram(name, State.ODD)
-    text = _launcher_in(path)
+    # A launcher under that name, too, is no way back.
+    has_way_back = kept is not None and not _launcher_in(path + STOCK, name)
+    if own is None:
+        return FoundProgram(name, State.KEPT if has_way_back else State.MISSING)
+    text = _launcher_in(path, name)
     if text:
-        return FoundProgram(name, State.ADOPTED if kept is not None else State.ALONE, text)
+        return FoundProgram(name, State.ADOPTED if has_way_back else State.ALONE, text)
     if kept is None:
         return FoundProgram(name, State.STOCK)
     return FoundProgram(name, State.HALF if os.path.samestat(own, kept) else State.UPGRADED)
@@ -113,7 +118,7 @@ def notice(root: str) -> str:
     except OSError:
         return ""
     by_state = {state: [one.name for one in found if one.state is state] for state in State}
-    if not (by_state[State.ADOPTED] or by_state[State.UPGRADED] or by_state[State.ALONE] or by_state[State.HALF]):
+    if all(one.state in (State.STOCK, State.MISSING, State.ODD) for one in found):
         return ""
     again = f"clusterd --root {root} adopt"
     if by_state[State.UPGRADED]:
@@ -125,6 +130,11 @@ def notice(root: str) -> str:
         return (
             f"the stock file of {_list(by_state[State.ALONE])} is gone from {root}/{BIN}: there is no way back but to "
             "install the manager's package of this version again"
+        )
+    if by_state[State.KEPT]:
+        return (
+            f"{_list(by_state[State.KEPT])} is gone from {root}/{BIN}, the stock file is kept beside it: the manager "
+            f"does not start. Run: {again}, or {again} --undo"
         )
     if len(by_state[State.ADOPTED]) < len(found):
         return f"adopting {root}, or undoing it, was interrupted. Run: {again}, or {again} --undo"
@@ -150,11 +160,13 @@ def _facts(path: str) -> os.stat_result | None:
         return None
 
 
-def _launcher_in(path: str) -> str:
-    """Returns the text of our launcher; empty for any other file."""
+def _launcher_in(path: str, name: str) -> str:
+    """Returns the text of our launcher, also of one that somebody has edited: the stock file beside it must not be
+    taken for an old one. Empty for any other file."""
     fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         text = os.read(fd, _SHOWN_BYTES).decode(errors="replace")
     finally:
         os.close(fd)
-    return text if text.partition("\n")[2].startswith(MARK) else ""
+    is_ours = any(line.startswith(MARK) or f" -m {MODULES[name]}" in line for line in text.splitlines())
+    return text if is_ours else ""

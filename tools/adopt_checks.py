@@ -59,10 +59,12 @@ def _installation(root: str) -> Check:
     name = "installation"
     try:
         there = os.listdir(f"{root}/{BIN}") if os.path.isdir(root) else []
-        missing = [file for file in (CONTROL, *MODULES) if file not in there]
-        if missing:
-            return Check(name, False, f"{root}/{BIN} has no {', '.join(missing)}: there is no stock manager")
-        odd = [found.name for found in look_at_all(root) if found.state is State.ODD]
+        states = {found.name: found.state for found in look_at_all(root)}
+        missing = [file for file, state in states.items() if state is State.MISSING]
+        if CONTROL not in there or missing:
+            shown = ", ".join([CONTROL] * (CONTROL not in there) + missing)
+            return Check(name, False, f"{root}/{BIN} has no {shown}: there is no stock manager")
+        odd = [file for file, state in states.items() if state is State.ODD]
     except FileNotFoundError:
         return Check(name, False, f"{root} has no directory {BIN}: there is no stock manager")
     except OSError as failure:
@@ -78,7 +80,7 @@ def _owners(root: str) -> Check:
     """Checks that no other user can change files that root runs or has run until now."""
     name, me = "owner", os.geteuid()
     trusted = {0, me}
-    files = [Path(root, BIN, file) for file in (CONTROL, *MODULES)]
+    files = [path for file in (CONTROL, *MODULES) if os.path.lexists(path := Path(root, BIN, file))]
     for path in (Path(root), Path(root, BIN), *files):
         facts = path.lstat() if path in files else path.stat()
         mode = stat.S_IMODE(facts.st_mode)

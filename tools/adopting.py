@@ -46,7 +46,7 @@ def changes_to_adopt(root: str, python: str) -> list[Change]:
     changes = []
     for found in look_at_all(root):
         _need_known(root, found)
-        steps: tuple[Does, ...] = ("launch",)
+        steps: tuple[Does, ...] = ("launch",)  # of HALF, KEPT, and of a launcher that is not as it should be
         if found.state is State.STOCK:
             steps = ("keep", "launch")
         elif found.state is State.UPGRADED:
@@ -64,7 +64,7 @@ def changes_to_undo(root: str) -> list[Change]:
         if found.state is State.MISSING and not os.path.lexists(f"{root}/{BIN}/{found.name}{STOCK}"):
             continue
         _need_known(root, found)
-        if found.state is State.ADOPTED:
+        if found.state in (State.ADOPTED, State.KEPT):
             changes.append(_change(found.name, "restore"))
         elif found.state in (State.HALF, State.UPGRADED):
             changes.append(_change(found.name, "forget"))

@@ -1,5 +1,6 @@
 """Cutover and back: checks, announces and makes the changes, and with `now` swaps the running daemon."""
 
+import contextlib
 import errno
 from collections.abc import Callable
 from typing import Any
@@ -35,7 +36,7 @@ class Cutover:
     ) -> None:
         self._root = root
         self._python = python
-        self._say = say
+        self._reader = say
         self._dry_run = dry_run
         self._ops = ops or FileOps()
         self._check = check
@@ -100,10 +101,18 @@ class Cutover:
             cure = "What was done stays, and is whole: repeat the command, or use --undo"
             if failure.errno in (errno.EACCES, errno.EPERM):
                 cure = "Run this as root"
+            elif failure.errno == errno.EROFS:
+                cure = "Make it writable, then repeat the command"
             return Outcome(False, f"{self._root}/{BIN}: {failure.strerror}. {cure}", int(ExitCode.FAILED))
         if not changes:
             self._note(nothing)
         return Outcome(True)
+
+    def _say(self, text: str) -> None:
+        """Whoever reads may be gone (`| head`): between the stop of one daemon and the start of the other nothing of
+        that may end the call."""
+        with contextlib.suppress(OSError):
+            self._reader(text)
 
     def _note(self, text: str) -> None:
         self._notes.append(text)

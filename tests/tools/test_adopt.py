@@ -2,6 +2,7 @@
 here."""
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from clusterd.status.status import StatusReader
 from tests.fakes.file_ops import FaultyOps
 from tests.fakes.manager import Manager
 from tests.tools.adopted import adopt, as_root, fine, states, undo
+from tools import adopt_checks
 from tools.adopting import opened
 from tools.check import check
 from tools.cutover import Cutover
@@ -218,3 +220,66 @@ def test_foreign_things_in_the_place_of_files_are_left_alone(manager: Manager) -
     assert look(str(manager.root), "wazuh-clusterd").state is State.ODD
     assert "is no plain file" in adopt(manager).reason
     assert (manager.bin / "wazuh-clusterd.stock").is_dir()
+
+
+# ---- what people and packages do to the files ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("way", ["adopt", "undo"])
+def test_edited_launcher_never_costs_the_stock_file(manager: Manager, way: str) -> None:
+    before = manager.facts()
+    assert adopt(manager).ok
+    during = manager.facts()
+    path = manager.bin / "wazuh-clusterd"
+    for edited in (
+        path.read_text().replace("#!/bin/sh\n", "#!/bin/sh\nulimit -n 4096\n"),
+        "".join(line for line in path.read_text().splitlines(keepends=True) if not line.startswith("#")),
+    ):
+        path.write_text(edited)
+        if way == "adopt":
+            assert adopt(manager).ok
+            assert {name: facts[0] for name, facts in manager.facts().items()} == {
+                name: facts[0] for name, facts in during.items()
+            }
+        assert undo(manager).ok
+        assert manager.facts() == before
+        assert adopt(manager).ok
+
+
+def test_launcher_in_the_place_of_the_stock_file_is_no_way_back(manager: Manager) -> None:
+    assert adopt(manager).ok
+    path = manager.bin / "wazuh-clusterd"
+    for makes in (os.link, shutil.copy):
+        Path(f"{path}.stock").unlink()
+        makes(path, f"{path}.stock")
+        during = manager.facts()
+        assert states(manager) == [State.ADOPTED, State.ALONE]
+        assert "no way back but to install the manager's package" in notice(str(manager.root))
+        assert "is gone" in undo(manager).reason
+        assert manager.facts() == during
+
+
+@pytest.mark.parametrize("way", ["adopt", "undo"])
+def test_file_that_is_gone_comes_back_from_the_stock_file_beside_it(manager: Manager, way: str) -> None:
+    before = manager.facts()
+    assert adopt(manager).ok
+    during = manager.facts()
+    (manager.bin / "wazuh-clusterd").unlink()
+    root = str(manager.root)
+    assert "wazuh-clusterd is gone" in notice(root)
+    assert [one.ok for one in (adopt_checks._installation(root), adopt_checks._owners(root))] == [True, True]
+    if way == "adopt":
+        assert adopt(manager).ok
+        assert {name: facts[0] for name, facts in manager.facts().items()} == {
+            name: facts[0] for name, facts in during.items()
+        }
+    assert undo(manager).ok
+    assert manager.facts() == before
+
+
+def test_reader_of_the_output_that_goes_away_ends_nothing(manager: Manager) -> None:
+    def gone(text: str) -> None:
+        raise BrokenPipeError(32, "Broken pipe")
+
+    assert Cutover(str(manager.root), own_python(), say=gone, check=fine).adopt(now=False).ok
+    assert states(manager) == [State.ADOPTED] * 2
