@@ -32,11 +32,12 @@ import inspect
 import json
 import logging
 import os
+import re
 import signal
 import socket
 import struct
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -166,7 +167,9 @@ class Writer:
 
     def __init__(self, encoder: type[json.JSONEncoder], mask: list[str], most_bytes: int, inline_bytes: int) -> None:
         self._class = encoder
-        self._mask = [(text, json.dumps(text)[1:-1]) for text in mask if text]
+        # Patterns: str.replace needs ten times as long for some answers, 3 ms a MiB.
+        self._mask = _any_of(mask)
+        self._encoded_mask = _any_of(json.dumps(text)[1:-1] for text in mask)
         self._most = most_bytes
         self._inline = inline_bytes
 
@@ -177,7 +180,7 @@ class Writer:
         size, fd = 0, -1
         try:
             for piece in self._pieces(answer):
-                data = self._masked(piece).encode("ascii")
+                data = _without(self._encoded_mask, piece).encode("ascii")
                 size += len(data)
                 if size > self._most:
                     raise TooLarge(f"the answer has more than {self._most} bytes: ask for less at a time")
@@ -196,11 +199,6 @@ class Writer:
             if fd >= 0:
                 os.close(fd)
         return (FILE, str(size).encode()) if fd >= 0 else (ANSWER, b"".join(held))
-
-    def _masked(self, piece: str) -> str:
-        for _, encoded in self._mask:
-            piece = piece.replace(encoded, MASK)
-        return piece
 
     def _pieces(self, answer: Any) -> Iterator[str]:
         encoder = self._class()
@@ -224,8 +222,7 @@ class Writer:
             yield from self._text(encoder, value)
 
     def _text(self, encoder: json.JSONEncoder, value: str) -> Iterator[str]:
-        for text, _ in self._mask:
-            value = value.replace(text, MASK)
+        value = _without(self._mask, value)
         yield '"'
         for start in range(0, len(value), PIECE_CHARACTERS):
             yield encoder.encode(value[start : start + PIECE_CHARACTERS])[1:-1]
@@ -308,6 +305,16 @@ def _light_at_once(value: Any, heavy: dict[int, int]) -> int:
     inside = value.values() if isinstance(value, dict) else value
     own = heavy[id(value)] - sum(heavy.get(id(one), 0) for one in inside)
     return max(1, len(value) * PIECE // max(1, own))
+
+
+def _any_of(texts: Iterable[str]) -> re.Pattern[str] | None:
+    """Returns a pattern of these texts; empty ones count for nothing. None: there are none."""
+    found = [re.escape(text) for text in texts if text]
+    return re.compile("|".join(found)) if found else None
+
+
+def _without(mask: re.Pattern[str] | None, text: str) -> str:
+    return text if mask is None else mask.sub(MASK, text)
 
 
 def _write_all(fd: int, data: bytes) -> None:

@@ -158,3 +158,11 @@ def test_the_cluster_key_is_in_no_answer(tmp_path: Path) -> None:
         _, payload = Writer(json.JSONEncoder, [KEY], 1 << 40, 1 << 40).write(answer, "")
         assert KEY.encode() not in payload
         assert b"*****" in payload
+
+
+@pytest.mark.parametrize("mask", [["a.c", "", "(\\x"], ["", "(\\x", "a.c"]])
+def test_what_is_masked_is_a_text_and_no_pattern_and_nothing_masks_nothing(mask: list[str]) -> None:
+    answer = ["abc a.c (\\x", {"aac": "a.c"}, ""]
+    _, payload = Writer(json.JSONEncoder, mask, 1 << 40, 1 << 40).write(answer, "")
+    assert json.loads(payload) == ["abc ***** *****", {"aac": "*****"}, ""]
+    assert json.loads(Writer(json.JSONEncoder, [""], 1 << 40, 1 << 40).write(answer, "")[1]) == answer
