@@ -44,8 +44,15 @@ def differing_buckets(ours: bytes, theirs: bytes) -> list[int]:
     return [
         number
         for number in range(BUCKETS)
-        if ours[number * step : number * step + step] != theirs[number * step :][:step]
+        if ours[number * step : number * step + step] != theirs[number * step : number * step + step]
     ]
+
+
+def rows_in_differing_buckets(files: int, ours: bytes, theirs: bytes) -> int:
+    """Estimates how many of a manifest's files are in the buckets whose digests differ. `theirs` may be anything."""
+    step = BUCKET_DIGEST_BYTES
+    differing = sum(ours[at : at + step] != theirs[at : at + step] for at in range(0, ALL_BUCKETS_BYTES, step))
+    return -(-files * differing // BUCKETS)
 
 
 def encode_told(rows: Iterable[FileMeta], numbers: list[int], master: str, *, dry: bool) -> bytes:

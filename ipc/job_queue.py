@@ -8,15 +8,16 @@ from typing import Generic, Literal, TypeVar
 from ipc.credit import Credit
 
 J = TypeVar("J")
-Lane = Literal["chunk", "api", "bulk", "background"]
+Lane = Literal["chunk", "api", "long", "bulk", "background"]
 TRIES = 2
 BACKGROUND_SLOT = 0
 """The process for background work. It gets no other work, and no other process gets background work."""
-SHARES: dict[Lane, int] = {"chunk": 16, "api": 4, "bulk": 2}
-"""How many jobs of each lane are begun per round while other lanes wait, in this order: chunks of transfers, API
-requests, the rest of a sync. No lane can starve another. All processes but one may run API jobs at a time (one if there
-is only one), so a sync never waits for the end of a long request. While programs ask, the same holds the other way
-round."""
+SHARES: dict[Lane, int] = {"chunk": 16, "api": 4, "long": 2, "bulk": 2}
+"""How many jobs of each lane are begun per round while other lanes wait, in this order: chunks of transfers and other
+short jobs of syncs, API requests, long jobs that a whole sync or a peer waits for, the rest of a sync. No lane can
+starve another. All processes but one may run API jobs at a time (one if there is only one), so a sync never waits for
+the end of a long request. While programs ask, the same holds the other way round."""
+MAY_TAKE_A_SECOND: frozenset[Lane] = frozenset({"long", "bulk"})
 
 
 class _Entry(Generic[J]):
@@ -63,7 +64,7 @@ class JobQueue(Generic[J]):
 
     def next_assignments(self, *, keeps_one: bool = False) -> list[tuple[int, int, J]]:
         """What to send now: (slot, job number, job). These jobs count as running from here on. `keeps_one`: of several
-        processes one gets no bulk job, which may take a second, so that a short job never waits for the end of one."""
+        processes one gets no job of MAY_TAKE_A_SECOND, so that a short job never waits for the end of one."""
         assignments = []
         for slot in list(self._free):
             entry = self._next_background() if slot == BACKGROUND_SLOT else self._next(keeps_one)
@@ -159,8 +160,9 @@ class JobQueue(Generic[J]):
         return self._waiting[lane].popleft()
 
     def _may_begin(self, lane: Lane, keeps_one: bool) -> bool:
-        if lane == "chunk" or (lane == "bulk" and not keeps_one):
+        if lane == "chunk" or (lane in MAY_TAKE_A_SECOND and not keeps_one):
             return True
         processes = sum(slot != BACKGROUND_SLOT for slot in (*self._free, *self._running))
-        running = sum(entry.lane == lane for entry in self._running.values())
+        together = MAY_TAKE_A_SECOND if lane in MAY_TAKE_A_SECOND else (lane,)
+        running = sum(entry.lane in together for entry in self._running.values())
         return running < max(1, processes - 1)

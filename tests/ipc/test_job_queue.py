@@ -32,12 +32,12 @@ def test_chunks_go_before_bulk_and_each_kind_in_the_order_it_came() -> None:
 
 def test_no_lane_starves_another_however_many_jobs_it_has() -> None:
     queue = JobQueue(1000)
-    lanes: dict[str, Lane] = {"c": "chunk", "a": "api", "b": "bulk"}
+    lanes: dict[str, Lane] = {"c": "chunk", "a": "api", "l": "long", "b": "bulk"}
     for initial, lane in lanes.items():
         for number in range(3 * SHARES[lane]):
             queue.submit(job(f"{initial}{number}"), lane)
     order = "".join(name[0] for name in served(queue))
-    assert order == 3 * ("c" * SHARES["chunk"] + "a" * SHARES["api"] + "b" * SHARES["bulk"])
+    assert order == 3 * "".join(initial * SHARES[lane] for initial, lane in lanes.items())
 
 
 def test_requests_of_the_api_leave_a_process_for_syncs() -> None:
@@ -55,10 +55,10 @@ def test_requests_of_the_api_leave_a_process_for_syncs() -> None:
 
 
 @pytest.mark.parametrize(("processes", "at_a_time"), [(1, 1), (2, 1), (3, 2)])
-def test_bulk_jobs_leave_a_process_for_short_ones_where_that_is_wanted(processes: int, at_a_time: int) -> None:
+def test_long_jobs_leave_a_process_for_short_ones_where_that_is_wanted(processes: int, at_a_time: int) -> None:
     queue = JobQueue(1000)
     for number in range(20):
-        queue.submit(job(f"b{number}"), "bulk")
+        queue.submit(job(f"b{number}"), "bulk" if number % 2 else "long")
     for slot in range(1, processes + 1):
         queue.ready(slot)
     given = queue.next_assignments(keeps_one=True)

@@ -31,7 +31,7 @@ class Jobs(RuleBasedStateMachine):
         self.finished = 0
         self.submitted = 0
 
-    @rule(target=numbers, lane=st.sampled_from(["chunk", "bulk"]))
+    @rule(target=numbers, lane=st.sampled_from(["chunk", "long", "bulk"]))
     def submit(self, lane: Lane) -> object:
         root = f"/{self.submitted}"
         if len(self.waiting) + len(self.running) == MOST:

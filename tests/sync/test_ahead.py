@@ -6,14 +6,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
+import msgspec
 import pytest
 
 from clusterd.messages.packages import Compared, CompareManifests
 from clusterd.sync.links.caps import AHEAD
 from clusterd.sync.ports.pool_port import JobError
+from hashing.manifest import BUCKET_DIGEST_BYTES, BUCKETS
 from tests.sync.digest_bench import EQUAL
 from tests.sync.digest_bench import Bench as DigestBench
-from tests.sync.rounds_bench import EVERYTHING, A, B, C, run, settle
+from tests.sync.rounds_bench import EVERYTHING, A, B, C, run, scan_of, settle
 
 ABLE = EVERYTHING | {AHEAD}
 
@@ -25,6 +27,7 @@ class Bench(DigestBench):
         super().__init__(*names)
         self.base = base
         self.jobs: list[CompareManifests] = []
+        self.lanes: list[str] = []
         for worker in self.workers:
             worker.capabilities = ABLE
             self.check(A, worker)
@@ -38,8 +41,9 @@ class Bench(DigestBench):
         for path in paths:
             Path(path).unlink(missing_ok=True)
 
-    async def _run(self, job: Any, **_: Any) -> Any:
+    async def _run(self, job: Any, *, lane: str) -> Any:
         self.jobs.append(job)
+        self.lanes.append(lane)
         await asyncio.sleep(0)
         if self.held is not None:
             await self.held.wait()
@@ -70,6 +74,27 @@ def test_workers_that_had_the_manifest_before_are_sent_what_changed(tmp_path: Pa
         bench.integrity.gate.set()
         await settle()
         assert bench.is_clean()
+
+    run(story())
+
+
+@pytest.mark.parametrize(
+    ("files", "differing", "lane"),
+    [(20_000, BUCKETS, "long"), (20_000, 200, "chunk"), (1000, BUCKETS, "chunk"), (1_000_000, 1, "chunk")],
+)
+def test_only_a_step_of_few_rows_is_compared_as_a_short_job(
+    tmp_path: Path, files: int, differing: int, lane: str
+) -> None:
+    async def story() -> None:
+        bench = Bench(tmp_path, "w")
+        buckets = b"\1" * (differing * BUCKET_DIGEST_BYTES)
+        scan = scan_of(B)
+        scan = msgspec.structs.replace(scan, files=files, buckets=buckets + scan.buckets[len(buckets) :])
+        bench.digest.manifest_changed(scan)
+        await settle()
+        assert bench.lanes == [lane]
+        bench.integrity.gate.set()
+        await settle()
 
     run(story())
 

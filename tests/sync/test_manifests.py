@@ -368,12 +368,12 @@ def test_only_a_short_patch_goes_before_other_jobs(tmp_path: Path) -> None:
     node = Node(tmp_path)
 
     async def story(node: Node) -> None:
-        run, urgencies = node.pool.run, list[bool]()
+        run, lanes = node.pool.run, list[str]()
 
-        async def record(job: Any, *, urgent: bool = False, lane: str = "bulk") -> Any:
+        async def record(job: Any, *, lane: str = "bulk") -> Any:
             if isinstance(job, PatchManifest):
-                urgencies.append(urgent)
-            return await run(job, urgent=urgent)
+                lanes.append(lane)
+            return await run(job, lane=lane)
 
         await node.keeper.scan()
         node.pool.run = record  # type: ignore[method-assign]
@@ -382,7 +382,7 @@ def test_only_a_short_patch_goes_before_other_jobs(tmp_path: Path) -> None:
                 node.write(f"etc/rules/{name}")
             node.keeper.touch([f"etc/rules/{name}" for name in names])
             await until_equal(node)
-        assert (urgencies[0], urgencies[-1]) == (True, False)
+        assert (lanes[0], lanes[-1]) == ("chunk", "long")
 
     play(node, story)
 
@@ -393,8 +393,8 @@ def test_event_during_a_walk_is_looked_at_after_it(tmp_path: Path) -> None:
     async def story(node: Node) -> None:
         run = node.pool.run
 
-        async def change_behind_it(job: Any, *, urgent: bool = False, lane: str = "bulk") -> Any:
-            outcome = await run(job, urgent=urgent)
+        async def change_behind_it(job: Any, **how: Any) -> Any:
+            outcome = await run(job, **how)
             if isinstance(job, BuildManifest):
                 node.write("etc/rules/late")
                 node.keeper.touch(["etc/rules/late"])

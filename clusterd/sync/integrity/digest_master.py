@@ -113,7 +113,8 @@ class DigestMaster:
         goes_on = False
         try:
             job = CompareBuckets(context.spool.state_dir, scan.root_digest, difference, payload, body)
-            compared = await context.jobs.run(job, urgent=True)
+            # What came in slabs has thousands of rows.
+            compared = await context.jobs.run(job, lane="chunk" if body is None else "long")
             if compared.dry:
                 return await self._listed(compared, difference)
             if not is_free:

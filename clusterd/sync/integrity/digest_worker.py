@@ -8,7 +8,7 @@ from clusterd.sync.links.context import Context
 from clusterd.sync.links.outgoing import Progress
 from clusterd.sync.links.peer import Peer
 from clusterd.sync.manifest.scan import Scan, ScanFailed
-from clusterd.sync.ports.pool_port import JobError
+from clusterd.sync.ports.pool_port import JobError, lane_for
 from clusterd.wire import commands
 from clusterd.wire.frame import REQUEST_CHUNK
 from clusterd.wire.payloads import (
@@ -20,6 +20,7 @@ from clusterd.wire.payloads import (
     parse_listed,
     parse_sync_count,
 )
+from hashing.exchange import rows_in_differing_buckets
 from hashing.segment import Segment
 
 
@@ -126,7 +127,8 @@ class DigestWorker:
             job = PickBuckets(
                 context.spool.state_dir, scan.root_digest, scan.buckets, theirs.buckets, theirs.digest, dry, out
             )
-            picked = await context.jobs.run(job, urgent=True)
+            rows = rows_in_differing_buckets(scan.files, scan.buckets, theirs.buckets)
+            picked = await context.jobs.run(job, lane=lane_for(rows=rows))
             if picked.size > REQUEST_CHUNK:
                 return None
             if not dry:

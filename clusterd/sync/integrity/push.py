@@ -13,8 +13,9 @@ from clusterd.sync.links.caps import AHEAD
 from clusterd.sync.links.context import Context
 from clusterd.sync.links.peer import Peer
 from clusterd.sync.manifest.scan import Scan
-from clusterd.sync.ports.pool_port import JobError
+from clusterd.sync.ports.pool_port import JobError, lane_for
 from clusterd.wire import commands
+from hashing.exchange import rows_in_differing_buckets
 
 
 class ManifestStep:
@@ -101,7 +102,8 @@ class PushSender:
                 now.buckets,
                 step.difference,
             )
-            step.comparing = asyncio.create_task(self._context.jobs.run(job, urgent=True))
+            rows = rows_in_differing_buckets(max(before.files, now.files), before.buckets, now.buckets)
+            step.comparing = asyncio.create_task(self._context.jobs.run(job, lane=lane_for(rows=rows)))
             step.comparing.add_done_callback(lambda task: task.cancelled() or task.exception())
         compared = await asyncio.shield(step.comparing)
         if not self.is_last(step):

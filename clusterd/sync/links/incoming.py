@@ -15,7 +15,7 @@ from clusterd.errors import ClusterError
 from clusterd.messages.bodies import ChunkStored, ChunkTarget, DigestSegments, StoreChunk
 from clusterd.settings import Limits
 from clusterd.sync.links.partials import Claim, Partial, Partials
-from clusterd.sync.ports.pool_port import JobError, PoolPort
+from clusterd.sync.ports.pool_port import JobError, PoolPort, lane_for
 from clusterd.sync.ports.spool import Spool
 from clusterd.wire import commands
 from clusterd.wire.payloads import (
@@ -196,7 +196,7 @@ class Incoming:
             file = self._files.find(end.path)
             job = DigestSegments([Segment(file.place, 0, file.received)])
             try:
-                found = await self._jobs.run(job, urgent=True)
+                found = await self._jobs.run(job, lane=lane_for(size=file.received))
             except JobError as failure:
                 self._drop_file(file)
                 raise ClusterError(1000, str(failure)) from failure

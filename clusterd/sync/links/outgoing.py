@@ -18,7 +18,7 @@ from clusterd.sync.links.caps import RESUME
 from clusterd.sync.links.peer import Peer
 from clusterd.sync.links.sealed_bodies import SealedBodyCache
 from clusterd.sync.ports.net_port import Flight
-from clusterd.sync.ports.pool_port import JobError, PoolPort
+from clusterd.sync.ports.pool_port import JobError, PoolPort, lane_for
 from clusterd.sync.ports.slabs import SlabPool
 from clusterd.sync.ports.tag_log import TagLog
 from clusterd.wire import commands
@@ -212,7 +212,7 @@ class Sender:
             arrived = await self._send_chunks(peer, path, package, start, task_id, progress)
             if arrived < package.size:
                 cut = slice_segments(package.segments, 0, arrived)
-                sha256 = (await self._jobs.run(DigestSegments(cut), urgent=True)).sha256
+                sha256 = (await self._jobs.run(DigestSegments(cut), lane=lane_for(size=arrived))).sha256
                 await peer.request(commands.FILE_END, prefix + sha256)
                 return arrived - start
         await peer.request(commands.FILE_END, prefix + sha256)
@@ -288,7 +288,7 @@ class Sender:
 
     async def send_file(self, peer: Peer, path: str, segments: list[Segment], size: int) -> None:
         """Sends a single file without a task (dapi.md 0.6). Raises ClusterError, JobError, OSError."""
-        digested = await self._jobs.run(DigestSegments(segments), urgent=True)
+        digested = await self._jobs.run(DigestSegments(segments), lane=lane_for(size=size))
         package = Package(segments, size, digested.sha256)
         progress = Progress(peer.name, "file", "sending", self._clock.wall(), total_bytes=size)
         await self._transfer(peer, path, package, "", progress)

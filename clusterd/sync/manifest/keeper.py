@@ -36,7 +36,7 @@ PUBLISH_EVERY_S = 0.1
 """While files keep changing: the delay until the next change is looked at. The first change has no delay."""
 SUBJECT = "files of this node"
 MOST_AT_ONCE = 200
-"""A patch for more places, or for directories, does not go before the jobs of other syncs."""
+"""A patch for more places, or for directories, is a long job."""
 
 
 class _GaveWay(Exception):
@@ -390,7 +390,7 @@ class ManifestKeeper:
         )
         # With thousands of files it is as long as a walk.
         is_short = not trees and len(places) <= MOST_AT_ONCE
-        return self._accept(await self._jobs.run(job, urgent=is_short))
+        return self._accept(await self._jobs.run(job, lane="chunk" if is_short else "long"))
 
     def _changes_path(self, source: str) -> str:
         """Returns the path to which a job writes what it has changed. `source`: the cause; empty: as before."""

@@ -25,6 +25,9 @@ LOST_AFTER_S = 20.0
 GAVE_WAY = "gave-way"
 API_S = 30.0
 """Programs count as asking for so long after a request: a process stays free of long jobs."""
+SHORT_ROWS = 5000
+SHORT_BYTES = 16 << 20
+"""A job that looks at more rows of a manifest, or reads more bytes, may take tenths of a second on a busy machine."""
 
 
 class JobError(Exception):
@@ -33,6 +36,11 @@ class JobError(Exception):
     def __init__(self, kind: str, text: str) -> None:
         super().__init__(text)
         self.kind = kind
+
+
+def lane_for(*, rows: int = 0, size: int = 0) -> Lane:
+    """Returns the lane of a job that a sync or a peer waits for, by what it looks at."""
+    return "chunk" if rows <= SHORT_ROWS and size <= SHORT_BYTES else "long"
 
 
 async def all_of(running: Iterable[Awaitable[R]]) -> list[R]:
