@@ -12,7 +12,6 @@ import msgspec
 
 from clusterd.errors import ClusterError
 from clusterd.messages.links import (
-    Answered,
     CloseLink,
     GiveString,
     KeepaliveSeen,
@@ -30,7 +29,6 @@ from clusterd.messages.links import (
     SyncHello,
     SyncToNet,
     TaskNote,
-    Unanswered,
     WriteLog,
 )
 from clusterd.net.asking import IgnoreAnswer
@@ -38,20 +36,18 @@ from clusterd.net.context import MAIN, NetContext
 from clusterd.net.link import Link
 from clusterd.net.open_request import OpenRequest
 from clusterd.net.reading import HELD_REQUESTS
-from clusterd.net.string_transfer import StringTransfer
 from clusterd.net.sync_bodies import SyncBodies
 from clusterd.net.sync_queue import SyncQueue
+from clusterd.net.sync_requests import INTERNAL, SyncRequests
 from clusterd.wire import commands
 from clusterd.wire.events import Sink
 from clusterd.wire.results import encode_failure
 from ipc.board import BoardRow
 from ipc.channel import DealerChannel
-from ipc.descriptor import Descriptor
 from ipc.errors import BadMessage
 
 NOTES_PER_LINK = 1200
 """How many of a peer's open sendings and sendsync requests are remembered, so that a new sync can end them."""
-INTERNAL = 1000
 TOLD_S = 20.0
 """How long net waits for the response to a request of its own."""
 PULSE = "pulse"
@@ -59,26 +55,8 @@ PULSE = "pulse"
 _GONE = ("down", "failed")
 
 
-class _SyncAsk:
-    """Passes the response to sync's request `id` on to sync."""
-
-    __slots__ = ("_bridge", "_id", "link", "number")
-
-    def __init__(self, bridge: "Bridge", request_id: int, link: Link) -> None:
-        self._bridge = bridge
-        self._id = request_id
-        self.link = link
-        self.number: int | None = None
-
-    def answered(self, command: str, payload: bytes, bodies: list[Sink]) -> None:
-        self._bridge.settle(self._id, Answered(self._id, command, payload, self._bridge.lend(bodies)))
-
-    def unanswered(self, why: str) -> None:
-        self._bridge.settle(self._id, Unanswered(self._id, why))
-
-
 class Bridge:
-    """Net's end of the channel. Owns the open requests between links and sync, and the table of links that sync
+    """Net's end of the channel. Owns the requests of peers that sync has not answered, and the table of links that sync
     knows."""
 
     def __init__(
@@ -98,7 +76,7 @@ class Bridge:
         self._links: dict[int, Link] = {}
         self._serial = 0
         self._pending: dict[int, OpenRequest] = {}
-        self._asks: dict[int, _SyncAsk | StringTransfer] = {}
+        self._requests = SyncRequests(self._bodies, self.tell)
         self._notes: dict[int, dict[tuple[str, str], None]] = {}
         self._silenced: set[int] = set()
         """Links of programs to which nothing is sent any more, until they are closed."""
@@ -159,36 +137,21 @@ class Bridge:
     ) -> None:
         """Passes a request on to sync."""
         if self.sync_is_lost:
-            self.drop(bodies)
+            self._bodies.drop(bodies)
             link.respond(counter, commands.ERR, _restarted())
             return
         self._serial += 1
         serial = self._serial
         self._pending[serial] = OpenRequest(link, counter, command, answer_as)
         link.serials.add(serial)
-        self.tell(PeerRequest(link.number, serial, command, payload, self.lend(bodies)))
+        self.tell(PeerRequest(link.number, serial, command, payload, self._bodies.lend(bodies)))
         if len(link.serials) >= self._context.settings.clusterd.limits.requests_per_link:
             link.hold(HELD_REQUESTS)
         self._to_sync.hold_if_full(link)
 
-    def lend(self, bodies: list[Sink]) -> list[Descriptor] | None:
-        """See SyncBodies."""
-        return self._bodies.lend(bodies)
-
-    def drop(self, bodies: list[Sink]) -> None:
-        """See SyncBodies."""
-        self._bodies.drop(bodies)
-
     def slabs_written(self, slabs: list[int]) -> None:
         """See SyncBodies.written."""
         self._bodies.written(slabs)
-
-    def settle(self, request_id: int, message: Answered | Unanswered) -> None:
-        """Reports the end of a request of sync."""
-        if self._asks.pop(request_id, None) is not None:
-            self.tell(message)
-        elif isinstance(message, Answered) and message.body:
-            self._bodies.give_back([part.slab for part in message.body])
 
     # ---- from sync ---------------------------------------------------------------------------------------------------
 
@@ -198,9 +161,9 @@ class Bridge:
             case Reply():
                 self._reply(message)
             case Request():
-                self._request(message)
+                self._requests.send(message, self._link_to(message.link))
             case GiveString():
-                self._give_string(message)
+                self._requests.give_string(message, self._link_to(message.link))
             case Release():
                 self._bodies.give_back(message.slabs)
             case WriteLog():
@@ -252,6 +215,11 @@ class Bridge:
         else:
             link.respond_body(pending.counter, command, views, slabs)
 
+    def _link_to(self, number: int) -> Link | None:
+        """Returns the link to which sync sends a request, None if there is none, or nothing may be sent to it."""
+        link = self._links.get(number)
+        return link if link is not None and self._may_send(link) else None
+
     def _may_send(self, link: Link) -> bool:
         """Whether anything may go out to this link: to a worker nothing of a master that does not lead. When that is
         noticed the links are closed."""
@@ -288,40 +256,6 @@ class Bridge:
                 link.abort("this node does not lead any more")
             else:
                 link.respond(counter, commands.ERR, answer)
-
-    def _request(self, message: Request) -> None:
-        link = self._links.get(message.link)
-        if link is None or not self._may_send(link):
-            if message.body:
-                self._bodies.unsent(message.body)
-            self.tell(Unanswered(message.id, "closed"))
-            return
-        ask = _SyncAsk(self, message.id, link)
-        self._asks[message.id] = ask
-        views: list[memoryview] | None = None
-        slabs: list[int] = []
-        try:
-            if message.body is None:
-                ask.number = link.ask(message.command, message.payload, message.timeout_s, ask)
-            else:
-                views, slabs = self._bodies.take(message.body, link)
-                if views is None:
-                    raise ClusterError(INTERNAL, "its body was lost")
-                ask.number = link.ask_body(message.command, views, slabs, message.timeout_s, ask)
-        except ClusterError as refusal:
-            self.slabs_written(slabs)
-            self.settle(message.id, Unanswered(message.id, "refused", str(refusal)))
-
-    def _give_string(self, message: GiveString) -> None:
-        link = self._links.get(message.link)
-        if link is None or not self._may_send(link):
-            self.tell(Unanswered(message.id, "closed"))
-            return
-        self._asks[message.id] = giving = StringTransfer(self, link, message)
-        try:
-            giving.begin()
-        except ClusterError as refusal:
-            self.settle(message.id, Unanswered(message.id, "refused", str(refusal)))
 
     def _note(self, message: TaskNote) -> None:
         link = self._links.get(message.link)
@@ -375,10 +309,7 @@ class Bridge:
             return
         self._to_sync.lose()
         pending, self._pending = self._pending, {}
-        asks, self._asks = self._asks, {}
-        for ask in asks.values():
-            if ask.number is not None:
-                ask.link.withdraw(ask.number)
+        self._requests.withdraw_all()
         self._context.slabs.sync_lost(self._context.clock.monotonic())
         for waiting in pending.values():
             waiting.link.serials.clear()

@@ -1,34 +1,32 @@
 """Sends a small long string to a peer (wire.md 4.4): three requests in a row; sync hears only the end."""
 
-from typing import Protocol
+from collections.abc import Callable
 
 from clusterd.errors import ClusterError
 from clusterd.messages.links import Answered, GiveString, Unanswered
 from clusterd.net.link import Link
+from clusterd.net.sync_bodies import SyncBodies
 from clusterd.wire import commands
 from clusterd.wire.events import Sink
 from clusterd.wire.payloads import build_words, parse_task_id
 from clusterd.wire.results import decode_err_payload
-from ipc.descriptor import Descriptor
-
-
-class TransferOwner(Protocol):
-    """The part of the bridge that this needs."""
-
-    def settle(self, request_id: int, message: Answered | Unanswered) -> None: ...
-
-    def lend(self, bodies: list[Sink]) -> list[Descriptor] | None: ...
-
-    def drop(self, bodies: list[Sink]) -> None: ...
 
 
 class StringTransfer:
-    """`number`: the request that waits for its response, so that it can be withdrawn."""
+    """`number`: the request that waits for its response, so that it can be withdrawn. `settle`: is told how the
+    transfer ended, with the id of sync's request."""
 
-    __slots__ = ("_message", "_owner", "_step", "_string_id", "link", "number")
+    __slots__ = ("_bodies", "_message", "_settle", "_step", "_string_id", "link", "number")
 
-    def __init__(self, owner: TransferOwner, link: Link, message: GiveString) -> None:
-        self._owner = owner
+    def __init__(
+        self,
+        link: Link,
+        message: GiveString,
+        bodies: SyncBodies,
+        settle: Callable[[int, Answered | Unanswered], None],
+    ) -> None:
+        self._bodies = bodies
+        self._settle = settle
         self._message = message
         self._step = ""
         self._string_id = ""
@@ -46,13 +44,13 @@ class StringTransfer:
     def answered(self, command: str, payload: bytes, bodies: list[Sink]) -> None:
         message = self._message
         if self._step == message.command:
-            self._owner.settle(message.id, Answered(message.id, command, payload, self._owner.lend(bodies)))
+            self._settle(message.id, Answered(message.id, command, payload, self._bodies.lend(bodies)))
             return
-        self._owner.drop(bodies)
+        self._bodies.drop(bodies)
         try:
             self._go_on(command, payload)
         except ClusterError as refusal:
-            self._owner.settle(message.id, Unanswered(message.id, "string", str(refusal)))
+            self._settle(message.id, Unanswered(message.id, "string", str(refusal)))
 
     def _go_on(self, command: str, payload: bytes) -> None:
         """Sends the next request. Raises ClusterError for a response that ends the transfer."""
@@ -70,4 +68,4 @@ class StringTransfer:
         self._ask(message.command, named)
 
     def unanswered(self, why: str) -> None:
-        self._owner.settle(self._message.id, Unanswered(self._message.id, why))
+        self._settle(self._message.id, Unanswered(self._message.id, why))

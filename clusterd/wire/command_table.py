@@ -102,8 +102,8 @@ TABLE = (
     Command(c.DAPI, NODES, "ApiRequests.serve", most_bytes=LARGE),
     Command(c.DAPI, LOCAL, "ApiRequests.ask", most_bytes=LARGE),
     Command(c.DAPI_NOW, NODES, "ApiRequests.serve_now"),
-    Command(c.DAPI_RES, NODES, "ForwardedRequests.answered", is_notice=True),
-    Command(c.DAPI_ERR, NODES, "ForwardedRequests.failed", most_bytes=LARGE, is_notice=True),
+    Command(c.DAPI_RES, NODES, "ApiForwarder.answered", is_notice=True),
+    Command(c.DAPI_ERR, NODES, "ApiForwarder.failed", most_bytes=LARGE, is_notice=True),
     Command(c.DAPI_FWD, LOCAL, "ApiRequests.forward", "master", LARGE, _privileged(c.DAPI_FWD)),
     # Messages to a daemon of the master.
     Command(c.SENDSYNC, WORKER, "SendsyncMaster.sendsync", most_bytes=LARGE),

@@ -1,5 +1,5 @@
 """The distributed API on the links of a node (dapi.md 1.3, 3.2, 3.3). Every asker gets its answer as a long string.
-`forwarded.py` has the requests that are passed on to another node.
+`api_forwarder.py` has the requests that are passed on to another node.
 """
 
 import asyncio
@@ -21,9 +21,9 @@ from clusterd.sync.links.peer import Peer
 from clusterd.sync.ports.fair_queue import FairQueue, FairQueueLimits, Ticket
 from clusterd.sync.ports.net_port import LinkClosed
 from clusterd.sync.ports.pool_port import JobError
+from clusterd.sync.requests.api_forwarder import NO_MASTER, ApiForwarder
 from clusterd.sync.requests.audit import Audit, Work
 from clusterd.sync.requests.blobs import JsonBlobs
-from clusterd.sync.requests.forwarded import NO_MASTER, ForwardedRequests
 from clusterd.sync.requests.masked import with_key, without_key
 from clusterd.sync.requests.prompt_answer import SOON_AT_ONCE, PromptAnswer
 from clusterd.sync.requests.runner import ApiRunner
@@ -55,8 +55,8 @@ class ApiRequests:
         self._audit = Audit(context.log, context.tag, context.events.tell)
         self._roster = context.roster
         self._texts = JsonBlobs(context.spool)
-        self._forwarded = ForwardedRequests(context, self._texts)
-        self._runner = ApiRunner(context, cluster, self._connected, self._forwarded.ask_worker, self._texts)
+        self._forwarder = ApiForwarder(context, self._texts)
+        self._runner = ApiRunner(context, cluster, self._connected, self._forwarder.ask_worker, self._texts)
         self._turns = FairQueue(LIMITS)
         self._lanes = itertools.count()
         self.giving = 0
@@ -69,7 +69,7 @@ class ApiRequests:
         self.remote: dict[str, Handler] = {
             commands.DAPI: self.serve,
             commands.DAPI_NOW: self.serve_now,
-            **self._forwarded.remote,
+            **self._forwarder.remote,
         }
         if settings.is_master:
             self.local[commands.DAPI_FWD] = self.forward
@@ -99,7 +99,7 @@ class ApiRequests:
         async def work(envelope: Envelope) -> Text:
             request = with_key(envelope, content, self._context.settings.cluster.key)
             try:
-                return await self._forwarded.ask(node, Text(request), self._runner.limit_s(envelope))
+                return await self._forwarder.ask(node, Text(request), self._runner.limit_s(envelope))
             except ClusterError as failure:
                 if failure.code == NO_MASTER:
                     await self._roster.settled()
@@ -195,7 +195,7 @@ class ApiRequests:
             # end.
             for turn in joined:
                 self._turns.leave(turn)
-        self._forwarded.link_lost(peer)
+        self._forwarder.link_lost(peer)
 
     # ---- serving -----------------------------------------------------------------------------------------------------
 

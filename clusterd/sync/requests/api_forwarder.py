@@ -39,7 +39,7 @@ class _Asked:
         self.answer: asyncio.Future[Text] = asyncio.get_running_loop().create_future()
 
 
-class ForwardedRequests:
+class ApiForwarder:
     """Owns the requests that other nodes are executing for this one. `remote` are the commands of their answers."""
 
     def __init__(self, context: Context, texts: JsonBlobs) -> None:
