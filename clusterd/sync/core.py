@@ -196,6 +196,7 @@ class Core:
         if peer is None:
             await self._context.net.release(message.body)
             return
+        peer.spoke.set()
         net = self._context.net
         try:
             if message.command == commands.ECHO and message.body is not None:

@@ -1,5 +1,6 @@
 """The master's side: its features, and what they do when a worker comes or goes."""
 
+import asyncio
 import contextlib
 from collections.abc import Coroutine
 from typing import Any
@@ -30,6 +31,9 @@ from clusterd.sync.requests.sendsync_master import SendsyncMaster
 from clusterd.sync.requests.status import SideStatus, agents_of_workers, results_of_workers
 from clusterd.wire import commands
 from clusterd.wire.payloads import text_of
+
+QUIET_S = 3.0
+"""A link that is older is a worker's even if it has asked for nothing yet."""
 
 
 class MasterSide:
@@ -73,9 +77,18 @@ class MasterSide:
 
     def link_up(self, peer: Peer) -> None:
         if peer.info.kind == "worker":
-            self._known.joined(peer)
             self._groups.joined(peer)
+            peer.spawn(self._meet(peer))
             peer.spawn(self._exchange.run(peer))
+
+    async def _meet(self, peer: Peer) -> None:
+        """A worker asks for something as soon as it is connected. Who only says hello has tried this port (`clusterd
+        doctor`, `check-config --connect`): that worker has not come back, and is not lost again."""
+        left_s = peer.info.connected_at + QUIET_S - self._context.clock.wall()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(min(QUIET_S, left_s)):
+                await peer.spoke.wait()
+        self._known.joined(peer)
 
     def _left_out(self) -> LeftOutFiles:
         """Files of this node that are sent to no worker."""

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any, cast
 
 import msgspec
 import pytest
@@ -14,7 +15,7 @@ from clusterd.sync.integrity.master import IntegrityMaster
 from clusterd.sync.links.bound import bind
 from clusterd.sync.links.peer import Peer
 from clusterd.sync.requests.api import ApiRequests
-from clusterd.sync.side_master import MasterSide
+from clusterd.sync.side_master import QUIET_S, MasterSide
 from clusterd.sync.side_worker import WorkerSide
 from tests.sync.scripted_node import MASTER, PROGRAM, STRANGER, WORKER, Node, code_in, on, turns
 
@@ -346,3 +347,47 @@ def test_a_configuration_that_is_given_on_has_the_key_that_was_only_shown_masked
         assert json.loads(given.split(b" ", 1)[1])["f_kwargs"]["new_conf"] == f"<key>{key}</key>"
 
     on(side, story())
+
+
+def test_node_that_only_says_hello_is_no_worker_that_came_and_is_lost(tmp_path: Path) -> None:
+    """`doctor` and `check-config --connect` do that, under the name of a worker that may be lost at that moment."""
+    node = Node(tmp_path, "master")
+
+    def states() -> dict[str, str]:
+        return {row["name"]: row["state"] for row in node.side._known.shown({})}
+
+    async def story() -> None:
+        worker = msgspec.structs.replace(WORKER, connected_at=node.clock.wall())
+        await node.up(worker)
+        await turns()
+        await node.core.handle(LinkDown(WORKER.link, "it ended"))
+        assert (states(), told(node)) == ({}, [])
+        peer = await node.up(worker)
+        await node.ask(worker, "echo", b"x")
+        await node.until(peer.spoke.is_set)
+        await turns()
+        assert (states(), told(node)) == ({"w1": "connected"}, ["connected"])
+        await node.core.handle(LinkDown(WORKER.link, "it ended"))
+        node.clock.move(60)
+        node.side._known._say_lost()
+        await node.up(msgspec.structs.replace(WORKER, connected_at=node.clock.wall()))
+        await turns()
+        assert (states(), told(node)) == ({"w1": "lost"}, ["connected", "lost"])
+
+    on(node, story())
+
+
+def test_worker_that_has_been_connected_for_a_while_is_known_before_it_asks(tmp_path: Path) -> None:
+    """So does a new sync process know the workers whose links net has kept."""
+    node = Node(tmp_path, "master")
+
+    async def story() -> None:
+        await node.up(msgspec.structs.replace(WORKER, connected_at=node.clock.wall() - QUIET_S))
+        await turns()
+        assert told(node) == ["connected"]
+
+    on(node, story())
+
+
+def told(node: Node) -> list[str]:
+    return [event.what for event in cast(Any, node.context.events).told]

@@ -56,6 +56,8 @@ class Peer:
         self._agreed = asyncio.Event()
         self.gone = asyncio.Event()
         """Set when the link has ended."""
+        self.spoke = asyncio.Event()
+        """Set when it has sent its first request behind hello."""
         self.interrupted: set[str] = set()
         self.sending: set[str] = set()
         self.paths: set[str] = set()
