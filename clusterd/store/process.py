@@ -39,6 +39,7 @@ from clusterd.rundir import (
 from clusterd.settings import Settings
 from clusterd.signals import heed_signals
 from clusterd.store import schema
+from clusterd.store.advice import advice
 from clusterd.store.authd import Authd
 from clusterd.store.commands import DatabaseCommands
 from clusterd.store.confirming import SET_S, ConfirmingChoice
@@ -141,10 +142,9 @@ class _StoreProcess:
 
     def _say_trouble(self, failure: Exception) -> None:
         text = f"No agents on this node, files are synchronised: {failure or type(failure).__name__}"
-        if isinstance(failure, StartFailure | sqlite3.DatabaseError):
-            text += (
-                ". Put a backup in its place, or begin with an empty one: clusterd store renew (it keeps the old one)"
-            )
+        words = advice(failure)
+        if words:
+            text += f". {words}"
         if text != self._trouble:
             self._trouble = text
             self._say("ERROR", f"{text}. Tried again every {RETRY_S:g} s.")

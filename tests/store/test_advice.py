@@ -1,0 +1,69 @@
+"""What an operator is told to do about a database that cannot be used."""
+
+import errno
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from clusterd.errors import StartFailure
+from clusterd.store.advice import LOCKED, advice
+from clusterd.store.errors import SocketTaken
+
+RENEW = "clusterd store renew"
+
+
+def locked(path: Path) -> None:
+    with sqlite3.connect(path, timeout=0) as first, sqlite3.connect(path, timeout=0) as second:
+        first.execute("begin exclusive")
+        second.execute("begin exclusive")
+
+
+def full(path: Path) -> None:
+    with sqlite3.connect(path) as database:
+        database.execute("pragma max_page_count = 1")
+        database.execute("create table a (b)")
+
+
+def damaged(path: Path) -> None:
+    path.write_bytes(b"not a database" * 500)
+    sqlite3.connect(path).execute("select * from sqlite_master")
+
+
+def closed(path: Path) -> None:
+    sqlite3.connect(path / "nowhere")
+
+
+def no_room(path: Path) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def no_right(path: Path) -> None:
+    raise PermissionError(errno.EACCES, "Permission denied")
+
+
+@pytest.mark.parametrize(
+    ("fail", "words"),
+    [
+        (locked, LOCKED),
+        (full, "Make room"),
+        (damaged, RENEW),
+        (closed, "owner"),
+        (no_room, "Make room"),
+        (no_right, "owner"),
+    ],
+)
+def test_only_a_damaged_database_is_to_be_renewed(tmp_path: Path, fail: Callable[[Path], None], words: str) -> None:
+    with pytest.raises((sqlite3.Error, OSError)) as failed:
+        fail(tmp_path / "a.db")
+    told = StartFailure("the agent database cannot be opened")
+    told.__cause__ = failed.value
+    assert words in advice(told)
+    assert advice(told) == advice(failed.value)
+    assert (RENEW in advice(told)) == (words == RENEW)
+
+
+def test_damage_that_a_check_found_needs_a_backup_and_a_taken_socket_speaks_for_itself() -> None:
+    assert RENEW in advice(StartFailure("the agent database is damaged"))
+    assert advice(SocketTaken("stop the other one")) == ""
