@@ -1,9 +1,12 @@
 """Tries a master's port as a worker would, once and blocking: address, TLS, key, name, cluster, version."""
 
+import contextlib
+import errno
 import random
 import socket
 import ssl
 import time
+from typing import Any
 
 import msgspec
 
@@ -14,15 +17,18 @@ from clusterd.settings import Settings
 from clusterd.wire import commands
 from clusterd.wire.connection import Connection
 from clusterd.wire.events import ResponseReceived, Violation
+from clusterd.wire.foreign import foreign_text, protocol_of
 from clusterd.wire.payloads import Hello, build_hello
 from clusterd.wire.results import decode_err_payload
 from clusterd.wire.seal import Sealer
 
 PROBE_S = 8.0
+ASK_S = 2.0
+NO_ROUTE = frozenset({errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN, errno.EHOSTDOWN})
 
 
 class Probed(msgspec.Struct, frozen=True):
-    """The result. `kind`: ok, refused (by the master, with its `code`), or the stage that failed: address, port,
+    """The result. `kind`: ok, refused (by the master, with its `code`), or the stage that failed: address, route, port,
     time-out, tls, silent, key, protocol."""
 
     kind: str
@@ -49,10 +55,26 @@ def probe(settings: Settings, address: Address, timeout_s: float = PROBE_S) -> P
                 )
                 continue
             except OSError as problem:
-                failure = Probed("port", f"{address}: {problem.strerror or problem}")
+                stage = "route" if problem.errno in NO_ROUTE else "port"
+                failure = Probed(stage, f"{address}: {problem.strerror or problem}")
                 continue
-            return _converse(settings, address, sock, timeout_s)
+            found_out = _converse(settings, address, sock, timeout_s)
+        if found_out.kind == "silent":
+            return _other_protocol(address, where, family) or found_out
+        return found_out
     return failure
+
+
+def _other_protocol(address: Address, where: Any, family: int) -> Probed | None:
+    """Asks in HTTP whoever is silent: such a server waits for the end of a line, which hello has not."""
+    with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_STREAM) as sock:
+        sock.settimeout(ASK_S)
+        sock.connect(where)
+        sock.sendall(b"GET / HTTP/1.0\r\n\r\n")
+        spoken = protocol_of(sock.recv(1024))
+        if spoken is not None:
+            return Probed("protocol", f"{address}: {foreign_text(spoken, is_ours=False)}")
+    return None
 
 
 def _converse(settings: Settings, address: Address, sock: socket.socket, timeout_s: float) -> Probed:
@@ -62,6 +84,8 @@ def _converse(settings: Settings, address: Address, sock: socket.socket, timeout
             name = settings.clusterd.tls.server_name or address.host
             with context.wrap_socket(sock, server_hostname=name) as secure:
                 return _hello(settings, address, secure, timeout_s)
+    except TimeoutError:
+        return Probed("silent", f"{address} takes the connection and does not answer the TLS handshake")
     except ssl.SSLError as problem:
         text = problem.verify_message if isinstance(problem, ssl.SSLCertVerificationError) else problem.reason
         return Probed("tls", f"no TLS with {address}: {text or problem}")

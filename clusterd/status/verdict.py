@@ -87,6 +87,13 @@ def _of_registrations(ha: dict[str, Any]) -> Iterator[str]:
 
 def _of_workers(status: dict[str, Any]) -> Iterator[str]:
     lost = [row for row in status["workers"] if row["state"] == "lost"]
+    kept_out = {row["name"]: refused for row in lost if (refused := _refusal_of(row, status["refused"])) is not None}
+    for row in lost:
+        if row["name"] in kept_out:
+            refused = kept_out[row["name"]]
+            who = "it" if refused["name"] else f"a node at its address {row['address']}"
+            yield f"{row['name']} is LOST for {span(row['lost_s'])}, and {who} is REFUSED: {refused['reason']}"
+    lost = [row for row in lost if row["name"] not in kept_out]
     if lost:
         import shlex  # only when one is
 
@@ -95,8 +102,22 @@ def _of_workers(status: dict[str, Any]) -> Iterator[str]:
         advice = f"gone for good? clusterd forget {shlex.quote(longest['name'])}"
         yield f"{away} for {span(min(row['lost_s'] for row in lost))} ({advice})"
     for row in status["refused"]:
+        if row in kept_out.values():
+            continue
         who = f"{row['name']} from {row['address']}" if row["name"] else row["address"]
         yield f"REFUSED {who}: {row['reason']}"
+
+
+def _refusal_of(lost: dict[str, Any], refused: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """Returns why a lost worker stays away. One with another key could not say its name."""
+    return next(
+        (
+            row
+            for row in refused
+            if row["name"] == lost["name"] or (not row["name"] and row["address"] == lost["address"])
+        ),
+        None,
+    )
 
 
 def _of_syncs(status: dict[str, Any], bound_s: float) -> Iterator[str]:

@@ -115,6 +115,25 @@ def test_a_port_that_is_silent_or_closed_or_whose_name_does_not_resolve(
     done.set()
     assert probe(worker, Address("127.0.0.1", free_port())).kind == "port"
     assert probe(worker, Address("nowhere.invalid", 1516)).kind == "address"
+    assert probe(worker, Address("127.255.255.255", 1516)).kind == "route"  # a broadcast: no TCP goes there
+
+
+def test_http_server_that_waits_for_a_line_is_named(worker: Settings) -> None:
+    """Hello is no line: most servers say nothing to it, as a master that hangs. `doctor` then asks in HTTP."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            for _ in range(2):
+                sock, _ = server.accept()
+                with sock, sock.makefile("rb") as lines:
+                    if lines.readline().startswith(b"GET "):
+                        sock.sendall(b"HTTP/1.0 404 Not Found\r\n\r\n")
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        found = probe(worker, Address("127.0.0.1", server.getsockname()[1]), timeout_s=0.2)
+        thread.join(30)
+    assert (found.kind, "it speaks HTTP" in found.text) == ("protocol", True)
 
 
 # ---- files and disks -------------------------------------------------------------------------------------------------
@@ -268,6 +287,9 @@ def test_stale_pid_file_and_stock_daemon_are_named(master: Settings) -> None:
     Path(master.root, f"var/run/wazuh-clusterd-{gone.pid}.pid").touch()
     found = named(system.processes(master))
     assert not found["stale pid file"].is_fault
+    not_running = {"running": False, "root": master.root, "problem": "clusterd is not running at X."}
+    assert named(cluster.node(not_running))["not running"].is_fault
+    assert not named(cluster.node(not_running | {"root": "/nowhere"}))["not running"].is_fault
     script = Path(master.root, "framework/scripts/wazuh-clusterd.py")
     script.parent.mkdir(parents=True)
     script.write_text("import sys; sys.stdin.read()")

@@ -10,6 +10,7 @@ from click.testing import CliRunner
 
 from clusterd.settings import Settings
 from clusterd.status.status import StatusReader
+from clusterd.store.advice import LOCKED
 from tests.campaigns.hooked import hooked
 from tests.conftest import MakeRig
 from tests.net.harness import free_port, wait_until
@@ -17,6 +18,7 @@ from tests.tools.doctored import named
 from tools.cli import cluster as command
 from tools.doctor import cluster, services
 from tools.doctor.finding import Finding
+from tools.probe import Probed
 from tools.rig.guard import guarded
 from tools.rig.nodes import RigNode, run_program
 
@@ -62,7 +64,10 @@ def row(**given: Any) -> dict[str, Any]:
         (refused("what it sends is not sealed with our key: compare <key>"), "wrong key"),
         ({"results": {"w1": row(lag_s=300.0, detail="disk full")}}, "worker behind"),
         ({"results": {"w1": row(problems={"etc/rules/a.xml": "is too large"})}}, "file not sent"),
-        ({"problems": {"store": "the database cannot be read"}}, "database damaged"),
+        ({"problems": {"store": "the database is damaged. clusterd store renew"}}, "database damaged"),
+        ({"problems": {"store": f"database is locked. It is good, but {LOCKED}: lsof names it"}}, "store locked"),
+        ({"problems": {"store": "database or disk is full. Make room on its disk"}}, "store cannot be used"),
+        ({"problems": {"room of w1": "Files for w1 wait"}}, "room of w1"),
         ({"agents": {"problem": "no answer within 0.8 s"}}, "store locked"),
         ({"manifest": {"failure": "etc/rules: Permission denied"}}, "scan fails"),
         ({"manifest": {"withheld": 40}}, "deletions wait"),
@@ -82,6 +87,40 @@ def test_other_keys_of_a_worker_that_is_behind_are_named(tmp_path: Path, monkeyp
     )
     found = named(cluster.workers(str(tmp_path), status(results={"w1": row(lag_s=300.0)})))
     assert set(found) == {"worker behind", "keys differ"}
+
+
+@pytest.mark.parametrize(
+    ("facts", "words"),
+    [
+        (refused("the node at 10.0.0.9 is connected under this name"), ["clusterd restart", "clusterd forget w3"]),
+        (refused('cluster name "wazu", ours is "wazuh"'), ["clusterd restart"]),
+        ({"problems": {"room of w1": "Files for w1 wait"}}, ["make room"]),
+        ({"problems": {"store": f"database is locked. It is good, but {LOCKED}"}}, ["lsof"]),
+    ],
+)
+def test_cure_names_every_step(facts: dict[str, Any], words: list[str], tmp_path: Path) -> None:
+    shown = status(**facts)
+    (found,) = [*cluster.node(shown), *cluster.workers(str(tmp_path), shown)]
+    assert [word for word in words if word not in found.cure] == []
+    assert "store renew" not in found.cure
+
+
+@pytest.mark.parametrize(("age_s", "name"), [(60.0, "files are not in use"), (-60.0, "not connected yet")])
+def test_node_that_runs_with_other_settings_than_its_files_is_named(
+    worker: Settings, monkeypatch: pytest.MonkeyPatch, age_s: float, name: str
+) -> None:
+    """Whoever corrects the key in the file is told that the node has still the old one."""
+    monkeypatch.setattr(cluster, "probe", lambda settings, address: Probed("ok"))
+    started_at = Path(worker.root, "etc/ossec.conf").stat().st_mtime - age_s
+    shown = status(node={"name": "w1", "type": "worker"}, problem="The master is not connected", started_at=started_at)
+    (found,) = cluster.master_of(worker, shown)
+    assert (found.name, found.is_fault, "clusterd restart" in found.cure) == (name, age_s > 0, True)
+
+
+def test_settings_that_wait_for_a_restart_are_a_note() -> None:
+    node = {"name": "m", "type": "master", "needs_restart": ["<key>"]}
+    (found,) = cluster.node(status(node=node))
+    assert (found.is_fault, "<key>" in found.what) == (False, True)
 
 
 def test_healthy_node_has_no_fault() -> None:

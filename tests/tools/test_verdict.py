@@ -68,6 +68,20 @@ FAULTS = {
         {"refused": [{"name": "w3", "address": "10.0.0.7", "reason": 'cluster name "wazu", ours is "wazuh"'}]},
         'REFUSED w3 from 10.0.0.7: cluster name "wazu", ours is "wazuh"',
     ),
+    "lost and refused": (
+        {
+            "workers": [worker("w3", "lost", 55.0)],
+            "refused": [{"name": "w3", "address": "10.0.0.7", "reason": 'cluster name "wazu", ours is "wazuh"'}],
+        },
+        'w3 is LOST for 55 s, and it is REFUSED: cluster name "wazu", ours is "wazuh"',
+    ),
+    "lost, and its address refused": (
+        {
+            "workers": [worker("w3", "lost", 55.0)],
+            "refused": [{"name": "", "address": "10.0.0.7", "reason": "compare <key>"}],
+        },
+        "w3 is LOST for 55 s, and a node at its address 10.0.0.7 is REFUSED: compare <key>",
+    ),
     "withheld": ({"manifest": {"files": 8, "withheld": 40, "failure": None}}, "40 files were lost at once"),
     "scan": ({"manifest": {"files": 8, "failure": "etc/rules: Permission denied"}}, "the last scan of this node's"),
     "problem": ({"problem": "The master is not connected."}, "The master is not connected."),

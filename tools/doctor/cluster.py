@@ -3,16 +3,20 @@
 import shlex
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
+from clusterd.config.loading import CLUSTER_JSON
 from clusterd.errors import ClusterError
 from clusterd.net.dial import parse_address
 from clusterd.net.term_question import ask_term
 from clusterd.settings import Settings
 from clusterd.status.control import NotAnswering
 from clusterd.status.verdict import ADVICE, LAG_S, apart, is_apart, span
+from clusterd.store.advice import LOCKED
 from tools import syncing
 from tools.doctor.finding import Finding
+from tools.doctor.system import stale_pid_files
 from tools.probe import Probed, probe
 from tools.role_follow import own_note
 
@@ -31,22 +35,29 @@ CURES = {
 
 ASK_S = 5.0
 MASTERS = {
-    "address": ("address does not resolve", "correct <node> in ossec.conf, or /etc/hosts"),
-    "port": ("closed port", "start the master; see <port> and <bind_addr> there"),
-    "time-out": ("firewall", "open the port of the master for this node"),
+    "address": (
+        "address does not resolve",
+        "correct the name in /etc/hosts or DNS, or <node> in ossec.conf and then: clusterd restart",
+    ),
+    "route": ("no route", "ip route get ADDRESS; look at the network, and at firewalls that reject"),
+    "port": (
+        "closed port",
+        "on the master: clusterd start; are its <port> and <bind_addr> what <node> and <port> here say?",
+    ),
+    "time-out": ("firewall", "let this node through to that port of the master; is the machine on?"),
     "silent": ("master does not answer", "clusterd doctor on the master; it may hang, or a balancer may stand between"),
-    "tls": ("no TLS", "compare clusterd.tls of both nodes"),
-    "key": ("wrong key", "give both nodes the same <key>"),
-    "protocol": ("not a cluster port", "correct the port of <node> in ossec.conf"),
+    "tls": ("no TLS", "set clusterd.tls alike on both nodes, then on the changed one: clusterd restart"),
+    "key": ("wrong key", "give both nodes the same <key>, then on the changed one: clusterd restart"),
+    "protocol": ("not a cluster port", "correct <port> or <node> in ossec.conf, then: clusterd restart"),
 }
 REFUSALS = {
-    "wrong cluster": "give both nodes the same <name> in <cluster>",
-    "wrong version": "give both nodes the same release, or see clusterd.version_rule",
-    "duplicate name": "give one of the two nodes another <node_name>",
+    "wrong cluster": "give both nodes the same <name> in <cluster>, then on the changed one: clusterd restart",
+    "wrong version": "give both nodes the same release and the same clusterd.version, or see clusterd.version_rule",
+    "duplicate name": "give one of the two nodes another <node_name>, then there: clusterd restart",
 }
 CODES = {
     3028: ("duplicate name", REFUSALS["duplicate name"]),
-    3029: ("duplicate name", "give this node another <node_name> than the master's"),
+    3029: ("duplicate name", "give this node another <node_name> than the master's, then: clusterd restart"),
     3030: ("wrong cluster", REFUSALS["wrong cluster"]),
     3031: ("wrong version", REFUSALS["wrong version"]),
 }
@@ -63,6 +74,18 @@ def master_of(settings: Settings, status: dict[str, Any]) -> Iterator[Finding]:
     found = [probe(settings, parse_address(node, settings.cluster.port)) for node in settings.cluster.nodes]
     if not any(one.kind == "ok" for one in found):
         yield from (_finding(one) for one in found)
+    elif status["running"] and status["problem"]:
+        yield _not_linked(settings, status)
+
+
+def _not_linked(settings: Settings, status: dict[str, Any]) -> Finding:
+    """The master takes a node with these files, and the running node is not connected."""
+    paths = [Path(settings.root, relative) for relative in ("etc/ossec.conf", CLUSTER_JSON)]
+    if any(path.exists() and path.stat().st_mtime > (status["started_at"] or 0.0) for path in paths):
+        text = f"the master takes a node with these files, and they were changed since the start: {status['problem']}"
+        return Finding("files are not in use", text, "clusterd restart")
+    text = f"the master takes this node, which has not dialled again yet: {status['problem']}"
+    return Finding("not connected yet", text, "nothing: it dials within 20 s; if it does not, clusterd restart", False)
 
 
 def _of_lower_terms(settings: Settings) -> Iterator[Finding]:
@@ -91,7 +114,12 @@ def node(status: dict[str, Any]) -> Iterator[Finding]:
     """Yields the faults that a running node reports."""
     if not status["running"]:
         text = status["problem"].partition(" Start it with")[0]  # the cure says that
-        yield Finding("not running", text, f"clusterd --root {status['root']} start", is_fault=False)
+        cure = f"clusterd --root {status['root']} start"
+        was_killed = bool(stale_pid_files(status["root"]))
+        if was_killed:
+            text += " It was not stopped: it was killed, or the machine was"
+            cure = f"dmesg and logs/clusterd-crash.log may say why; {cure}"
+        yield Finding("not running", text, cure, is_fault=was_killed)
         return
     if status["peers"] is None:
         yield Finding("node does not answer", status["problem"], "see logs/cluster.log and logs/clusterd-crash.log")
@@ -99,8 +127,11 @@ def node(status: dict[str, Any]) -> Iterator[Finding]:
     if (status["node"].get("term") or {}).get("is_deposed"):
         yield Finding("leads no more", status["problem"], "see docs/ha.md")
     for subject, text in status["problems"].items():
-        cure = PROBLEM_CURES.get(subject, "see docs/operations/troubleshooting.md")
-        yield Finding(PROBLEMS.get(subject, subject), text, cure, is_fault=subject not in ADVICE)
+        yield _of_problem(subject, text)
+    waiting = status["node"].get("needs_restart")
+    if waiting:
+        text = f"changed since the start, and not in use: {', '.join(waiting)}"
+        yield Finding("settings wait for a restart", text, "clusterd restart", is_fault=False)
     manifest = status["manifest"] or {}
     if manifest.get("failure"):
         yield Finding("scan fails", manifest["failure"], "make the directory readable; the next scan comes by itself")
@@ -116,13 +147,35 @@ def node(status: dict[str, Any]) -> Iterator[Finding]:
         )
 
 
+MAKE_ROOM = "make room, or lower disk_reserve_bytes and disk_reserve_share of clusterd.limits; then clusterd reload"
+STORE_CURE = "what the text says; lsof queue/db/global.db names who has it open; the store tries again every 5 s"
 PROBLEM_CURES = {
     "rights": 'see Owner in docs/operations/install.md; if root is meant, set clusterd.owner to "root"',
     "adoption": "clusterd adopt --now; or clusterd adopt --undo, if the stock daemon is to stay",
     "agent keys": "put etc/client.keys of any worker back; if they are meant to be gone: clusterd sync --allow-delete",
+    "store": "put a backup of queue/db/global.db in its place: the node opens it by itself; or: clusterd store renew",
+    "log": "what the text says; the log goes on by itself",
+    "spool": "ls -ld queue/cluster/.clusterd/spool; df -i; dmesg",
+    "disk": MAKE_ROOM,
+    "room for files": MAKE_ROOM,
+    "room of ": "make room on the disk of that worker",
+    "files that have vanished": "put the files back, or: clusterd sync --allow-delete",
+    "framework": "clusterd log --grep Framework",
+    "monitor": "free the port, or set clusterd.monitor.port in cluster.json and then: clusterd restart",
 }
+"""By the subject, or the words with which it begins. The node says by itself when the reason is gone."""
 PROBLEMS = {"store": "database damaged", "log": "log cannot be written", "spool": "spool cannot be used"}
 """Subjects of `problems` that have a plainer name here."""
+
+
+def _of_problem(subject: str, text: str) -> Finding:
+    if subject == "store" and "clusterd store renew" not in text:
+        return Finding("store locked" if LOCKED in text else "store cannot be used", text, STORE_CURE)
+    name = PROBLEMS.get(subject, subject)
+    for word, cure in PROBLEM_CURES.items():
+        if subject.startswith(word):
+            return Finding(name, text, cure, is_fault=subject not in ADVICE)
+    return Finding(name, text, "see docs/operations/troubleshooting.md", is_fault=subject not in ADVICE)
 
 
 def workers(root: str, status: dict[str, Any]) -> Iterator[Finding]:
@@ -134,7 +187,10 @@ def workers(root: str, status: dict[str, Any]) -> Iterator[Finding]:
     for row in status["refused"]:
         name = _refusal(row["reason"])
         text = f"{row['name'] or 'a node'} at {row['address']}: {row['reason']}"
-        yield Finding(name, text, REFUSALS.get(name, MASTERS["key"][1]))
+        cure = REFUSALS.get(name, MASTERS["key"][1])
+        if name == "duplicate name":
+            cure += f"; here: clusterd forget {shlex.quote(row['name'])}"
+        yield Finding(name, text, cure)
     for name, row in status["results"].items():
         if name == "self" or row["result"] == "lost":
             continue

@@ -69,11 +69,9 @@ def processes(settings: Settings) -> Iterator[Finding]:
             cure = f"{settings.root}/bin/wazuh-control stop, or kill {process.pid}; then start the node"
             yield Finding("stock daemon runs beside", text, cure)
     if ours is None:
-        for path in Path(settings.root, "var/run").glob(f"{STOCK}-*.pid"):
-            pid = path.stem.rpartition("-")[2]
-            if pid.isdigit() and not psutil.pid_exists(int(pid)):
-                text = f"{path} is of a process that is gone"
-                yield Finding("stale pid file", text, "nothing: the next start removes it", is_fault=False)
+        for path in stale_pid_files(settings.root):
+            text = f"{path} is of a process that is gone"
+            yield Finding("stale pid file", text, "nothing: the next start removes it", is_fault=False)
     if ours is None and settings.is_master:
         problem = _port_problem(settings.cluster.bind_addr, settings.cluster.port)
         if problem:
@@ -91,6 +89,16 @@ def processes(settings: Settings) -> Iterator[Finding]:
         if problem:
             where, cure = f"monitoring port {own.port} of {own.address}", "change clusterd.monitor.port in cluster.json"
             yield Finding("monitoring port taken", f"{where}: {problem}", cure, is_fault=False)
+
+
+def stale_pid_files(root: str) -> list[Path]:
+    """Returns the pid files that a node has left which was not stopped."""
+    found = []
+    for path in Path(root, "var/run").glob(f"{STOCK}-*.pid"):
+        pid = path.stem.rpartition("-")[2]
+        if pid.isdigit() and not psutil.pid_exists(int(pid)):
+            found.append(path)
+    return found
 
 
 def _stock_daemons(root: str) -> Iterator[psutil.Process]:
