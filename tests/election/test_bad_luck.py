@@ -11,67 +11,10 @@ import pytest
 from clusterd.election.hand_over import DRAIN_S
 from clusterd.election.keys import LeaderKey, encode, fingerprint
 from clusterd.election.leading import BAR_S, PROMOTION_S
-from clusterd.election.session import READ_S
 from clusterd.settings import ClusterBlock, Secret, Settings
 from ipc.board import FOR_EVER_NS
 from tests.election.stories import P, at_most_one, last, order, pass_time, set_followers, three, told
 from tests.fakes.etcd import EtcdStore, HandClock
-
-# ---- who confirms ----------------------------------------------------------------------------------------------------
-
-
-@told
-async def test_a_renewal_does_not_take_back_whom_the_store_has_just_named(clock: HandClock, store: EtcdStore) -> None:
-    """The store answers with `other` from then on: if etcd said `two` again, `two` would lead without what was
-    answered."""
-    one, *_ = await three(store)
-    clock.now += 3
-    one.node.set(position=11)
-    term = one.elector.tenure.term
-    for delay in range(12):
-        names = ("other", "two") if delay % 2 else ("two", "other")
-        clock.now += 3
-
-        async def late(name: str = names[0], delay: int = delay) -> Any:
-            for _ in range(delay):
-                await asyncio.sleep(0)
-            return await one.elector.leading.set_confirming(term, name, 11)
-
-        one.node.set(position=one.node.true.position + 1)
-        found, _ = await asyncio.gather(late(), one.step())
-        assert found.ok
-        assert last(store).confirming == names[0], delay
-        await one.step()
-        assert last(store).confirming == names[0], delay
-
-
-@told
-async def test_a_name_that_etcd_gets_late_does_not_take_the_place_of_the_one_after_it(
-    clock: HandClock, store: EtcdStore
-) -> None:
-    one, *_ = await three(store)
-    term = one.elector.tenure.term
-    one.etcd.is_late = True
-    assert not (await one.elector.leading.set_confirming(term, "", 10)).ok
-    waiting, one.etcd.waiting, one.etcd.is_late = one.etcd.waiting, [], False
-    assert (await one.elector.leading.set_confirming(term, "other", 12)).ok
-    one.etcd.waiting = waiting
-    assert one.etcd.thaw() == 0
-    assert last(store).confirming == "other"
-
-
-@told
-async def test_an_etcd_from_a_backup_is_told_again_who_confirms(clock: HandClock, store: EtcdStore) -> None:
-    one, two, other = await three(store)
-    saved, revision = dict(store.items), store.revision
-    assert (await one.elector.leading.set_confirming(one.elector.tenure.term, "other", 25)).ok
-    await pass_time(4, one, two, other)
-    store.items, store.revision = saved, revision
-    assert last(store).confirming == "two"
-    await pass_time(READ_S + 4, one, two, other)
-    assert one.leads
-    assert (last(store).confirming, last(store).floor) == ("other", 25)
-
 
 # ---- the leader's key ------------------------------------------------------------------------------------------------
 

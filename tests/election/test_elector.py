@@ -1,4 +1,4 @@
-"""The election of the master: a start, the lease, another life of the process, a promotion that fails, who confirms."""
+"""The election of the master: a start, the lease, another life of the process, a promotion that fails."""
 
 import asyncio
 
@@ -329,100 +329,6 @@ async def test_a_leader_whose_store_never_serves_is_given_up(clock: HandClock, s
     await pass_time(PROMOTION_S + 20, one)
     assert f"{P}leader" not in store.items
     assert not one.leads
-
-
-# ---- confirming ------------------------------------------------------------------------------------------------------
-
-
-@told
-async def test_who_confirms_is_in_etcd_or_it_is_refused(clock: HandClock, store: EtcdStore) -> None:
-    one, two, other = await three(store)
-    term = one.elector.tenure.term
-    assert last(store).confirming == "two"
-    await pass_time(10, one)
-    assert last(store).confirming == "two"
-    assert not (await one.elector.leading.set_confirming(term - 1, "other", 10)).ok
-    assert not (await two.elector.leading.set_confirming(term, "other", 10)).ok
-    one.etcd.away = True
-    assert "etcd" in (await one.elector.leading.set_confirming(term, "", 10)).why
-    one.etcd.away = False
-    clock.now += 16
-    await pass_time(4, two, other)
-    assert two.leads
-    refused = await one.elector.leading.set_confirming(term, "", 10)
-    assert not refused.ok, "it is not told that it may answer without one"
-    assert last(store).term > term
-
-
-@told
-async def test_a_taker_that_read_before_the_last_word_of_the_leader_does_not_get_it(
-    clock: HandClock, store: EtcdStore
-) -> None:
-    one, two, other = await three(store)
-    await one.elector.leading.set_confirming(one.elector.tenure.term, "", 10)
-    await pass_time(3, one, two, other)
-
-    def late(call: str) -> None:
-        if call == "txn" and not other.node.true.is_master:
-            other.etcd.during = lambda call: None
-            one_last = msgspec.structs.replace(last(store), confirming="two")
-            store.put(f"{P}last", msgspec.json.encode(one_last))
-
-    store.end_lease(store.items[f"{P}leader"].lease)
-    await other.elector.session.read()
-    await other.elector.following.publish(other.node.true, at_once=True)
-    other.etcd.during = late
-    await other.elector.following._take()
-    assert f"{P}leader" not in store.items
-    assert not other.node.true.is_master
-
-
-@told
-async def test_who_lacks_what_was_answered_does_not_lead_though_nobody_confirms_now(
-    clock: HandClock, store: EtcdStore
-) -> None:
-    """Another one had confirmed it, and is lost."""
-    one, _two, other = await three(store)
-    assert (await one.elector.leading.set_confirming(one.elector.tenure.term, "", 12)).ok
-    one.node.set(position=12)
-    await pass_time(4, one, other)
-    clock.now += 16
-    await pass_time(5, other)
-    assert not other.leads
-    assert "lacks what was answered" in other.elector.session.waits_for
-    other.node.set(position=12)
-    await pass_time(2, other)
-    assert other.leads
-
-
-@told
-async def test_follower_of_a_busy_leader_is_told_every_two_seconds_and_may_lead(
-    clock: HandClock, store: EtcdStore
-) -> None:
-    """Each keepalive of an agent is a change: 10,000 a second."""
-    one, two, other = await three(store)
-    assert (await one.elector.leading.set_confirming(one.elector.tenure.term, "", 10)).ok
-    for _ in range(30):
-        clock.now += 1
-        one.node.set(position=one.node.true.position + 10_000)
-        if int(clock.now) % 2:
-            two.node.set(position=one.node.true.position)
-        for node in (one, two):
-            await node.step()
-    assert 150_000 < last(store).position <= one.node.true.position - 60_000
-    other.node.set(position=10_000)
-    clock.now += 16
-    await pass_time(3, other, two)
-    assert two.leads
-    assert not other.leads
-
-
-@told
-async def test_another_log_of_the_same_leader_counts_for_nobody_yet(clock: HandClock, store: EtcdStore) -> None:
-    one, *_ = await three(store)
-    one.node.set(epoch="renewed", position=3)
-    await one.step()
-    assert (last(store).epoch, last(store).confirming) == ("renewed", None)
 
 
 # ---- the rest --------------------------------------------------------------------------------------------------------

@@ -1,11 +1,20 @@
-"""A master and its candidate, for the tests of replicas."""
+"""A master and its candidate for the tests of replicas; a change log and a copy that follows it."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from clusterd.store import replica_copy, replica_source, schema
+from tests.store.change_pair import Pair
 from tests.store.replica_bench import Bench
+
+
+@pytest.fixture
+def pair() -> Iterator[Pair]:
+    pair = Pair()
+    yield pair
+    pair.close()
 
 
 @pytest.fixture
