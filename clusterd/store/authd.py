@@ -46,7 +46,12 @@ _KEY_LENGTH = 64
 _BY_TABLE = (9007, 9008, 9011, 9012)
 """Refusals caused by other agents, including agents whose registration failed in the end."""
 Outcome = bytes | AuthdError
+_UNSURE = "what this node says of the agent may be lost with it: no candidate has confirmed it, ask again"
 _UNCONFIRMED = "it is done on this node, but no candidate has confirmed it, and etcd does not know so: ask again"
+
+
+def _is_of_table(outcome: Outcome) -> bool:
+    return isinstance(outcome, AuthdError) and outcome.number in _BY_TABLE
 
 
 class _Changes:
@@ -164,7 +169,7 @@ class Authd:
             changes = _Changes()
             outcomes = await self._decide_all(requests, changes)
             if not changes.any:
-                return outcomes
+                return await self._based_on_what_lasts(outcomes)
             try:
                 await self._write(changes)
             except (OSError, StoreFailed) as failure:
@@ -176,6 +181,13 @@ class Authd:
                     self._is_failing = False
                     self._say("INFO", f"{KEY_FILE} can be written again.")
                 return outcomes
+
+    async def _based_on_what_lasts(self, outcomes: list[Outcome]) -> list[Outcome]:
+        """That an agent is there, or is not, is answered when a candidate has what that is based on: a change that
+        nobody was told of may be lost with this node, and then it was not so."""
+        if not any(_is_of_table(outcome) for outcome in outcomes) or await self._table.replicated():
+            return outcomes
+        return [AuthdError(9009, _UNSURE) if _is_of_table(outcome) else outcome for outcome in outcomes]
 
     async def _decide_all(self, requests: list[AuthRequest], changes: _Changes) -> list[Outcome]:
         is_new = await asyncio.to_thread(self._file.refresh)
@@ -215,7 +227,7 @@ class Authd:
             next(answers)
             if request.function == "get"
             else outcome
-            if isinstance(outcome, AuthdError) and outcome.number not in _BY_TABLE
+            if isinstance(outcome, AuthdError) and not _is_of_table(outcome)
             else refused
             for request, outcome in zip(requests, outcomes, strict=True)
         ]

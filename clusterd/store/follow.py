@@ -191,11 +191,9 @@ class Follower:
     # ---- keys --------------------------------------------------------------------------------------------------------
 
     async def _follow_keys(self) -> None:
-        try:
-            status = os.stat(self._key_file)
-        except FileNotFoundError:
+        identity = self._key_file_identity()
+        if identity is None:
             return
-        identity = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
         now = time.monotonic()
         waits = bool(self._keyless_since) or self._in_doubt
         if self._keys_read is not None and self._is_own(identity) and not waits:
@@ -206,10 +204,26 @@ class Follower:
         self._again_at = now + AGAIN_S
         found = await asyncio.to_thread(self._read_keys)
         is_sure = await asyncio.to_thread(is_accepted, self._root, found.content.digest)
-        deleted = await self._engine.write(lambda session: self._reconcile(session, found, is_sure))
+
+        def work(session: Session) -> list[int] | None:
+            # authd writes the file before it deletes a row: a row that is missing here, and whose key was read before,
+            # must not be made again. What it deletes from now on it deletes after this.
+            is_newest = self._key_file_identity() == identity
+            return self._reconcile(session, found, is_sure) if is_newest else None
+
+        deleted = await self._engine.write(work)
+        if deleted is None:
+            return  # it is read again at the next look
         for agent_id in deleted:
             self._private.unlink(agent_id)
         self._keys_read = identity
+
+    def _key_file_identity(self) -> tuple[int, ...] | None:
+        try:
+            status = os.stat(self._key_file)
+        except FileNotFoundError:
+            return None
+        return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
     def _reconcile(self, session: Session, found: KeysRead, is_sure: bool) -> list[int]:
         """Runs in the writer thread. Returns who was deleted. `is_sure`: the master treats this file as complete,

@@ -27,8 +27,9 @@ MOST_RAW_BYTES = 1024 * 1024
 MOST_UNIT_BYTES = 512 * 1024
 SLICES = 60
 """Each digest reads this part of all units again, even if the log says that they have not changed."""
-OBJECTING_S = 1.0
-"""A candidate that may not lead is answered this soon: its next question says so when it may."""
+OBJECTING_S = 0.5
+"""A candidate that may not lead is answered this soon, whatever there is: its next question says when it may, and after
+a change of master registrations wait for that."""
 KEPT_PAST = 8
 """So many lives of the log are told to the election."""
 MOST_TOLD = 50_000
@@ -108,9 +109,10 @@ class ReplicaSource:
             raise ValueError("a candidate asks for units that there cannot be")
         candidate = self.candidates.heard(node, ask)
         until = time.monotonic() + (OBJECTING_S if ask.objection else WAIT_S)
+        pace_s = min(self._pace_s, OBJECTING_S) if ask.objection else self._pace_s
         # Who has not everything, or wants to know whether it has, waits for no change.
         at_once = ask.digest or bool(ask.again) or ask.state != FOLLOWING
-        ready_at = 0.0 if candidate.has_more or at_once else candidate.answered_at + self._pace_s
+        ready_at = 0.0 if candidate.has_more or at_once else candidate.answered_at + pace_s
         while time.monotonic() < ready_at and self.candidates.wanted <= ask.held:
             await self._news(ready_at)
         prepared = self._taken_ahead(node, ask)

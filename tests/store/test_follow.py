@@ -175,6 +175,36 @@ def test_agents_come_and_go_with_their_keys(live: Callable[..., None]) -> None:
     live(work)
 
 
+def test_agent_that_is_deleted_while_its_key_is_read_stays_away(
+    live: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """authd writes the file, then deletes the row: the follower, which has read the file before, must not make it
+    again."""
+
+    async def work(node: Node) -> None:
+        node.keys.write_text("001 a any k\n002 b any k\n")
+        await node.look()
+        loop = asyncio.get_running_loop()
+
+        def read_while_it_is_deleted() -> Any:
+            found = keys_in_use(str(node.keys.parents[1]))
+            node.keys.with_name("new").write_text("001 a any k\n")
+            node.keys.with_name("new").replace(node.keys)
+            delete = node.engine.write(lambda session: agents.delete_agent(session, 2))
+            asyncio.run_coroutine_threadsafe(delete, loop).result()
+            return found
+
+        monkeypatch.setattr(node.follower, "_read_keys", read_while_it_is_deleted)
+        node.keys.touch()
+        await node.look()
+        assert await node.agents() == [1]
+        monkeypatch.setattr(node.follower, "_read_keys", lambda: keys_in_use(str(node.keys.parents[1])))
+        await node.look()
+        assert await node.agents() == [1]
+
+    live(work)
+
+
 def test_agents_without_a_key_that_was_never_seen_are_kept(live: Callable[..., None]) -> None:
     async def work(node: Node) -> None:
         await node.engine.write(lambda session: agents.insert_agent(session, agents.NewAgentRow(9, "own", 1)))

@@ -380,6 +380,7 @@ def test_candidate_that_objects_is_answered_soon(bench: Bench, monkeypatch: pyte
         bench.copy._priority = 100
         ask = msgspec.structs.replace(await bench.follow(), digest=False)
         assert ask.objection
+        bench.source._pace_s = 3600
         async with asyncio.timeout(60):
             assert (await bench.source.tell("w", ask)).units == b""
 
