@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -215,18 +216,18 @@ class LeaderEdits(Edits):
 
 
 class Faults:
-    """Disturbs the leader, and waits until another node leads, or the same one still does. `since`: when the last fault
-    was whole. `order_s`: how long the last order of a switchover took."""
+    """Disturbs the leader, and waits until another node leads, or the same one still does. Of the last fault: `began`,
+    and when it was whole, `since`; `order_s`: how long the order of a switchover took."""
 
     def __init__(self, rig: Rig, observer: Observer, history: History, rng: random.Random, lease_s: float) -> None:
         self._rig, self._observer, self._history, self._rng, self._lease_s = rig, observer, history, rng, lease_s
         etcd = rig.etcd
         assert etcd is not None
         self._etcd = etcd
-        self.since, self.order_s = 0.0, 0.0
+        self.began, self.since, self.order_s = 0.0, 0.0, 0.0
 
     def make(self, kind: str, leader: RigNode) -> None:
-        self.since, self.order_s = time.monotonic(), 0.0
+        self.began, self.since, self.order_s = time.monotonic(), 0.0, 0.0
         getattr(self, kind)(leader)
 
     def kill(self, leader: RigNode) -> None:
@@ -269,10 +270,12 @@ class Faults:
         self._etcd.start(name)
 
     def switchover(self, leader: RigNode) -> None:
-        """Orders a switchover on any candidate."""
+        """Orders a switchover on any candidate, when all of them are there, as an operator does."""
+        self.until(lambda: self._is_whole(leader), "every candidate follows")
+        self.began = time.monotonic()
         node = self._rng.choice(self._rig.candidates)
         done = self._rig.command(node, "ha", "switchover", timeout_s=CALM_S)
-        self.order_s = time.monotonic() - self.since
+        self.order_s = time.monotonic() - self.began
         assert done.returncode == 0, f"{done.stdout}{done.stderr}"
         self._successor(leader)
 
@@ -301,12 +304,11 @@ class Faults:
             time.sleep(0.2)
 
     def is_calm(self) -> bool:
-        """Waits until a node leads, registrations wait for a candidate that may take over, and all others follow."""
+        """Whether a node leads, registrations wait for a candidate that may take over, and all others follow."""
         leader = self._observer.leader
         if leader is None:
             return False
-        told = self._rig.command(self._rig.node(leader[0]), "ha", "status", "--json", timeout_s=CALM_S).stdout
-        ha = json.loads(told) if told.startswith("{") else {}
+        ha = self._status(leader[0])
         election = ha.get("election") or {}
         rows = election.get("candidates") or []
         # A node that does not confirm leads only when the confirming one is gone for good.
@@ -317,6 +319,17 @@ class Faults:
             and any(row["role"] != "leader" and not row["may_not_lead"] for row in rows)
             and not any(row["may_not_lead"] for row in ha["candidates"])
         )
+
+    def _is_whole(self, leader: RigNode) -> bool:
+        """Whether every other candidate is linked to it and could confirm."""
+        rows = self._status(leader.name).get("candidates") or []
+        able = [row for row in rows if row["connected"] and not row["may_not_lead"]]
+        return len(able) == len(self._rig.candidates) - 1
+
+    def _status(self, leader: str) -> dict[str, Any]:
+        told = self._rig.command(self._rig.node(leader), "ha", "status", "--json", timeout_s=CALM_S).stdout
+        found: dict[str, Any] = json.loads(told) if told.startswith("{") else {}
+        return found
 
 
 # ---- the end ---------------------------------------------------------------------------------------------------------

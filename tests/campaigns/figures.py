@@ -36,6 +36,8 @@ def spread(values: list[float]) -> str:
 def silence(history: History, one: Round) -> float:
     """Returns the longest time until the end of a round in which no registration was answered."""
     ends = sorted(each.ended for each in history.operations if each.kind == "register" and each.outcome == "done")
+    if not ends or ends[0] > one.began:
+        ends.insert(0, one.began)
     pairs = itertools.pairwise(ends)
     return max(
         (min(end, one.calm) - before for before, end in pairs if end >= one.began and before <= one.calm),
@@ -44,8 +46,10 @@ def silence(history: History, one: Round) -> float:
 
 
 def failed_twice(history: History, one: Round) -> list[Operation]:
-    """Returns the second requests of a round that were not told that it is done, now or by the first request."""
-    return [each for each in second(history, one) if each.outcome != "done" and not each.was_done]
+    """Returns the second requests of a round that were not told that it is done, now or by the first request, which
+    failed in the same round: who asks once more survives one loss, not two."""
+    again = second(history, one)
+    return [each for each in again if each.outcome != "done" and not each.was_done and each.began >= one.began]
 
 
 def second(history: History, one: Round) -> list[Operation]:

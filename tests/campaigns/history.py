@@ -5,6 +5,7 @@ Times are seconds of one monotonic clock. An operation without an answer may hav
 began.
 """
 
+from collections import Counter
 from collections.abc import Iterator
 from typing import Literal
 
@@ -113,7 +114,8 @@ def _two_masters(seen: list[Seen]) -> Iterator[str]:
 
 def _committed(history: History) -> Iterator[str]:
     """A term belongs to one node, which alone commits in it, as the boards say, too; what was asked after another
-    answer had come is committed in no lower term; and what was answered was committed once."""
+    answer had come is committed in no lower term; and what was answered was committed once. Of who asked twice the
+    first request may have been carried out by a master that was lost before it answered."""
     owners = {term: name for look in history.seen for name, term in look.leaders.items()}
     places: dict[tuple[str, int], list[Committed]] = {}
     for one in history.committed:
@@ -122,17 +124,19 @@ def _committed(history: History) -> Iterator[str]:
         places.setdefault((one.agent, one.id), []).append(one)
     answered = [one for one in history.operations if one.kind == "register" and one.outcome == "done"]
     told = [(one, places[one.agent, one.id]) for one in answered if (one.agent, one.id) in places]
+    tries = Counter(one.agent for one in history.operations if one.kind == "register")
     for asked, found in told:
-        if len(found) > 1:
+        found.sort(key=lambda one: one.term)
+        if len(found) > tries[asked.agent] or len({one.term for one in found}) < len(found):
             where = [(one.node, one.term) for one in found]
             yield f"{asked.agent} ({asked.id}) was committed {len(found)} times: {where}"
-    ends = sorted((one.ended, found[0].term, one.agent) for one, found in told)
+    ends = sorted((one.ended, found[-1].term, one.agent) for one, found in told)
     highest, number = (0, ""), 0
     for asked, found in sorted(told, key=lambda pair: pair[0].began):
         while number < len(ends) and ends[number][0] < asked.began:
             highest, number = max(highest, ends[number][1:]), number + 1
-        if found[0].term < highest[0]:
-            term, (later, other) = found[0].term, highest
+        if found[-1].term < highest[0]:
+            term, (later, other) = found[-1].term, highest
             yield f"{asked.agent} was committed in term {term}, after {other} had been in term {later}"
 
 

@@ -72,8 +72,8 @@ def play_round(
 ) -> None:
     leader = observer.leader
     assert leader is not None
-    began = time.monotonic()
     faults.make(kind, rig.node(leader[0]))
+    began = faults.began
     found: list[float] = []
 
     def is_answered() -> bool:

@@ -176,9 +176,18 @@ def test_figures_of_a_round() -> None:
     assert silence(history, one) == 9.5  # y: answered at 3, z: at 13, which is after the end
     assert first_answer(history, 4, since=12.5) == 10  # w, not z
     assert failed_twice(history, one) == []
-    failed, was_done, later = (register(name, 9, 4, 6) for name in ("failed", "was done", "later"))
-    for second in (failed, was_done, later):
+    failed, was_done, later, earlier = (register(name, 9, 4, 6) for name in ("failed", "was done", "later", "earlier"))
+    for second in (failed, was_done, later, earlier):
         second.is_second, second.outcome = True, "unknown"
-    was_done.was_done, later.ended = True, 13
-    history.operations += [failed, was_done, later, register("only once", 9, 4, 6)]
+    was_done.was_done, later.ended, earlier.began = True, 13, 3.9
+    history.operations += [failed, was_done, later, earlier, register("only once", 9, 4, 6)]
     assert failed_twice(history, one) == [failed]
+
+
+def test_who_asks_twice_may_be_registered_by_a_master_that_is_lost() -> None:
+    history = good()
+    history.operations.append(Operation(1, "a", "register", "z", 10, 11, "unknown"))
+    history.committed.append(Committed("a", 1, "z", 3))
+    assert wrong(history) == []
+    history.operations.pop()
+    assert "z (3) was committed 2 times" in "".join(wrong(history))
