@@ -13,11 +13,12 @@ from typing import Literal
 
 import msgspec
 
-from clusterd.adoption import BIN, MODULES, STOCK, FoundProgram, State, launcher_text, look_at_all
+from clusterd.adoption import BIN, MODULES, STOCK, FoundProgram, State, launcher_text, look, look_at_all
 from hashing.atomic import OPEN_DIRECTORY, FileOps, create_temporary, temporary_name
 from hashing.locks import lock
 
 Does = Literal["keep", "keep again", "launch", "restore", "forget"]
+_HAS_WAY_BACK = frozenset({State.HALF, State.ADOPTED, State.KEPT})
 _OWNER = "adopt"
 _AGAIN = "adopt-again"
 TEXTS: dict[Does, str] = {
@@ -108,10 +109,15 @@ def opened(root: str) -> Iterator[int]:
 def carry_out(
     changes: list[Change], root: str, python: str, bin_fd: int, *, ops: FileOps, say: Callable[[str], None]
 ) -> None:
-    """Makes the changes, and announces each one before. Raises OSError; the next call makes the remaining changes."""
+    """Makes the changes, and announces each one before. Raises OSError, CannotAdopt; the next call makes the remaining
+    changes."""
     clean(bin_fd, ops)
     for change in changes:
         say(change.text)
+        if change.does == "launch" and look(root, change.name).state not in _HAS_WAY_BACK:
+            raise CannotAdopt(
+                f"{root}/{BIN}/{change.name} was replaced in this moment, by a package: repeat the command"
+            )
         try:
             _make(change, launcher_text(root, change.name, python), bin_fd, ops)
         except OSError:

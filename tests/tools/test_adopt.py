@@ -196,6 +196,42 @@ def test_package_upgrade_is_noticed_and_taken_up(manager: Manager) -> None:
     assert manager.facts() == {name: facts for name, facts in upgraded.items() if not name.endswith(".stock")}
 
 
+def test_file_that_a_package_puts_there_in_the_middle_is_not_lost(manager: Manager) -> None:
+    def upgrade(number: int, name: str) -> None:
+        if number == second_link:
+            manager.install("2")
+
+    counting = FaultyOps(lambda number, name: None)
+    assert adopt(manager, ops=counting).ok
+    second_link = [number for number, name in enumerate(counting.names, 1) if name == "link"][1] + 1
+    assert undo(manager).ok
+    done = adopt(manager, ops=FaultyOps(upgrade))
+    assert (done.ok, "wazuh-clusterd was replaced in this moment" in done.reason) == (False, True)
+    assert b"build 2" in (manager.bin / "wazuh-clusterd").read_bytes()
+    wanted = {name: (manager.bin / name).read_bytes() for name in MODULES}
+    assert adopt(manager).ok
+    assert undo(manager).ok
+    assert {name: (manager.bin / name).read_bytes() for name in MODULES} == wanted
+
+
+@pytest.mark.parametrize("way", ["adopt", "undo", "adopt again"])
+def test_each_change_is_on_the_disk_before_the_next(manager: Manager, way: str) -> None:
+    if way != "adopt":
+        assert adopt(manager).ok
+    if way == "adopt again":
+        manager.install("2")
+    ops = FaultyOps(lambda number, name: None)
+    assert (undo if way == "undo" else adopt)(manager, ops=ops).ok
+    names = ops.names
+    beside = {number for number, name in enumerate(names) if name == "link" and names[number + 1] == "rename"}
+    for number, name in enumerate(names):
+        if name in ("link", "rename") and number not in beside:
+            assert names[number + 1] == "fsync", "the directory"
+        if name == "write":
+            assert names[number + 1 : number + 3] == ["fsync", "rename"], "a launcher is whole before it has its name"
+    assert names.count("rename") == 2 + 2 * (way == "adopt again")
+
+
 def test_stock_daemon_may_stay_after_an_upgrade(manager: Manager) -> None:
     assert adopt(manager).ok
     manager.install("2")
