@@ -185,9 +185,12 @@ def test_registration(make_rig: MakeRig, monkeypatch: pytest.MonkeyPatch, capsys
         assert not faults.problems, last_lines(rig)
 
 
-def test_merge(make_rig: MakeRig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("side", ["worker", "master"])
+def test_merge(
+    make_rig: MakeRig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], side: str
+) -> None:
     with (
-        running("file faults merge", capsys) as campaign,
+        running(f"file faults merge {side}", capsys) as campaign,
         guarded("hook-") as place,
         hooked(monkeypatch, place) as page,
     ):
@@ -219,7 +222,6 @@ def test_merge(make_rig: MakeRig, monkeypatch: pytest.MonkeyPatch, capsys: pytes
             wrong = {one: (found.get(one), wanted) for one, wanted in said.items() if found.get(one) != wanted}
             return f"agents with (found, reported): {wrong}" if wrong else ""
 
-        for root in (worker.root, rig.master.root):
-            faults = Faults(campaign, rig, page, root, work, check)
-            faults.run()
-            assert not faults.problems, last_lines(rig)
+        faults = Faults(campaign, rig, page, worker.root if side == "worker" else rig.master.root, work, check)
+        faults.run()
+        assert not faults.problems, last_lines(rig)
