@@ -70,6 +70,7 @@ class EmptyGroups:
                     self._filled[name] = changed_at
             elif now - self._empty_since.setdefault(name, now) >= SURE_S:
                 self._make(fd, content_of(name))
+                del self._empty_since[name]  # whoever removes the file, perhaps with its group, has as long again
         except (FileNotFoundError, FileVanished):
             return  # removed since it was listed
 

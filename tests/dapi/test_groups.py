@@ -60,10 +60,10 @@ def test_groups_have_counts_and_hashes(node: AgentNode) -> None:
     )
     found = node.items("get_agent_groups")
     template = (shared(node) / "web/agent.conf").read_bytes()
-    assert found.affected == [
-        {"name": "default", "count": 0},
-        {"name": "web", "count": 2, "mergedSum": md5(b"merged"), "configSum": md5(template)},
-    ]
+    default, web = found.affected
+    # The store may have given the empty group its merged.mg by now.
+    assert (default["name"], default["count"], "configSum" in default) == ("default", 0, False)
+    assert web == {"name": "web", "count": 2, "mergedSum": md5(b"merged"), "configSum": md5(template)}
     sha = node.items("get_agent_groups", hash_algorithm="sha256", group_list=["web"], select=["mergedSum"]).affected
     assert sha == [{"name": "web", "mergedSum": hashlib.sha256(b"merged").hexdigest()}]
     assert node.code("get_agent_groups", hash_algorithm="shake_128") == 1000

@@ -9,6 +9,7 @@ import pytest
 from clusterd.settings import DEFAULT_RULES
 from clusterd.store import empty_groups
 from clusterd.store.empty_groups import EmptyGroups
+from tools.rig.peer import wait_until
 
 
 @pytest.fixture
@@ -48,6 +49,16 @@ def test_group_without_files_gets_one(shared: Path, prepare: Callable[[Path], No
     inode = (shared / "web/merged.mg").stat().st_ino
     look(shared)
     assert (shared / "web/merged.mg").stat().st_ino == inode
+
+
+def test_removed_file_does_not_return_at_once(shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`rm -r` of a group removes the file and then the directory."""
+    monkeypatch.setattr(empty_groups, "SURE_S", 0.02)
+    owner = EmptyGroups(str(shared.parents[1]))
+    wait_until(lambda: look(shared, owner) == [] and os.listdir(shared / "web") == ["merged.mg"], 60, "the file")
+    (shared / "web/merged.mg").unlink()
+    look(shared, owner)
+    assert os.listdir(shared / "web") == []
 
 
 @pytest.mark.parametrize("path", ["agent.conf", "below/agent.conf"])

@@ -21,7 +21,7 @@ def elsewhere() -> Iterator[Path]:
     shutil.rmtree(path)
 
 
-def test_linked_directories_are_carried_and_written_as_others(make_rig: MakeRig, elsewhere: Path) -> None:
+def test_linked_directories_are_carried_and_written_as_others(elsewhere: Path, make_rig: MakeRig) -> None:
     rig = make_rig(1, overrides={"clusterd": {"link_targets": [str(elsewhere / "git")]}})
     [worker] = rig.workers
     (elsewhere / "git/team").mkdir(parents=True)
