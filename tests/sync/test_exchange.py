@@ -24,6 +24,14 @@ async def linked(node: Node, link: LinkInfo, *caps: str) -> Peer:
     return peer
 
 
+async def came_and_went(master: Node, link: LinkInfo) -> None:
+    """A worker that is not connected any more, but known: it has asked for something."""
+    peer = await linked(master, link, *CAPS)
+    peer.spoke.set()
+    await master.until(lambda: bool(master.side._known.shown({})))
+    await master.core._link_down(link.link, "closed")
+
+
 async def status(node: Node) -> dict[str, Any]:
     found: dict[str, Any] = json.loads((await node.reply(await node.ask(PROGRAM, commands.STATUS))).payload)
     return found
@@ -143,8 +151,7 @@ def test_absent_and_refused_are_asked_on_any_node(tmp_path: Path) -> None:
     master = Node(tmp_path / "m", "master", caps=CAPS)
 
     async def on_master() -> None:
-        await linked(master, WORKER, *CAPS)
-        await master.core._link_down(WORKER.link, "closed")
+        await came_and_went(master, WORKER)
         await linked(master, LinkInfo(2, "worker", "w2"), *CAPS)
         found = json.loads((await master.reply(await master.ask(LinkInfo(2, "worker", "w2"), "get_members"))).payload)
         assert [(row["name"], row["state"]) for row in found["workers"]] == [("w1", "expected")]
@@ -157,8 +164,7 @@ def test_forgotten_worker_is_in_no_backup_that_is_made_afterwards(tmp_path: Path
     node = Node(tmp_path, "master", caps=CAPS)
 
     async def story() -> None:
-        await linked(node, WORKER, *CAPS)
-        await node.core._link_down(WORKER.link, "closed")
+        await came_and_went(node, WORKER)
         known = node.side._known
         await known.save()
         file = Path(node.context.spool.state_dir, "workers.json")
