@@ -217,7 +217,9 @@ def _decoded(value: bytes, kind: type[T]) -> T | None:
         found = msgspec.json.decode(value, type=kind)
     except (msgspec.MsgspecError, RecursionError, ValueError):
         return None
-    return found if _is_printable(found) else None
+    # Without an escape each string is a part of the value, as it stands there.
+    is_plain = value.isascii() and b"\\" not in value and value.decode().isprintable()
+    return found if is_plain or _is_printable(found) else None
 
 
 def _is_printable(value: Any) -> bool:

@@ -1,6 +1,7 @@
 """Whatever stands in etcd, put there by whoever may write: it is bounded, and no step fails over it."""
 
 import asyncio
+import json
 from typing import Any
 
 import msgspec
@@ -39,6 +40,25 @@ def test_junk_is_a_key_that_says_nothing(name: str, junk: str) -> None:
         assert list(view.members) == ["two"], "with failsafe it is asked still"
     if name == "leader":
         assert view.leader is not None, "it is held, by nobody that is known"
+
+
+@pytest.mark.parametrize(
+    ("said", "is_readable"),
+    [
+        ("plain", True),
+        ("ü \\ /", True),
+        ("a\nb", False),
+        ("a\x7fb", False),
+        ("a\u202eb", False),
+        ("a\x1b[2J", False),
+    ],
+)
+@pytest.mark.parametrize("is_escaped", [False, True])
+def test_text_that_cannot_be_printed_makes_a_key_unreadable(said: str, is_readable: bool, is_escaped: bool) -> None:
+    value = json.dumps({"name": "two", "id": said, "advertise": "h:1"}, ensure_ascii=is_escaped).encode()
+    view = view_of(P, 7, {f"{P}leader": Item(value, 5, 6, 0)})
+    assert view.unreadable == (() if is_readable else ("leader",))
+    assert view.leader_name == ("two" if is_readable else "")
 
 
 def changed(value: bytes, **more: Any) -> bytes:
