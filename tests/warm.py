@@ -43,6 +43,10 @@ class Forked:
         self.returncode: int | None = None
         self.pid = self._read()
 
+    def fileno(self) -> int:
+        """Becomes readable when the command has ended; until `wait` has returned."""
+        return self._told
+
     def poll(self) -> int | None:
         if self.returncode is None and select.select([self._told], [], [], 0)[0]:
             self.wait()
@@ -85,16 +89,23 @@ class Warm:
         self._python = _python(os.environ)
 
     def start(
-        self, line: Sequence[str], environment: Mapping[str, str], *, out: int | None = None, err: int | None = None
+        self,
+        line: Sequence[str],
+        environment: Mapping[str, str],
+        *,
+        out: int | None = None,
+        err: int | None = None,
+        directory: str | None = None,
     ) -> Forked:
-        """Runs `python -m MODULE ...`. `out`, `err`: descriptors; without one the output goes to /dev/null."""
+        """Runs `python -m MODULE ...`, in this process's directory unless another is given. `out`, `err`: descriptors;
+        without one the output goes to /dev/null."""
         assert tuple(line[:2]) == MODULE, line
         with self._lock:
             if self._socket is None or self._pid != os.getpid():
                 self._begin()
             server = self._socket
         assert server is not None
-        wanted = {"line": line, "environment": dict(environment), "directory": os.getcwd()}
+        wanted = {"line": line, "environment": dict(environment), "directory": directory or os.getcwd()}
         told, telling = os.pipe()
         null = os.open(os.devnull, os.O_WRONLY)
         try:
@@ -194,6 +205,8 @@ def _become(wanted: dict[str, Any], out: int, err: int, control: socket.socket) 
     try:
         os.dup2(out, 1)
         os.dup2(err, 2)
+        sys.stdout = sys.__stdout__ = _stream(1, sys.stdout)
+        sys.stderr = sys.__stderr__ = _stream(2, sys.stderr)
         control.detach()
         for name in os.listdir("/proc/self/fd"):
             if int(name) > 2:
@@ -216,6 +229,11 @@ def _become(wanted: dict[str, Any], out: int, err: int, control: socket.socket) 
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code if isinstance(code, int) else 1)
+
+
+def _stream(fd: int, like: Any) -> Any:
+    """Returns a stream like one that was made for another file: it has asked once whether one can seek there."""
+    return open(fd, "w", encoding=like.encoding, errors=like.errors, closefd=False, buffering=-1 if fd == 1 else 1)
 
 
 def _show(arguments: list[str], environment: list[str]) -> None:

@@ -14,7 +14,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -22,8 +21,11 @@ from typing import NamedTuple
 import pytest
 
 from tests.system.rest import PASSWORD
+from tests.warm import WARM
+from tests.warm_programs import programs
 from tools.init_node import init_node
 from tools.rig.guard import MARK, guarded
+from tools.rig.nodes import PROGRAM
 from tools.rig.ports import free_port
 
 ROOT = Path(__file__).parents[2]
@@ -64,18 +66,13 @@ def test_every_block_says_where_it_runs_or_why_not(page: str) -> None:
 
 class Place:
     """The rig: directories of a master and two workers, and a directory of programs in which `clusterd` is this
-    checkout's."""
+    checkout's (tests/warm_programs.py)."""
 
     def __init__(self, top: Path) -> None:
         self.top = top
         self.port, self.api_port = free_port(), free_port()
-        for name in ("bin", "backups", "hand"):
+        for name in ("bin", "hand"):
             (top / name).mkdir()
-        (top / "backups").rmdir()  # the page makes it
-        for program, module in (("clusterd", "tools.cli"), ("cluster_control", "tools.cluster_control")):
-            command = top / "bin" / program
-            command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m {module} "$@"\n')
-            command.chmod(0o755)
         (top / "cluster.key").write_text(KEY + "\n")
         (top / "alice.password").write_text(PASSWORD + "\n")
 
@@ -139,18 +136,24 @@ class Place:
         for root in (*self.top.glob("hand/*"), *(self.root(name) for name in ("w2", "w1", "master"))):
             if (root / "etc/ossec.conf").exists():
                 with contextlib.suppress(subprocess.SubprocessError):
-                    command = [sys.executable, "-m", "tools.cli", "--root", str(root), "stop"]
-                    subprocess.run(command, cwd=ROOT, capture_output=True, timeout=LIMIT_S)
+                    WARM.capture([*PROGRAM, "--root", str(root), "stop"], os.environ, LIMIT_S)
+
+
+@contextlib.contextmanager
+def a_place() -> Iterator[Place]:
+    with guarded("docs-") as top:
+        made = Place(top)
+        with programs(top / "bin", {"clusterd": "tools.cli", "cluster_control": "tools.cluster_control"}):
+            try:
+                yield made
+            finally:
+                made.stop_all()
 
 
 @pytest.fixture(scope="module")
 def place() -> Iterator[Place]:
-    with guarded("docs-") as top:
-        made = Place(top)
-        try:
-            yield made
-        finally:
-            made.stop_all()
+    with a_place() as made:
+        yield made
 
 
 @pytest.fixture(scope="module")
@@ -216,10 +219,6 @@ def test_commands_of_a_page_run(rig: Place, page: str) -> None:
 
 @pytest.mark.slow
 def test_nodes_that_the_first_page_makes_by_hand_work() -> None:
-    with guarded("docs-") as top:
-        made = Place(top)
-        try:
-            for block in steps(BY_HAND):
-                made.run(block)
-        finally:
-            made.stop_all()
+    with a_place() as made:
+        for block in steps(BY_HAND):
+            made.run(block)

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import re
+import shlex
 import subprocess
 import tempfile
 from collections.abc import Hashable, Iterator
@@ -13,8 +14,10 @@ import pytest
 
 from tests.conftest import MakeRig
 from tests.warm import WARM
+from tests.warm_programs import programs
 from tools.rig.nodes import PROGRAM, PROJECT, Rig, Run, run_program
 from tools.rig.patience import Patience
+from tools.rig.peer import wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -51,6 +54,43 @@ def test_what_another_environment_of_python_is_for_is_no_fork(tmp_path: Path) ->
     (tmp_path / "sitecustomize.py").write_text("print('seen')")
     environment = os.environ | {"PYTHONPATH": f"{PROJECT}:{tmp_path}"}
     assert WARM.capture([*PROGRAM, "version"], environment).stdout.startswith("seen\nclusterd ")
+
+
+def test_a_program_for_shell_scripts_is_a_fork_with_the_directory_environment_output_and_end_of_its_client(
+    tmp_path: Path,
+) -> None:
+    def said(script: str, word: str) -> tuple[int, str, str]:
+        path = f"{tmp_path}:{os.environ['PATH']}" if word == "clusterd" else os.environ["PATH"]
+        environment = os.environ | {"PATH": path, "PYTHONPATH": str(PROJECT), "CLUSTERD_ROOT": str(tmp_path)}
+        line = ["bash", "-c", script.replace("clusterd", word)]
+        ran = subprocess.run(line, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
+        return ran.returncode, ran.stdout, ran.stderr
+
+    scripts = (
+        "clusterd version | cat; clusterd status; exit $?",
+        "clusterd no-such-command 2>&1 >/dev/null | head -1; clusterd version --x > said; cat said",
+        "cd /; clusterd --root nowhere check-config",
+    )
+    with programs(tmp_path, {"clusterd": "tools.cli"}):
+        for script in scripts:
+            assert said(script, "clusterd") == said(script, shlex.join(PROGRAM))
+
+
+def test_command_for_a_shell_script_ends_with_its_client(tmp_path: Path) -> None:
+    pipe = tmp_path / "etc/ossec.conf"
+    pipe.parent.mkdir()
+    os.mkfifo(pipe)
+    line = [str(tmp_path / "clusterd"), "--root", str(tmp_path), "check-config"]
+
+    def commands() -> list[psutil.Process]:
+        found = psutil.Process().children(recursive=True)
+        return [one for one in found if one.is_running() and line[1:] == [word for word in one.cmdline() if word][-3:]]
+
+    with programs(tmp_path, {"clusterd": "tools.cli"}):
+        with subprocess.Popen(line, env=os.environ | {"PYTHONPATH": str(PROJECT)}) as client:
+            wait_until(lambda: len(commands()) == 2, 60, "client and fork run")
+            client.kill()
+        wait_until(lambda: not commands(), 60, "the fork has ended, too")
 
 
 def test_a_node_that_a_fork_started_looks_like_one_of_the_program(make_rig: MakeRig) -> None:
