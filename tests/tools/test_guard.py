@@ -1,5 +1,6 @@
 """Everything that a harness started ends with it, and its next run finds nothing left, however it ended."""
 
+import itertools
 import os
 import signal
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tools.rig import guard
 from tools.rig.guard import MARK, PROJECT, guarded
 from tools.rig.peer import wait_until
 
@@ -182,3 +184,18 @@ def test_what_a_block_that_failed_has_left_running_ends_with_it(tmp_path: Path) 
         block()
     assert left[0].poll() is not None
     assert list(tmp_path.iterdir()) == []
+
+
+def test_process_that_shows_no_environment_at_the_first_look_is_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one does that is just being executed."""
+    process = subprocess.Popen(["sleep", "600"], env=os.environ | {MARK: str(tmp_path)})
+    real, looks = guard.carrying, itertools.count()
+    monkeypatch.setattr(guard, "carrying", lambda *asked: real(*asked) if next(looks) else iter(()))
+    try:
+        guard._end(tmp_path)
+        assert not list(real(MARK, lambda mark: mark == str(tmp_path)))
+    finally:
+        process.kill()
+        process.wait()

@@ -26,6 +26,8 @@ import psutil
 MARK = "CLUSTERD_RIG"
 PROJECT = Path(__file__).resolve().parent.parent.parent
 ENDING_S = 10.0
+LOOKS, LOOK_S = 3, 0.05
+"""A process that is just being executed shows no environment: only so many looks that find nothing count."""
 
 
 class _Books:
@@ -156,11 +158,14 @@ def clean(file: Path) -> None:
 
 
 def _end(directory: Path) -> None:
-    deadline = time.monotonic() + ENDING_S
-    while time.monotonic() < deadline:
+    deadline, nothing = time.monotonic() + ENDING_S, 0
+    while time.monotonic() < deadline and nothing < LOOKS:
         found = list(carrying(MARK, lambda mark: Path(mark).is_relative_to(directory)))
         if not found:
-            return
+            nothing += 1
+            time.sleep(LOOK_S)
+            continue
+        nothing = 0
         for process in found:
             with contextlib.suppress(psutil.Error):
                 process.kill()
