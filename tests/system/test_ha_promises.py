@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -19,11 +20,13 @@ import pytest
 from clusterd.left_behind import LEFT_BEHIND
 from clusterd.pidfile import running_pid
 from tests.conftest import KEY, rigs
+from tests.system.impatient import Clients
 from tests.system.rest import OVERRIDES, turn_on
 from tests.system.test_election import election, ids, leader, register, registered
+from tests.tools.test_ha_recipes import in_namespace
 from tools.rig import candidates
 from tools.rig.etcd import EtcdCluster
-from tools.rig.nodes import Rig, RigNode
+from tools.rig.nodes import PROJECT, Rig, RigNode
 from tools.rig.peer import StockWorker, wait_until
 from tools.rig.ports import HOST, free_port
 
@@ -295,6 +298,35 @@ def test_what_a_former_master_had_alone_is_named(site: Site) -> None:
     assert (row["files"], row["term"]) == (1, term)
 
 
+# ---- programs that ask once more -------------------------------------------------------------------------------------
+
+
+@pytest.mark.stress
+def test_who_asks_once_more_sees_nothing_of_a_switchover(site: Site) -> None:
+    """Needs a quiet machine: each request waits up to 3 s for the next leader."""
+    clients = Clients()
+    with clients.running(site.rig.nodes, [site.plain]):
+        for node in site.rig.candidates[:2]:
+            began = time.monotonic()
+            found = site.order(node, "switchover")
+            assert found["ok"], found
+            for kind in ("register", "read", "nodes", "rest"):
+                nodes = site.rig.nodes if kind != "rest" else [site.plain]
+                for asked in nodes:
+                    wait_until(
+                        lambda kind=kind, asked=asked, began=began: (
+                            clients.first_after(kind, began + 5, asked.name) is not None
+                        ),
+                        PATIENCE_S,
+                        f"{kind} through {asked.name}",
+                    )
+            wait_until(site.is_well, PATIENCE_S, "a cluster that is well")
+    assert not clients.failed_twice(), "\n".join(map(str, clients.failed_twice()[:20]))
+    held = ids(site.leader())
+    assert clients.given - clients.deleted <= held
+    assert not clients.deleted & held
+
+
 # ---- one address for everybody ---------------------------------------------------------------------------------------
 
 
@@ -374,3 +406,12 @@ def test_stock_worker_behind_haproxy_is_there_again_after_the_leader_was_killed(
     assert primaries() == [new.name]
     print(f"a stock worker behind HAProxy heard nothing for {link.gap_after(killed):.1f} s")
     assert re.search(r"stock", site.log(new))
+
+
+def test_virtual_address_moves_with_a_real_promotion() -> None:
+    said = in_namespace(f"""
+        ip link set lo up
+        cd {PROJECT}
+        exec {sys.executable} -m tests.system.virtual_address
+    """)
+    assert said.splitlines()[-3:] == ["first", "moved", "killed"]
