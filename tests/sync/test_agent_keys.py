@@ -163,7 +163,7 @@ def test_requested_deletion_is_accepted_at_once(tmp_path: Path, change: Callable
     node = KeyNode(tmp_path)
     node.state = tmp_path / "queue/cluster/.clusterd/state"
     node.state.mkdir(parents=True)
-    node.keeper._state_dir = str(node.state)
+    node.keeper._builder._state_dir = str(node.state)
     node.keeper._files._state_dir = node.state
 
     async def story(node: Node) -> None:

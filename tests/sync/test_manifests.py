@@ -9,7 +9,7 @@ import pytest
 from clusterd.messages.base import Job, Result
 from clusterd.messages.manifest import BuildManifest, PatchManifest, ScanShard
 from clusterd.settings import Settings
-from clusterd.sync.manifest import keeper
+from clusterd.sync.manifest import builder, keeper
 from clusterd.sync.manifest.confirming import RETRY_S
 from clusterd.sync.ports.pool_port import JobError
 from hashing.live_manifest import load_live
@@ -202,7 +202,7 @@ def test_walk_in_the_background_stops_for_others_and_is_done_afterwards(tmp_path
 
     async def story(node: Node) -> None:
         node.pool = pool = SlowWalks(Settings(str(tmp_path)))
-        node.keeper._jobs = cast(Any, pool)
+        node.keeper._builder.jobs = cast(Any, pool)
         await node.keeper.scan()
         assert pool.lanes == ["bulk", "bulk"], "everybody waits for the first one"
         clock.move(60)
@@ -250,7 +250,7 @@ def test_only_a_short_patch_goes_before_other_jobs(tmp_path: Path) -> None:
 
         await node.keeper.scan()
         node.pool.run = record  # type: ignore[method-assign]
-        for names in (["one"], [f"many-{number}" for number in range(keeper.MOST_AT_ONCE + 1)]):
+        for names in (["one"], [f"many-{number}" for number in range(builder.MOST_AT_ONCE + 1)]):
             for name in names:
                 node.write(f"etc/rules/{name}")
             node.keeper.touch([f"etc/rules/{name}" for name in names])

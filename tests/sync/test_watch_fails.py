@@ -111,7 +111,7 @@ def test_failed_patch_leads_to_a_walk(tmp_path: Path) -> None:
         for path in node.state.glob("manifest-*"):
             path.unlink()
         node.pool = InlinePool(Settings(str(node.root)))
-        node.keeper._jobs = cast(Any, node.pool)
+        node.keeper._builder.jobs = cast(Any, node.pool)
         node.write("etc/rules/a.xml")
         node.keeper.touch(["etc/rules/a.xml"])
         with pytest.raises(ScanFailed):

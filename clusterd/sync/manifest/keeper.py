@@ -15,8 +15,9 @@ import msgspec
 
 from clusterd.clock import Clock
 from clusterd.key_guard import KeyRules
-from clusterd.messages.manifest import BuildManifest, ManifestBuilt, PatchManifest, ScanShard
+from clusterd.messages.manifest import ManifestBuilt
 from clusterd.settings import Clusterd
+from clusterd.sync.manifest.builder import ManifestBuilder
 from clusterd.sync.manifest.change_events import ChangeEvents
 from clusterd.sync.manifest.confirming import RETRY_S, Confirming
 from clusterd.sync.manifest.deletion_guard import EVERYTHING, DeletionGuard
@@ -25,18 +26,15 @@ from clusterd.sync.manifest.places import LOOK_TWICE_S, MOST_PENDING, Places
 from clusterd.sync.manifest.scan import Scan, ScanFailed, summary
 from clusterd.sync.manifest.watch_policy import WatchPolicy
 from clusterd.sync.manifest.watcher import LAG_S, MakeNotify, watch_recursively
-from clusterd.sync.ports.pool_port import GAVE_WAY, JobError, PoolPort, all_of
+from clusterd.sync.ports.pool_port import GAVE_WAY, JobError, PoolPort
 from clusterd.sync.ports.tag_log import TagLog
 from clusterd.sync.ports.troubles import Troubles, round_survives
 from hashing.errors import Note
 from hashing.manifest import Rules
-from ipc.job_queue import Lane
 
 PUBLISH_EVERY_S = 0.1
 """While files keep changing: the delay until the next change is looked at. The first change has no delay."""
 SUBJECT = "files of this node"
-MOST_AT_ONCE = 200
-"""A patch for more places, or for directories, is a long job."""
 
 
 class _GaveWay(Exception):
@@ -68,18 +66,14 @@ class ManifestKeeper:
     ) -> None:
         """Without `rules` nothing is watched. `max_delete_share`, and that of `key_rules`: 1 on a worker. `log`: for
         warnings. `events`: tells the journal; without it jobs are not asked for the changes."""
-        self._root = root
-        self._state_dir = state_dir
         self._files = ManifestFiles(state_dir)
         self._events = events
-        self._source = "scan"
-        self._shards = shards
-        self._jobs = jobs
         self._clock = clock
         self._log = log
         self._troubles = troubles or Troubles()
         self._confirming = Confirming(full_walk_s)
         self._guard = DeletionGuard(clock, log, self._troubles, max_delete_share, key_rules)
+        self._builder = ManifestBuilder(root, state_dir, shards, jobs, self._guard, events)
         self.current: Scan | None = None
         self.changed: list[Callable[[Scan], None]] = []
         self.failure = ""
@@ -90,8 +84,6 @@ class ManifestKeeper:
         self._places = Places()
         self._must_walk = True
         self._wake = asyncio.Event()
-        self._state: ManifestBuilt | None = None
-        self._built_from: tuple[str, ...] = ()
         self._lock = asyncio.Lock()
         self._own_changes = 0
         self._watch = WatchPolicy(
@@ -216,7 +208,7 @@ class ManifestKeeper:
 
     def _hurry(self) -> None:
         if self._confirming.is_in_background:
-            self._jobs.hurry()
+            self._builder.jobs.hurry()
 
     async def _wait_for_work(self) -> bool:
         """Returns True when there is no work but confirming what is known."""
@@ -301,17 +293,8 @@ class ManifestKeeper:
         self._confirming.walk_begins(started)
         taken = self._places.take_all(started)
         self._must_walk = False  # here already: what is lost from now on asks for the next one
-        is_in_background = self._confirming.is_in_background
-        lane: Lane = "background" if is_in_background else "bulk"
-        gives_way = self._jobs.hurries if is_in_background else -1
         try:
-            shards = await all_of(
-                self._jobs.run(
-                    ScanShard(self._root, self._state_dir, shard, self._shards, full, gives_way),
-                    lane=lane,
-                )
-                for shard in range(self._shards)
-            )
+            shards = await self._builder.walk(full=full, in_background=self._confirming.is_in_background)
         except JobError:
             self._places.put_back(taken)
             raise
@@ -320,26 +303,9 @@ class ManifestKeeper:
             raise JobError("disk", "; ".join(note.why or note.text for note in notes) or "a part could not be walked")
         self._confirming.walk_ended(started, full=full)
         self._places.walked(path for shard in shards for path in shard.again)
-        digests = tuple(shard.digest for shard in shards)
-        state = self._state
-        if state is None or digests != self._built_from:
-            published = self._files.published_digest if self.current is None else self.current.root_digest
-            is_compared = self._guard.is_on or (self._events is not None and self.current is not None)
-            job = BuildManifest(
-                self._root,
-                self._state_dir,
-                self._shards,
-                published if is_compared else "",
-                self._guard.max_delete_share,
-                self._guard.lost_just_now(),
-                self._guard.key_rules.share,
-                self._guard.key_rules.least,
-                self._changes_path("scan"),
-            )
-            state = self._accept(await self._jobs.run(job))
-            self._built_from = digests
-        else:
-            state = msgspec.structs.replace(state, vanished=0)
+        published = self._files.published_digest if self.current is None else self.current.root_digest
+        is_compared = self._guard.is_on or (self._events is not None and self.current is not None)
+        state = await self._builder.build(shards, published if is_compared else "")
         hashed, hashed_bytes = sum(shard.hashed for shard in shards), sum(shard.hashed_bytes for shard in shards)
         reused = sum(shard.reused for shard in shards)
         return await self._judged(self._summary(state, started, notes, hashed, reused, hashed_bytes), state.vanished)
@@ -359,53 +325,13 @@ class ManifestKeeper:
                 notes=[note for note in before.notes if note.why],
             )
             return await self._judged(scan, 0)
-        state = await self._run_patch(look.paths, look.directories, allow_delete=allow_delete)
+        state = await self._builder.patch(look.paths, look.directories, allow_delete=allow_delete)
         twice_at = self._clock.monotonic() + LOOK_TWICE_S if self.watching else None
         is_changed = state.root_digest != before.root_digest
         self._places.looked(look, state.again, state.trees, twice_at, is_changed=is_changed)
         notes = [note for note in before.notes if note.why and not look.covers(note.path)] + state.notes
         scan = self._summary(state, started, notes, state.hashed, state.files - state.hashed, state.hashed_bytes)
         return await self._judged(scan, state.vanished)
-
-    async def _run_patch(
-        self, paths: Iterable[str], directories: Iterable[str], *, judge: bool = False, allow_delete: bool = False
-    ) -> ManifestBuilt:
-        assert self._state is not None
-        places, trees = sorted(paths), sorted(directories)
-        job = PatchManifest(
-            self._root,
-            self._state_dir,
-            self._state.root_digest,
-            self._state.base,
-            self._shards,
-            places,
-            trees,
-            self._guard.max_delete_share,
-            self._guard.lost_just_now(),
-            judge,
-            allow_delete,
-            self._guard.key_rules.share,
-            self._guard.key_rules.least,
-            self._changes_path("" if judge else "events"),
-        )
-        # With thousands of files it is as long as a walk.
-        is_short = not trees and len(places) <= MOST_AT_ONCE
-        return self._accept(await self._jobs.run(job, lane="chunk" if is_short else "long"))
-
-    def _changes_path(self, source: str) -> str:
-        """Returns the path to which a job writes what it has changed. `source`: the cause; empty: as before."""
-        self._source = source or self._source
-        return "" if self._events is None else self._events.path()
-
-    def _accept(self, built: ManifestBuilt) -> ManifestBuilt:
-        """Keeps the result of a job as the base of the next one."""
-        before, self._state = self._state, built
-        if before is None or built.root_digest != before.root_digest:
-            self._built_from = ()  # the last walk is not where this state comes from
-        self._guard.accept(before, built)
-        if self._events is not None:
-            self._events.note(built)
-        return built
 
     def _summary(
         self, state: ManifestBuilt, started: float, notes: list[Note], hashed: int, reused: int, hashed_bytes: int
@@ -418,19 +344,20 @@ class ManifestKeeper:
         if not self._guard.is_due(vanished, scan.settling):
             return scan
         now = self._clock.monotonic()
-        state = await self._run_patch((), (), judge=True)
+        state = await self._builder.patch((), (), judge=True)
         self._guard.judged()
         return self._summary(state, now, scan.notes, scan.hashed, scan.reused, scan.hashed_bytes)
 
     def _publish(self, scan: Scan) -> None:
-        assert self._state is not None
+        built = self._builder.newest
+        assert built is not None
         is_new = self.current is None or self.current.root_digest != scan.root_digest
         if is_new:
-            self._files.publish(scan.root_digest, self._state.base, self._clock.monotonic(), lasting=self._guard.is_on)
+            self._files.publish(scan.root_digest, built.base, self._clock.monotonic(), lasting=self._guard.is_on)
         self.current = scan
         if is_new:
             if self._events is not None:
-                self._events.published(scan.content_digest, self._source, scan.duration_s)
+                self._events.published(scan.content_digest, self._builder.source, scan.duration_s)
             for listener in self.changed:
                 # The manifest stays current even if a listener fails, and the next listener is called.
                 with round_survives(self._log, self._troubles, "telling of changed files"):
