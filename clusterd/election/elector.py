@@ -20,7 +20,7 @@ LONGEST_LEASE_S = 300.0
 
 
 class Elector:
-    """`step` is called again and again, by one task; the other methods by whoever asks. `session`, `tenure`, `leading`,
+    """One task calls `step` again and again; any task may call the other methods. `session`, `tenure`, `leading`,
     `following`: its parts, each owner of its state."""
 
     def __init__(self, me: Identity, etcd: EtcdClient, node: NodePort, times: Times) -> None:
@@ -32,7 +32,7 @@ class Elector:
         self._said = ""
 
     async def step(self) -> None:
-        """Raises nothing that etcd or the node may do."""
+        """Does what follows from etcd and the node now. A failure of etcd or of the node raises nothing."""
         with self._etcd_may_be_away():
             before = self.session.lease
             if await self.session.keep():
@@ -54,7 +54,7 @@ class Elector:
 
     @property
     def is_hurried(self) -> bool:
-        """Whether the lead changes hands here: somebody waits for each step."""
+        """Whether this node is taking the lead or handing it over, so that other nodes wait for each of its steps."""
         is_taking = self.session.has_leaders_key and not self.tenure.term
         return self.leading.hands_over or is_taking
 
@@ -69,7 +69,8 @@ class Elector:
             self._lease_is_lost()
 
     async def _confirm(self) -> None:
-        """The key is still ours: the lease counts. What followers must know of this node is written with it."""
+        """After a renewal: checks that the leader's key is still this node's, writes `last` with it, and only then
+        moves the deadline."""
         held = self.session.view.leader
         if held is None or held.key.id != self.session.id or self.session.view.term != self.tenure.term:
             if self.session.is_known and not self.session.view.leader:
@@ -90,7 +91,7 @@ class Elector:
             self.tenure.stop("etcd does not know this node's lease any more")
 
     async def _follow(self) -> None:
-        """Raises EtcdUnavailable, EtcdRefused, LeaseLost."""
+        """Does the leader's or the candidate's part. Raises EtcdUnavailable, EtcdRefused, LeaseLost."""
         if not self.session.lease:
             return
         facts, view = self._node.facts(), self.session.view
@@ -122,12 +123,12 @@ class Elector:
             await self.following.without_leader(facts)
 
     def failsafe(self, term: int, leader: str, for_s: float = 0.0) -> FailsafeAnswer:
-        """See messages/election.py."""
+        """Answers a leader that asks whether it may go on without etcd (messages/election.py)."""
         facts, held = self._node.facts(), self.session.view.leader
         if self.tenure.term or facts.is_master or (held is not None and held.key.id == self.session.id):
             return FailsafeAnswer(yes=False, why=f"{self.me.name} leads")
         if not self.me.failsafe:
-            # A promise would not outlive its node: see session.py.
+            # A promise would not survive a restart of this node: see session.py.
             return FailsafeAnswer(yes=False, why=f"clusterd.ha.failsafe is off on {self.me.name}")
         if facts.is_changing:
             return FailsafeAnswer(yes=False, why=f"the role of {self.me.name} changes")
@@ -140,7 +141,7 @@ class Elector:
         return FailsafeAnswer(yes=True)
 
     async def _go_on_without_etcd(self) -> None:
-        """Asks every candidate of the last known list, and those that are linked, whether this node may go on."""
+        """Asks every candidate of the last known list, and every linked one, whether this node may go on."""
         now = self._times.boot()
         if self.tenure.is_for_ever or self.tenure.until - now > self.me.lease_s / 2:
             return
@@ -167,7 +168,8 @@ class Elector:
         self.tenure.extend(now)
 
     async def stop(self) -> None:
-        """The node stops: its keys go, so that another one can lead at once. The board says so first."""
+        """Stops leading, on the board first; then ends the lease with all keys of this node, so that another one can
+        lead at once."""
         self.tenure.stop("the node is stopped")
         view = self.session.view
         is_kept = view.leader is not None and view.leader.key.id == self.session.id and view.leader.lease == 0

@@ -1,8 +1,8 @@
 """An etcd client over etcd's JSON gateway (/v3/...), for what an election needs: leases, reads, transactions, watches.
 
-Members are tried in turn, beginning with the one that answered last. What is wrong with one member (closed port,
-silence, no leader, bad TLS, nonsense) leads to the next one; what etcd says about the request (login, permission) does
-not. No call takes longer than `timeout_s`: each member gets half of what is left, the last one all of it.
+Members are tried in turn, beginning with the one that answered last. After a fault of one member (closed port, silence,
+no leader, bad TLS, nonsense) the next one is tried; a refusal by etcd itself (login, permission) is final. No call
+takes longer than `timeout_s`: each member gets half of the rest, the last one all of it.
 """
 
 import asyncio
@@ -70,9 +70,9 @@ LARGEST_ANSWER = 8 * 1024 * 1024
 IDLE_S = 120.0
 """How long an idle connection is kept: longer than the pause between two renewals, so that these need no handshake."""
 WATCH_S = 30.0
-"""A watch on which nothing came for so long is opened anew: a half-open link says nothing either."""
+"""After this silence a watch is opened anew: a half-open link is silent, too."""
 HEADERS = {"Grpc-Metadata-hasleader": "true", "Accept-Encoding": "identity", "Content-Type": "application/json"}
-"""hasleader: a member without a leader refuses at once, instead of letting us wait, and ends its watches."""
+"""hasleader: a member without a leader refuses at once instead of letting us wait, and ends its watches."""
 END_S = 0.5
 OK = 200
 NO_LOGIN = "authentication is not enabled"
@@ -80,11 +80,11 @@ Result = TypeVar("Result")
 
 
 class Etcd:
-    """One process's client. Values and keys are no secrets; neither password nor token gets into an error.
+    """The client of one process. Values and keys are no secrets; no error contains a password or token.
 
-    `witness`: a key that this user may read, for example the leader's. With it a renewal counts only when the leader of
-    etcd that did it was confirmed by a majority afterwards: an etcd leader that was cut off renews leases for a moment
-    longer than the others wait (etcd before 3.5.8)."""
+    `witness`: a key that this user may read, for example the leader's. With it a renewal counts only if a majority has
+    confirmed afterwards that the renewing member still leads etcd. An etcd leader that was cut off (etcd before 3.5.8)
+    goes on renewing leases for a moment, in which the other members already let them expire."""
 
     def __init__(
         self, settings: EtcdSettings, *, timeout_s: float, witness: str = "", watch_s: float = WATCH_S
@@ -95,14 +95,14 @@ class Etcd:
         self._watch_s = watch_s
         self._first = 0
         self._token: str | None = None
-        """None: not logged in; empty: nobody wants a login."""
+        """None: not logged in; empty: etcd wants no login."""
         self._cluster_id = ""
         self._http: httpx.AsyncClient | None = None
 
     # ---- calls -------------------------------------------------------------------------------------------------------
 
     async def grant(self, ttl_s: int) -> int:
-        """A new lease of so many seconds: its id."""
+        """Takes a lease of this many seconds; returns its id."""
 
         async def at(member: str) -> LeaseAnswer:
             return await self._ask(member, "lease/grant", {"TTL": str(ttl_s)}, LeaseAnswer)
@@ -110,8 +110,8 @@ class Etcd:
         return (await self._somewhere(at)).ID
 
     async def keep_alive(self, lease: int) -> int:
-        """Renews a lease: the seconds that it has left, counted from no earlier than the call. Raises LeaseLost when
-        etcd does not know it."""
+        """Renews a lease. Returns the seconds that it has left, counted from no earlier than the call. Raises LeaseLost
+        when etcd does not know it."""
 
         async def at(member: str) -> LeaseAnswer:
             found = await self._ask_stream(member, "lease/keepalive", {"ID": str(lease)}, LeaseAnswer)
@@ -127,7 +127,7 @@ class Etcd:
         return found.TTL
 
     async def revoke(self, lease: int) -> None:
-        """Ends a lease; its keys go with it. One that is gone already is no error."""
+        """Ends a lease and deletes its keys. A lease that has ended already is no error."""
 
         async def at(member: str) -> EtcdAnswer:
             return await self._ask(member, "lease/revoke", {"ID": str(lease)}, EtcdAnswer)
@@ -136,7 +136,7 @@ class Etcd:
             await self._somewhere(at)
 
     async def read(self, prefix: str) -> Snapshot:
-        """All keys that begin with the prefix, as a majority of the members has them."""
+        """Returns all keys that begin with the prefix, as a majority of the members has them."""
 
         async def at(member: str) -> RangeAnswer:
             return await self._ask(member, "kv/range", key_range(prefix), RangeAnswer)
@@ -145,8 +145,8 @@ class Etcd:
         return Snapshot(found.header.revision, {one.name: one.item for one in found.kvs})
 
     async def txn(self, when: list[Compare], then: list[Put | Delete]) -> TxnResult:
-        """All of `then`, if all of `when` holds. It is never sent twice: EtcdUnavailable may mean that it was done
-        (read then). Raises LeaseLost when a key's lease is gone."""
+        """Does all of `then` if all of `when` holds. It is never sent twice: after EtcdUnavailable it may have been
+        done or not (read then). Raises LeaseLost when a key's lease has ended."""
 
         async def at(member: str) -> TxnAnswer:
             return await self._ask(member, "kv/txn", encode_txn(when, then), TxnAnswer)
@@ -155,9 +155,9 @@ class Etcd:
         return TxnResult(found.succeeded, found.header.revision)
 
     async def watch(self, prefix: str, after: int) -> AsyncGenerator[list[KeyChange]]:
-        """What changes below the prefix after a revision, in order, without end; the changes of one revision are never
-        divided. Raises Compacted when that history is gone, EtcdUnavailable when no member serves it. What a member
-        that was cut off does not know comes late: silence proves nothing."""
+        """Yields the changes below the prefix after a revision, in order, without end; the changes of one revision stay
+        together. Raises Compacted when etcd has dropped that history, EtcdUnavailable when no member serves it. A
+        member that was cut off reports changes late: silence proves nothing."""
         failures: dict[str, MemberFailed] = {}
         while len(failures) < len(self._settings.endpoints):
             member = next(one for one in self._in_turn() if one not in failures)
@@ -182,7 +182,7 @@ class Etcd:
         raise unavailable(failures)
 
     async def status(self) -> list[EndpointStatus]:
-        """What each member says of itself, asked at the same time."""
+        """Asks all members at the same time for their state."""
 
         async def one(member: str) -> EndpointStatus:
             try:
@@ -217,8 +217,8 @@ class Etcd:
         return [*members[self._first :], *members[: self._first]]
 
     async def _somewhere(self, at: Callable[[str], Awaitable[Result]], *, is_repeatable: bool = True) -> Result:
-        """The answer of the first member that gives one. `is_repeatable`: a request that may have been done may be made
-        again."""
+        """Returns the answer of the first member that gives one. `is_repeatable`: the request may be made again though
+        it may have been done."""
         deadline = asyncio.get_running_loop().time() + self._timeout_s
         failures: dict[str, MemberFailed] = {}
         members = self._in_turn()
@@ -251,7 +251,8 @@ class Etcd:
         self._cluster_id = header.cluster_id
 
     async def _logged_in(self, member: str, ask: Callable[[], Awaitable[Result]]) -> Result:
-        """Asks with a login where one is wanted, and once more with a new one when etcd has forgotten it."""
+        """Sends a request, with a login where etcd wants one. Logs in again, once, when etcd has forgotten the
+        login."""
         await self._ensure_login(member)
         with contextlib.suppress(TokenInvalid):
             return await ask()
@@ -294,7 +295,7 @@ class Etcd:
         return found
 
     async def _ask_stream(self, member: str, path: str, body: dict[str, Any], kind: type[AnswerType]) -> AnswerType:
-        """Asks for a stream and takes its first message."""
+        """Opens a stream and returns its first message."""
 
         async def ask() -> AnswerType:
             async with contextlib.aclosing(self._lines(member, path, body)) as lines:
@@ -320,7 +321,7 @@ class Etcd:
         return parse(data, kind)
 
     async def _watch_at(self, member: str, prefix: str, start: int) -> AsyncGenerator[list[KeyChange]]:
-        """A member's watch, until nothing has come for a while; first an empty list, when it is open."""
+        """Yields a member's watch until it has been silent for a while; first an empty list, when it is open."""
         body = {"create_request": key_range(prefix) | {"start_revision": str(start)}}
         patience = self._timeout_s
         async with contextlib.aclosing(self._lines(member, "watch", body)) as lines:
@@ -374,7 +375,8 @@ class Etcd:
             raise member_failed(failure) from None
 
     def _client(self) -> httpx.AsyncClient:
-        """One for all members: it keeps their connections. Proxies of the environment are not for etcd."""
+        """Returns one HTTP client for all members, which keeps their connections. It ignores proxies of the
+        environment."""
         if self._http is None:
             limits = httpx.Limits(keepalive_expiry=IDLE_S)
             self._http = httpx.AsyncClient(

@@ -1,5 +1,4 @@
-"""What an elector knows of its own node, and what it can do to it. The process has the real one (node.py), tests have
-one that is told."""
+"""What an elector knows of its own node, and what it can make it do. node.py is the real one; tests have a double."""
 
 from typing import Protocol
 
@@ -9,13 +8,15 @@ from clusterd.messages.journal import ElectionEvent
 
 
 class Facts(msgspec.Struct, frozen=True):
-    """`is_master`: the effective role; `is_deposed`: it led and serves nobody. `term`: the highest one seen; `led`: the
-    one it leads in, or led; `master`, `master_name`: of `term`. `is_changing`: a change of role is under way; `failed`:
-    why the last one was given up. `is_known`: the store has answered, and the members after it hold: `state` `master`,
-    or that of the replica; `epoch`, `past`: which log, and the lives of it that are over; `followers`: as a master, who
-    holds how much of a whole replica of its log, and when no candidate is linked, nobody; `known`: every candidate that
-    it has ever given something; `heard_at`: as a candidate, when its master has last told it something. `may_not_lead`:
-    what speaks against this node."""
+    """`is_master`: the effective role; `is_deposed`: a former master that serves no node. `term`: the highest one seen;
+    `led`: the one in which this node leads or led; `master`, `master_name`: those of `term`. `is_changing`: a change of
+    role is under way; `failed`: why the last one was given up.
+
+    `is_known`: the store has answered, so the following members hold. `state`: `master`, or that of the replica;
+    `epoch`, `past`: the present life of the log and the earlier ones; `followers`: on a master, how much of its log
+    each candidate with a whole replica has, empty while no candidate is linked; `known`: every candidate that the store
+    has ever sent something; `heard_at`: on a candidate, when its master last sent something. `may_not_lead`: the
+    objection to this node."""
 
     is_configured_master: bool = False
     is_master: bool = False
@@ -41,51 +42,52 @@ class Facts(msgspec.Struct, frozen=True):
 
 
 class NodePort(Protocol):
-    """The node of an elector. Nothing here raises but where it is said."""
+    """The node of an elector. A method raises only what its docstring names."""
 
     def facts(self) -> Facts:
-        """As far as they are known."""
+        """Returns what is known now."""
 
     async def refresh(self) -> None:
-        """Asks the store and sync again, for a second at most."""
+        """Asks the store and sync again, for at most a second."""
 
     def board(self) -> tuple[int, int]:
-        """Term and end of the lease as they stand on the board, in nanoseconds of the boot clock."""
+        """Returns term and end of the lease from the board, in nanoseconds of the boot clock."""
 
     def lead(self, term: int, until_ns: int) -> None:
-        """Puts them there."""
+        """Writes term and end of the lease to the board."""
 
     def begin_promotion(self, term: int, former: tuple[str, ...], *, keeps_agents: bool, without_agents: bool) -> str:
-        """Begins the change of role. Returns why it cannot."""
+        """Begins the change of role. Returns the reason if it cannot begin."""
 
     def begin_demotion(self, term: int, master: str, name: str) -> str:
-        """Begins the change of role. Returns why it cannot."""
+        """Begins the change of role. Returns the reason if it cannot begin."""
 
     def hear_of(self, term: int, master: str, name: str) -> str:
-        """There is another master. Returns why it cannot be noted."""
+        """Notes that another node is master. Returns the reason if that cannot be noted."""
 
     async def drain(self, for_s: float) -> int:
-        """No more writes are taken: the last position. Raises ClusterError."""
+        """Makes the store refuse further writes; returns the last position. Raises ClusterError."""
 
     async def undrain(self) -> None: ...
 
     async def settle(self) -> None:
-        """Returns when what was carried out has been answered, or after two seconds."""
+        """Waits until every write that was carried out has been answered, for at most two seconds."""
 
     async def forget(self, name: str) -> None:
-        """A candidate does not come back: the store knows it no more, unless it is linked."""
+        """Makes the store forget a candidate that does not come back, unless it is linked."""
 
     async def ask_failsafe(self, term: int, leader: str, nodes: tuple[str, ...], for_s: float) -> dict[str, bool]:
-        """Whether each of these candidates promises not to lead for so long. One that is missing has not answered."""
+        """Returns for each of these candidates whether it promises not to lead for `for_s` seconds. A missing one has
+        not answered."""
 
     def run_program(self, kind: str, term: int, leader: str) -> None:
-        """Begins `on_promote` or `on_demote`."""
+        """Starts `on_promote` or `on_demote`."""
 
     def keep(self, state: "Kept") -> bool:
-        """Writes it into the run directory. Returns whether it is there."""
+        """Writes the state to the run directory. Returns whether it is on the disk."""
 
     def kept(self) -> "Kept | None":
-        """What an earlier life of this process wrote."""
+        """Returns the state that an earlier life of this process wrote."""
 
     def say(self, level: str, text: str) -> None: ...
 
@@ -93,8 +95,9 @@ class NodePort(Protocol):
 
 
 class Kept(msgspec.Struct, frozen=True):
-    """What outlives the process `election`, and not its node: `id` in its keys, its lease, until when it has promised
-    not to take the lead (seconds of the boot clock), the last known list of members."""
+    """State that survives a restart of the process `election`, but not of its node: the `id` in its keys, its lease,
+    the moment until which it has promised not to take the lead (seconds of the boot clock), the last known list of
+    members."""
 
     id: str
     lease: int = 0

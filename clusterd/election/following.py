@@ -1,5 +1,5 @@
-"""What a node does that has not the leader's key: says what it has, follows who leads, takes the lead when it is its
-turn."""
+"""The part of a node without the leader's key: it publishes its own state, follows the leader, and takes the lead when
+it is its turn."""
 
 import msgspec
 
@@ -28,7 +28,7 @@ from clusterd.leadership import HAND_OVER_S
 from clusterd.messages.journal import ElectionEvent
 
 TELL_S = 2.0
-"""How often a candidate says how far its replica is."""
+"""How often a candidate publishes the position of its replica."""
 
 
 class Following:
@@ -41,15 +41,16 @@ class Following:
         self._node, self._times = node, times
         self._since = times.wall()
         self._absent_since: float | None = None
-        """Since when nobody leads; None: somebody does."""
+        """The moment since which no node leads; None while one does."""
         self._heard: tuple[int, LeaderKey] | None = None
-        """Of which leader the log was told."""
+        """The term and leader that were logged last."""
         self._demoted, self._again_at = 0, 0.0
-        """For which term this node was to become a worker, and when it tries that again."""
+        """The term of the last attempt to become a worker, and when the next attempt is due."""
         self._told_at = float("-inf")
         self._told: CandidateKey | None = None
         self._before_entry: tuple[float | None] | None = None
-        """When this node, which is no member, had last heard of its master as that was noticed."""
+        """While this node is no member: when it had last heard of its master, as of the moment at which that was
+        noticed."""
 
     def there_is_a_leader(self) -> None:
         self._absent_since = None
@@ -89,7 +90,8 @@ class Following:
             own = view.candidates.get(me.name)
             is_own = facts.is_master and facts.led == term and own is not None and own.id == self._session.id
             if view.leader.lease == 0 and is_own:
-                # Paused, and this node was started anew: nothing but its name and its disk says who it is.
+                # The election is paused and this node was restarted: only its name and its disk show that the key is
+                # its own.
                 again = encode(LeaderKey(me.name, self._session.id, me.advertise))
                 await self._session.change(
                     [Compare(self._session.key(LEADER), "mod_revision", view.leader.mod_revision)],
@@ -159,7 +161,8 @@ class Following:
         await self._take()
 
     def _is_ordered(self, now: float) -> tuple[bool | None, bool]:
-        """Whether an order names this node (True) or another one (False; None: nobody), and whether it is by force."""
+        """Returns whether an order names this node (True), another one (False) or none (None), and whether it is by
+        force."""
         order = rules.order_of_now(self._session.view)
         if order is None:
             return None, False
@@ -263,7 +266,7 @@ class Following:
             then.append(Put(self._session.key(MEMBERS + me.name), encode(MemberKey(me.advertise))))
         if not then:
             return
-        # One that cannot be read says nothing, and nobody else mends it.
+        # An unreadable key names no member, and only this node can write it anew.
         there = self._session.items.get(self._session.key(name))
         guard = (
             Compare(self._session.key(name), "mod_revision", 0 if there is None else there.mod_revision)
@@ -274,8 +277,9 @@ class Following:
             self._told, self._told_at = key, now
 
     def _may_enter(self, facts: Facts) -> bool:
-        """Whether this node may become a member. One that was forgotten is not asked by a leader that goes on without
-        etcd: so whoever could follow it enters only when that leader has answered it, and knows of it."""
+        """Returns whether this node may become a member. A leader that goes on without etcd does not ask a forgotten
+        candidate. So a node that could follow that leader becomes a member only after the leader has answered it, and
+        thus knows of it."""
         if self._session.view.last is None or facts.is_master or facts.is_deposed:
             return True
         if not facts.is_known:
@@ -288,5 +292,5 @@ class Following:
 
 
 def _without_place(key: CandidateKey | None) -> CandidateKey | None:
-    """What is told at once when it changes."""
+    """The part of the key whose change is published at once."""
     return None if key is None else msgspec.structs.replace(key, position=0, lag=None, digest_at=None)

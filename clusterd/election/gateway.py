@@ -1,5 +1,5 @@
-"""What is asked of etcd's JSON gateway and what it answers: the messages of etcd's API (rpc.proto) as JSON, in which
-64-bit numbers are texts, bytes are base64 and zeros are left out."""
+"""Requests to etcd's JSON gateway and its answers: the messages of etcd's API (rpc.proto) as JSON, in which 64-bit
+numbers are texts, bytes are base64 and zeros are left out."""
 
 import base64
 from typing import Any, Literal, TypeVar
@@ -10,16 +10,16 @@ import msgspec
 DEADLINE_EXCEEDED, PERMISSION_DENIED = 4, 7
 RESOURCE_EXHAUSTED, OUT_OF_RANGE, UNAVAILABLE, UNAUTHENTICATED = 8, 11, 14, 16
 PASSING = {DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED, UNAVAILABLE}
-"""What another member, or the same one later, may do."""
+"""A failure after which another member, or the same one later, may still serve."""
 SHOWN_CHARACTERS = 200
 
 
 class EtcdUnavailable(OSError):
-    """No member answers, or none has a leader; it may pass. A transaction may have been done all the same."""
+    """No member answers, or none has a leader; it may pass. A transaction may have been done nevertheless."""
 
 
 class EtcdRefused(Exception):
-    """etcd, or TLS, does not let this node in, and will not until somebody changes something; the text says what."""
+    """etcd, or TLS, refuses this node until an operator changes something; the text says what."""
 
 
 class LeaseLost(Exception):
@@ -27,12 +27,12 @@ class LeaseLost(Exception):
 
 
 class Compacted(Exception):
-    """The history since that revision is gone: read anew."""
+    """etcd has dropped the history since that revision: read everything anew."""
 
 
 class MemberFailed(Exception):
-    """One member did not serve a request. `may_be_done`: it may have been carried out all the same. `is_tls`: there is
-    no TLS with it. `is_other`: it is of another etcd."""
+    """One member did not serve a request. `may_be_done`: it may have been carried out nevertheless. `is_tls`: no TLS
+    connection could be made. `is_other`: the member belongs to another etcd."""
 
     def __init__(self, text: str, *, may_be_done: bool = False, is_tls: bool = False, is_other: bool = False) -> None:
         super().__init__(text)
@@ -42,7 +42,7 @@ class MemberFailed(Exception):
 
 
 class TokenInvalid(Exception):
-    """The login is not known any more (a member was restarted, users were changed): log in again."""
+    """etcd has forgotten the login (a member was restarted, users were changed): log in again."""
 
 
 class Item(msgspec.Struct, frozen=True):
@@ -62,7 +62,7 @@ class Snapshot(msgspec.Struct, frozen=True):
 
 
 class KeyChange(msgspec.Struct, frozen=True):
-    """A key was written, or is gone (`item` None), at this revision."""
+    """A key was written, or deleted (`item` None), at this revision."""
 
     key: str
     revision: int
@@ -70,7 +70,7 @@ class KeyChange(msgspec.Struct, frozen=True):
 
 
 class Compare(msgspec.Struct, frozen=True):
-    """A condition of a transaction. A key that is not there has revision, version and lease 0."""
+    """A condition of a transaction. A missing key has revision, version and lease 0."""
 
     key: str
     what: Literal["create_revision", "mod_revision", "version", "lease", "value"]
@@ -92,15 +92,16 @@ class Delete(msgspec.Struct, frozen=True):
 
 
 class TxnResult(msgspec.Struct, frozen=True):
-    """`succeeded`: all conditions held and everything was done; else nothing was. `revision`: of etcd then; a key that
-    was made by it has this create_revision."""
+    """`succeeded`: all conditions held and everything was done; otherwise nothing was. `revision`: of etcd then; a key
+    made by this transaction has it as its create_revision."""
 
     succeeded: bool
     revision: int
 
 
 class EndpointStatus(msgspec.Struct, frozen=True):
-    """What a member says of itself. `problem`: why it does not serve us, empty if it does. `errors`: its alarms."""
+    """One member's state, as it reports it. `problem`: why it does not serve us, empty if it does. `errors`: its
+    alarms."""
 
     endpoint: str
     problem: str = ""
@@ -138,7 +139,7 @@ class KeyValue(msgspec.Struct):
 
 
 class EtcdAnswer(msgspec.Struct):
-    """What every answer has. Without a header it is none of etcd's."""
+    """The header of every answer. An answer without it does not come from etcd."""
 
     header: EtcdHeader
 
@@ -198,14 +199,14 @@ AnswerType = TypeVar("AnswerType", bound=EtcdAnswer)
 
 
 class Streamed(msgspec.Struct):
-    """One message of a stream: exactly one of both."""
+    """One message of a stream: it has exactly one of the two."""
 
     result: msgspec.Raw = msgspec.Raw()
     error: _Failure | None = None
 
 
 def parse(data: bytes, kind: type[AnswerType]) -> AnswerType:
-    """An answer of that kind. Raises MemberFailed for what is none."""
+    """Decodes an answer of that kind. Raises MemberFailed if it is none."""
     try:
         return msgspec.json.decode(data, type=kind, strict=False)
     except (msgspec.DecodeError, msgspec.ValidationError, ValueError, RecursionError):
@@ -213,7 +214,8 @@ def parse(data: bytes, kind: type[AnswerType]) -> AnswerType:
 
 
 def parse_streamed(data: bytes, kind: type[AnswerType], user: str) -> AnswerType:
-    """A message of a stream. Raises what `refusal` makes of an error, and MemberFailed for what is neither."""
+    """Decodes a message of a stream. Raises the exception that `refusal` makes of an error, and MemberFailed for
+    anything else."""
     try:
         found = msgspec.json.decode(data, type=Streamed, strict=False)
     except (msgspec.DecodeError, ValueError, RecursionError):
@@ -224,7 +226,7 @@ def parse_streamed(data: bytes, kind: type[AnswerType], user: str) -> AnswerType
 
 
 def parse_failure(status: int, data: bytes, user: str) -> Exception:
-    """What an answer with an HTTP status other than 200 means."""
+    """Returns the exception for an answer with an HTTP status other than 200."""
     try:
         found = msgspec.json.decode(data, type=_Failure, strict=False)
     except (msgspec.DecodeError, ValueError, RecursionError):
@@ -242,7 +244,7 @@ NO_SUCH_PATH = 404
 
 
 def refusal(message: str, code: int, user: str) -> Exception:
-    """What an error of etcd's means. `user`: our name there, empty if we have none."""
+    """Returns the exception for an error of etcd's. `user`: this node's user in etcd, empty without one."""
     if "requested lease not found" in message:
         return LeaseLost("etcd does not know this lease any more")
     if code == OUT_OF_RANGE or "has been compacted" in message:
@@ -272,7 +274,7 @@ def refusal(message: str, code: int, user: str) -> Exception:
 
 
 def cut(text: bytes | str) -> str:
-    """The beginning of what another program said, for people."""
+    """Returns the beginning of another program's text, for people."""
     shown = text.decode(errors="replace") if isinstance(text, bytes) else text
     shown = " ".join(shown.split())
     return shown if len(shown) <= SHOWN_CHARACTERS else shown[: SHOWN_CHARACTERS - 3] + "..."
@@ -286,7 +288,7 @@ def encoded(data: bytes | str) -> str:
 
 
 def key_range(prefix: str) -> dict[str, str]:
-    """All keys that begin with the prefix."""
+    """Returns the range of all keys that begin with the prefix."""
     key = prefix.encode()
     end = key.rstrip(b"\xff")
     return {"key": encoded(key), "range_end": encoded(end[:-1] + bytes([end[-1] + 1]) if end else b"\0")}

@@ -1,4 +1,4 @@
-"""The leader follows an operator's order: a switchover, or a failover by force."""
+"""The leader carries out an operator's order: a switchover, or a failover by force."""
 
 import msgspec
 
@@ -37,10 +37,10 @@ class HandOvers:
         return self._over is not None
 
     async def obey(self, order: OrderKey, facts: Facts) -> None:
-        """What an operator asked for, on the leader."""
+        """Carries out, on the leader, what an operator has ordered."""
         now = self._times.boot()
         if order.term != self._session.view.term:
-            # It was about an earlier one: this node is what came of it.
+            # The order was for an earlier term, and has led to this one.
             await self._session.change([self._order_stands()], [Delete(self._session.key(ORDER))])
             return
         if order.kind == "failover":
@@ -53,7 +53,7 @@ class HandOvers:
             return
         over = self._over
         if now > over.give_up_at:
-            # First: the store takes writes again some time after that.
+            # The refusal comes first: the store accepts writes again some time after it.
             await self._refuse(order, f"{over.to} did not catch up within {HAND_OVER_S:g} s")
             await self.end()
         elif over.position is not None and facts.followers.get(over.to, -1) >= over.position:
@@ -93,14 +93,14 @@ class HandOvers:
             await self.end()
 
     def _may_wait(self, order: OrderKey) -> bool:
-        """A link that has just ended is back in a moment."""
+        """A link that has just ended is usually back within a moment."""
         now = self._times.boot()
         if self._waiting[0] != order.id:
             self._waiting = (order.id, now)
         return now <= self._waiting[1] + HAND_OVER_S
 
     async def _hand_to(self, over: _Under, order: OrderKey, facts: Facts) -> None:
-        """`to` has everything: it may take the lead, and nobody else does."""
+        """Hands the lead to `to`, which has everything: `last` lets only that node take it."""
         at = over.position or 0
         await self._node.settle()
         try:
@@ -134,7 +134,7 @@ class HandOvers:
             await self._node.undrain()
 
     async def end(self) -> None:
-        """Nothing is ordered any more: the store takes writes again."""
+        """Ends the switchover, if there is one: the store accepts writes again."""
         if self._over is not None:
             self._over = None
             await self._node.undrain()

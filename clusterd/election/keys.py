@@ -42,8 +42,9 @@ def text(said: str) -> str:
 
 
 class Config(msgspec.Struct, frozen=True):
-    """`fingerprint`: of the cluster's name and key; nodes of another one have no part in this election. `base`: what
-    terms are counted from. `first`: the node that may lead while nobody has yet. `paused`: nobody takes over."""
+    """`fingerprint`: of the cluster's name and key; nodes of another cluster have no part in this election. `base`:
+    what terms are counted from. `first`: the only node that may lead before any other has led. `paused`: no node takes
+    over."""
 
     cluster: Name
     fingerprint: Name
@@ -62,13 +63,13 @@ class LeaderKey(msgspec.Struct, frozen=True):
 
 
 NOBODY = LeaderKey("", "", "")
-"""Of a key that cannot be read."""
+"""Stands for a key that cannot be read."""
 
 
 class CandidateKey(msgspec.Struct, frozen=True):
-    """What a node says of itself. `led`: the term of which its own agent database is, 0 for a worker; `epoch`,
-    `past`, `position`, `lag`: of that or of its replica. `may_not_lead`: why, as far as the node itself knows; empty:
-    nothing."""
+    """What a node publishes of itself. `led`: the term to which its own agent database belongs, 0 for a worker;
+    `epoch`, `past`, `position`, `lag`: of that database or of its replica. `may_not_lead`: the reason, as far as the
+    node itself knows; empty: none."""
 
     name: Name
     id: Name
@@ -94,9 +95,9 @@ class MemberKey(msgspec.Struct, frozen=True):
 
 
 class LastKey(msgspec.Struct, frozen=True):
-    """Written by the leader only. `position` in the log `epoch`, which followers that are well have by now; `floor`:
-    who has less does not lead, whatever else holds; `confirming`: the candidate that has everything that was answered
-    since, None: answers waited for nobody. `past`: what of earlier epochs that log has."""
+    """Written by the leader only. `position` in the log `epoch`: healthy followers have it by now. `floor`: a node that
+    has less never leads. `confirming`: the candidate that has everything answered since; None: answers waited for no
+    candidate. `past`: how much of earlier epochs that log contains."""
 
     term: Term
     leader: Name
@@ -109,7 +110,7 @@ class LastKey(msgspec.Struct, frozen=True):
 
 
 class OrderKey(msgspec.Struct, frozen=True):
-    """`kind`: switchover or failover. `term`: the one that it ends. `refused`: why it was not followed."""
+    """`kind`: switchover or failover. `term`: the term that it ends. `refused`: why it was not carried out."""
 
     kind: Literal["switchover", "failover"]
     to: Name
@@ -130,7 +131,7 @@ class Held(msgspec.Struct, frozen=True):
 
 
 class EtcdView(msgspec.Struct, frozen=True):
-    """All of it at one revision. Revisions 0: the key is not there."""
+    """All keys of the election at one revision. Revision 0: the key does not exist."""
 
     revision: int = 0
     config: Config | None = None
@@ -146,7 +147,7 @@ class EtcdView(msgspec.Struct, frozen=True):
 
     @property
     def term(self) -> int:
-        """That of the leader's key; 0 without one."""
+        """The revision of the leader's key; 0 without one."""
         return 0 if self.leader is None or self.config is None else self.config.base + self.leader.create_revision
 
     @property
@@ -155,8 +156,8 @@ class EtcdView(msgspec.Struct, frozen=True):
 
 
 def view_of(prefix: str, revision: int, items: dict[str, Item]) -> EtcdView:
-    """`prefix`: with the slash at its end. A key that cannot be read counts as one that is there and says nothing: it
-    is named in `unreadable`. Raises nothing, whatever stands there."""
+    """Reads the keys. `prefix`: with the slash at its end. An unreadable key counts as present without content, and is
+    named in `unreadable`. Raises nothing, whatever the keys contain."""
     unreadable: list[str] = []
 
     def parsed(name: str, kind: type[T]) -> T | None:
@@ -180,7 +181,7 @@ def view_of(prefix: str, revision: int, items: dict[str, Item]) -> EtcdView:
             candidates[name] = one
         elif one is not None:
             unreadable.append(CANDIDATES + name)
-    # Who takes part stays so, whatever the key says: with `failsafe` all of them are asked.
+    # A member stays a member, even if its key is unreadable: with `failsafe` all of them are asked.
     members = {name: parsed(MEMBERS + name, MemberKey) or MemberKey("") for name in below(MEMBERS)}
 
     def modified(name: str) -> int:
@@ -210,7 +211,8 @@ def view_of(prefix: str, revision: int, items: dict[str, Item]) -> EtcdView:
 
 
 def _decoded(value: bytes, kind: type[T]) -> T | None:
-    """None: it is no such value, or has what goes into no log line and no file of ours."""
+    """Decodes a value. None: it is of another kind, or contains characters that may go into no log line and no file of
+    ours."""
     if len(value) > MOST_BYTES:
         return None
     try:
@@ -234,7 +236,7 @@ def _is_printable(value: Any) -> bool:
 
 
 def config_unreadable(key: str) -> str:
-    """What the operator must know of it. `key`: its whole name."""
+    """Returns the text for the operator. `key`: its whole name."""
     return (
         f"the key {key} in etcd cannot be read, or has what a cluster cannot have (base: 0 to {MOST_BASE}), so nobody "
         "leads: put the former value there, or remove the key, and then clusterd ha bootstrap"
@@ -242,7 +244,7 @@ def config_unreadable(key: str) -> str:
 
 
 def is_address(text: str) -> bool:
-    """Whether it is HOST:PORT. Who writes nonsense into etcd must not stop nodes from dialling others."""
+    """Returns whether it is HOST:PORT. Nonsense in etcd must not keep nodes from dialling others."""
     address = split_address(text) if text.isprintable() and len(text) <= MOST_NAME else None
     return address is not None and address[1] is not None
 
@@ -252,8 +254,8 @@ def encode(value: msgspec.Struct) -> bytes:
 
 
 def fingerprint(settings: Settings) -> str:
-    """Equal on nodes with the same name and key of the cluster. Who reads etcd has it: each guess at a weak key costs
-    as much as this call, some 50 ms and 16 MiB."""
+    """Returns the same text on all nodes with the same name and key of the cluster. Readers of etcd see it: each guess
+    at a weak key costs them as much as this call, some 50 ms and 16 MiB."""
     cluster = settings.cluster
     salt = b"clusterd-elect\0" + cluster.name.encode()
     return hashlib.scrypt(cluster.key.value, salt=salt, n=1 << 14, r=8, p=1, dklen=16).hex()

@@ -1,5 +1,5 @@
-"""What a node does that has the leader's key: becomes the master, says what followers must know, keeps its lease on the
-board."""
+"""The part of the node with the leader's key: it becomes the master, publishes what followers must know, and keeps its
+lease on the board."""
 
 import asyncio
 from collections import deque
@@ -18,29 +18,29 @@ from clusterd.messages.election import ConfirmingSet
 from clusterd.messages.journal import ElectionEvent
 
 PROMOTION_S = 120.0
-"""A node that has taken the lead and does not serve after this time lets others."""
+"""A node that has taken the lead and does not serve within this time gives it up."""
 ATTEMPTS = 3
 STORE_S = 30.0
-"""How long a node that has taken the lead waits for its store to say what it has."""
+"""How long a node that has taken the lead waits for its store to report its state."""
 BAR_S = 60.0
-"""How long a node whose promotion failed does not try again."""
+"""How long a node does not try again to lead after it gave the lead up."""
 
 
 class Leading:
-    """Owner of `last` in etcd. `barred_until`: this node does not try to lead before, because of `barred_why`; seconds
-    of the boot clock. Methods raise EtcdUnavailable, EtcdRefused, LeaseLost."""
+    """Owner of `last` in etcd. This node does not try to lead before `barred_until` (seconds of the boot clock),
+    because of `barred_why`. Methods raise EtcdUnavailable, EtcdRefused, LeaseLost."""
 
     def __init__(self, me: Identity, session: EtcdSession, tenure: Tenure, node: NodePort, times: Times) -> None:
         self._me, self._session, self._tenure, self._node, self._times = me, session, tenure, node, times
         self._orders = HandOvers(me, session, tenure, node, times)
         self._writing = asyncio.Lock()
         self._written: LastKey | None = None
-        """What etcd was told last; None: what became of it is not known."""
+        """What was written to etcd last; None: whether the last write was done is unknown."""
         self._begun = 0
-        """The term for which the change of role was begun by this process."""
+        """The term for which this process has begun the change of role."""
         self._begun_at = 0.0
         self._heads: deque[tuple[float, int]] = deque()
-        """When the log had which head: the newest that is old enough, and those after it."""
+        """Heads of the log with their moments: the newest that is old enough, and those after it."""
         self.serving_since: float | None = None
         self.barred_until, self.barred_why = float("-inf"), ""
 
@@ -60,7 +60,7 @@ class Leading:
             return
         term, now = view.term, self._times.boot()
         if not self._tenure.term and held.lease and self._session.is_promised:
-            # Promised while etcd was asked for the key: it has not served anybody yet.
+            # This node promised it while it was asking etcd for the key. It has not served yet.
             await self.give_up("the earlier leader goes on without etcd, as this node has promised it")
             return
         if facts.is_master and facts.led == term and not facts.is_changing:
@@ -83,8 +83,8 @@ class Leading:
         whole = facts.is_known and facts.state == rules.FOLLOWING
         keeps = facts.is_master or facts.is_deposed
         if not keeps and not whole:
-            # Only an order by force makes a master of a node without the agents of the last one, and that only when its
-            # store had time to say what it has: this process may have begun a moment ago.
+            # A node without the last leader's agents becomes master only by an order by force. Its store first gets
+            # time to report its state: this process may have started a moment ago.
             if not facts.is_known and now < self._since_serving(now) + STORE_S:
                 return
             if not rules.is_forced(view, self._me.name):
@@ -100,7 +100,7 @@ class Leading:
         self._node.say("INFO", f"This node has taken the lead: term {term} begins.")
 
     async def _serve(self, facts: Facts, term: int) -> None:
-        """The role is that of the term."""
+        """Leads; the node has the role of the term."""
         view, held = self._session.view, self._session.view.leader
         assert view.config is not None
         assert held is not None
@@ -111,7 +111,8 @@ class Leading:
             or last.term != term
             or (facts.is_known and facts.state == "master" and last.epoch != facts.epoch)
         ):
-            # Before anything is answered in this term, or from another log, nobody else's replica counts any more.
+            # From here on no other replica counts: `last` must say so before anything is answered in this term, or from
+            # another log.
             if not facts.is_known or facts.state != "master":
                 since = self._begun_at if self._begun == term else self._since_serving(now)
                 if not self._tenure.term and now > since + PROMOTION_S:
@@ -142,7 +143,8 @@ class Leading:
             await self._orders.end()
 
     async def _is_without_store(self, facts: Facts, now: float) -> bool:
-        """A leader whose store is away for long serves nobody: it gives the lead up, if another node can have it."""
+        """Gives the lead up when the store has been away for long and another node can lead: without a store a leader
+        serves nobody. Returns whether it did."""
         if facts.is_known:
             self.serving_since = None
             return False
@@ -157,8 +159,8 @@ class Leading:
         return True
 
     async def _touch_key(self) -> bool:
-        """Before this node serves: the key is written again, so that what this node had asked for to end it, and etcd
-        gets late, ends nothing. Returns whether the key is still this node's."""
+        """Writes the leader's key again before this node serves. An earlier request of this node to delete the key that
+        reaches etcd late then deletes nothing. Returns whether the key is still this node's."""
         held = self._session.view.leader
         assert held is not None
         done = await self._session.change(
@@ -176,11 +178,12 @@ class Leading:
         return self.serving_since
 
     async def _pause_or_resume(self, paused: bool, term: int) -> None:
-        """The key stays all the time, so nobody else can take it and the term stays, too."""
+        """Removes the lease from the key, or adds it. The key stays all the time: no other node can take it, and the
+        term stays the same."""
         held = self._session.view.leader
         assert held is not None
         if not paused and self._tenure.is_for_ever:
-            # The end comes first: from the moment on at which the key has a lease it must be obeyed.
+            # The board gets the deadline first: it must hold from the moment at which the key has a lease.
             self._tenure.is_for_ever, self._tenure.until = False, 0.0
             self._tenure.extend(self._session.renewed_at)
             self._tenure.mind_the_end()
@@ -199,7 +202,7 @@ class Leading:
         self._node.tell(ElectionEvent(what=word, term=term, leader=self._me.name))
 
     async def give_up(self, why: str) -> None:
-        """Others may lead; this node does not try again for a while."""
+        """Lets other nodes lead; this one does not try again for a while."""
         self._tenure.stop(why)
         self.barred_until, self.barred_why = self._times.boot() + BAR_S, why
         self._begun_at, self.serving_since = 0.0, None
@@ -208,8 +211,8 @@ class Leading:
         await self._session.change([self._session.is_leaders_unchanged()], [Delete(self._session.key(LEADER))])
 
     def _settled_head(self, facts: Facts) -> int:
-        """The head of the log two renewals ago: every candidate that follows has that by now. The head of now is
-        nobody's yet: each keepalive of an agent moves it."""
+        """Returns the head of the log two renewals ago: every candidate that follows has it by now. No candidate has
+        the present head yet: each keepalive of an agent moves it."""
         now, heads = self._times.boot(), self._heads
         if facts.is_known:
             heads.append((now, facts.position))
@@ -218,19 +221,19 @@ class Leading:
         return heads[0][1] if heads and heads[0][0] <= now - 2 * self._me.lease_s / RENEWALS else 0
 
     async def write_last(self, confirming: str | EllipsisType | None = ..., *, floor: int | None = None) -> bool:
-        """Returns whether this node is still the leader, and etcd has it. Without anything new it only asks.
-        `confirming`: it stays what it is where none is given, and is nobody in another term or log. A `floor` is the
-        position, too; another term or log begins with one. Raises EtcdUnavailable, EtcdRefused, LeaseLost."""
+        """Writes `last` to etcd if it differs, otherwise only asks. Returns whether this node is still the leader, and
+        etcd has it. Without `confirming` the name stays, but in another term or log it becomes None. `floor`: also
+        raises `position`; another term or log begins with one. Raises EtcdUnavailable, EtcdRefused, LeaseLost."""
         async with self._writing:
             for _ in range(ATTEMPTS):
                 view, when, then = self._session.view, [self._session.is_leaders()], list[Put | Delete]()
-                # Only the leader writes it. If etcd says another thing than it was told, a backup was put in its place.
+                # Only the leader writes this key. If it differs from what was written, etcd was restored from a backup.
                 known = self._written if self._written is not None and self._written.term == view.term else None
-                # Asked here: what a step found at its beginning may be older than what another task has written.
+                # Asked here, because another task may have written since the step began.
                 new = self._next_last(known or view.last, self._node.facts(), confirming, floor)
                 if view.last is None or msgspec.structs.replace(view.last, at=0.0) != new:
                     new = msgspec.structs.replace(new, at=self._times.wall())
-                    # A request that etcd gets late takes nothing back.
+                    # With this condition a request that reaches etcd late undoes nothing.
                     when.append(Compare(self._session.key(LAST), "mod_revision", view.last_revision))
                     then.append(Put(self._session.key(LAST), encode(new)))
                 self._written = None
@@ -248,9 +251,9 @@ class Leading:
         view = self._session.view
         says = last is None or (facts.is_known and facts.epoch)
         epoch, past = (facts.epoch, facts.past) if says or last is None else (last.epoch, last.past)
-        # Also where the store, or this node as the leader of another term, goes on with the log that it had: who
-        # confirms has everything that was answered still, and nothing was answered since. Not with a backup that lacks
-        # what was answered.
+        # The name also stays when the store, or this node as the leader of another term, continues the same log: the
+        # confirming candidate still has everything answered, and nothing was answered since. It does not stay after a
+        # backup that lacks answered changes.
         before = None
         if last is not None and (last.term == view.term or last.leader == self._me.name):
             ended = last.position if epoch == last.epoch else dict(past).get(last.epoch, -1)
@@ -264,12 +267,12 @@ class Leading:
             position = max(min(before.position, ended), floor or 0, self._settled_head(facts))
             floor = max(before.floor, floor or 0)
         if floor is None:
-            # What this node had when it took the lead may have been answered; what it has done since was not.
+            # Changes that this node had when it took the lead may have been answered; later ones were not.
             floor = past[-1][1] if past else position
         return LastKey(view.term, self._me.name, epoch, position, confirming, floor=floor, past=past)
 
     async def set_confirming(self, term: int, name: str, position: int) -> ConfirmingSet:
-        """See messages/election.py."""
+        """Names the confirming candidate in etcd, for the store (messages/election.py)."""
         held = self._session.view.leader
         if held is None or held.key.id != self._session.id or self._session.view.term != term:
             return ConfirmingSet(name, ok=False, why=f"this node does not lead in term {term}")

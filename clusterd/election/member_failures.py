@@ -1,4 +1,4 @@
-"""What is wrong with a member of etcd, in words that say what to do."""
+"""What is wrong with a member of etcd, in words that tell the operator what to do."""
 
 import os
 import socket
@@ -13,7 +13,7 @@ MOST_CAUSES = 20
 
 
 def member_failed(failure: httpx.HTTPError) -> MemberFailed:
-    """What a failed exchange says about the member."""
+    """Returns the failure that a failed exchange shows."""
     is_sent = not isinstance(failure, httpx.ConnectError)  # which is that of TLS, too
     causes = list(_causes(failure))
     for cause in causes:
@@ -30,7 +30,7 @@ def member_failed(failure: httpx.HTTPError) -> MemberFailed:
 
 
 def _reason(failure: OSError) -> str:
-    """The system's own words; asyncio has others."""
+    """The system's own text; asyncio words it differently."""
     number = failure.errno or 0
     return os.strerror(number) if number > 0 and not isinstance(failure, socket.gaierror) else str(failure.strerror)
 
@@ -55,7 +55,7 @@ def _causes(failure: BaseException | None) -> Iterator[BaseException]:
 
 
 def unavailable(failures: dict[str, MemberFailed]) -> Exception:
-    """EtcdUnavailable, or EtcdRefused if none of them takes our TLS; by address of the member."""
+    """Returns EtcdUnavailable, or EtcdRefused if no member accepts our TLS. `failures`: by address of the member."""
     text = "; ".join(f"{member} {failure}" for member, failure in failures.items())
     if failures and all(one.is_tls for one in failures.values()):
         return EtcdRefused(f"no TLS with etcd: {text}")

@@ -1,5 +1,5 @@
-"""What the elector knows of its node and does to it, for real: `role.json`, the board, the store and sync are asked and
-told here."""
+"""The real node of an elector: reads and writes `role.json` and the board, asks the store and sync, and gives them
+orders."""
 
 import asyncio
 import contextlib
@@ -30,21 +30,21 @@ from clusterd.wire.commands import STATUS
 from ipc.board import Board
 
 FAILED = "role.failed"
-"""Why the last change of role was given up: clusterd/supervisor/role_change.py writes it."""
+"""Where clusterd/supervisor/role_change.py writes why the last change of role was given up."""
 SHOW_S = 1.0
 STATUS_S = 1.5
 FILES_EVERY_S = 2.0
 DRAIN_WAIT_S = 5.0
 SETTLE_S = 2.0
 FORGET_S = 10.0
-"""What the store said last counts for so long while it does not answer."""
+"""How long the store's last answer counts while it does not answer."""
 PROGRAM_S = 30.0
 BY = "clusterd election"
 GOOD_RESULTS = ("equal", "synced")
 
 
 class Node:
-    """Owner of what was asked last. `say`, `tell`: the log and the journal."""
+    """Owner of the last answers of store and sync. `say`, `tell`: the log and the journal."""
 
     def __init__(
         self,
@@ -66,7 +66,7 @@ class Node:
         self._programs: set[asyncio.Task[None]] = set()
         self._program_turn = asyncio.Lock()
         self.last_program: dict[str, Any] | None = None
-        """What became of `on_promote` or `on_demote`, for status."""
+        """The result of `on_promote` or `on_demote`, for status."""
 
     # ---- what is known -----------------------------------------------------------------------------------------------
 
@@ -129,12 +129,12 @@ class Node:
 
     async def refresh(self) -> None:
         with contextlib.suppress(ClusterError, ValueError):
-            # The master must not count on the confirmations of a node that may not lead.
+            # The master must not wait for confirmations of a node that may not lead.
             objection = "its role.json is damaged" if self._damage else self._files_why
             found = msgspec.json.decode(await self._store.ask(Show(objection), SHOW_S), type=dict[str, Any])
             self._shown, self._shown_at = found, time.monotonic()
         given = self._role()
-        # While the role changes nobody would answer, and whoever leads has the files that count.
+        # While the role changes no process would answer, and the leader has the files that count.
         is_changing = given is not None and given.change is not None
         is_master = standing(given, self._settings.configured.node_type).role == "master"
         if is_changing or is_master or time.monotonic() < self._files_at + FILES_EVERY_S:
@@ -145,7 +145,7 @@ class Node:
             self._look_at_files((found.get("results") or {}).get("self") or {})
 
     def _look_at_files(self, own: dict[str, Any]) -> None:
-        """Files that were complete once stay so while a later check or package is interrupted: each is old or new."""
+        """Files that were complete once stay so when a later check or package is interrupted: each is old or new."""
         problems = own.get("problems") or {}
         if problems:
             path, why = next(iter(problems.items()))
@@ -206,7 +206,7 @@ class Node:
         def hear(before: NodeRole | None) -> NodeRole:
             _refuse_two(before)
             if before is not None and before.term == term and before.led != term:
-                # Of the same term and another address: etcd knows where its leader is.
+                # In the same term with another address: etcd knows where its leader is.
                 return msgspec.structs.replace(before, master=master, master_name=name)
             return heard(before, term, master, name, time.time())
 
@@ -265,7 +265,7 @@ class Node:
             task.add_done_callback(self._programs.discard)
 
     async def _run_program(self, word: str, run: tuple[str, ...], term: int, leader: str) -> None:
-        """One at a time, in their order: a virtual address that is given must not be taken afterwards."""
+        """One program at a time, in order: a virtual address that was given must not be taken away afterwards."""
         settings, name = self._settings, os.path.basename(run[0])
         variables = environment(settings.root, settings.cluster.node_name)
         variables |= {"CLUSTERD_EVENT": word, "CLUSTERD_TERM": str(term), "CLUSTERD_LEADER": leader}
@@ -283,7 +283,7 @@ class Node:
                 self.say("INFO", f"{word} ({name}), term {term}: done.")
 
     async def end_programs(self, wait_s: float) -> None:
-        """Waits for those that run, then kills them."""
+        """Waits for running programs, then kills them."""
         if self._programs:
             await asyncio.wait(self._programs, timeout=wait_s)
         for task in self._programs:

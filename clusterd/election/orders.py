@@ -1,5 +1,5 @@
-"""What operators ask of the election: `clusterd ha switchover`, `failover`, `pause`, `resume`, `bootstrap`, `forget`.
-An order is a key in etcd, so it may be given on any node; the leader, or the node that is named, follows it."""
+"""Orders of operators to the election: `clusterd ha switchover`, `failover`, `pause`, `resume`, `bootstrap`, `forget`.
+An order is a key in etcd, so it may be given on any node; the leader, or the named node, carries it out."""
 
 import uuid
 from typing import Literal
@@ -31,7 +31,7 @@ NO_CONFIG = "etcd knows nothing of this cluster: clusterd ha bootstrap on the no
 
 
 class Orders:
-    """Answers commands. Each looks at etcd anew."""
+    """Carries out commands. Each reads etcd anew."""
 
     def __init__(self, elector: Elector, node: NodePort, times: Times) -> None:
         self._elector, self._node, self._times = elector, node, times
@@ -117,7 +117,7 @@ class Orders:
             when.append(Compare(key(CONFIG), "mod_revision", view.config_revision))
             then.append(Put(key(CONFIG), encode(msgspec.structs.replace(view.config, paused=False))))
             if view.leader is not None and view.leader.lease == 0 and view.leader_name not in view.candidates:
-                # A leader without a lease that is not there: nothing else ends its key.
+                # A leader without a lease that is lost: its key has no other end.
                 when.append(Compare(key(LEADER), "mod_revision", view.leader.mod_revision))
                 then.append(Delete(key(LEADER)))
         done = await session.change(when, then)
@@ -145,7 +145,7 @@ class Orders:
         return HaAnswer(ok=True, facts=facts)
 
     async def _forget(self, name: str) -> HaAnswer:
-        """A candidate is gone for good: nobody asks it any more."""
+        """Removes a candidate that is gone for good, so that no leader asks it any more."""
         session, view = self._session, self._session.view
         key, last = session.key, view.last
         why = ""
@@ -159,7 +159,7 @@ class Orders:
             away = sorted(set(view.members) - set(view.candidates))
             why = f"etcd knows no candidate {name} that is away; away: {', '.join(away) or 'nobody'}"
         elif last is not None and name in (last.confirming, "" if view.leader else last.leader):
-            # Whoever leads names another one within seconds; without one nobody else may lead.
+            # A leader names another one within seconds; without a leader no other node may lead.
             why = f"{name} has what was answered last. " + (
                 "Try again in a moment: the leader is about to have another candidate confirm"
                 if view.leader is not None
@@ -181,7 +181,7 @@ class Orders:
         return HaAnswer(ok=True, text=f"{name} is forgotten: it takes part again when it comes back.", facts=facts)
 
     async def _bootstrap(self, command: HaCommand) -> HaAnswer:
-        """This node is to be the first to lead in an etcd that knows nothing of the cluster."""
+        """Makes this node the first that may lead, in an etcd that knows nothing of the cluster."""
         session, view, facts = self._session, self._session.view, self._node.facts()
         if view.config is None and view.config_revision:
             return HaAnswer(ok=False, text=config_unreadable(session.key(CONFIG)))

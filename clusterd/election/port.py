@@ -1,5 +1,5 @@
-"""The socket of the process `election`: requests of clusterd/messages/election.py, one after the other on each
-connection."""
+"""The socket of the process `election`: answers the requests of clusterd/messages/election.py, on each connection one
+after the other."""
 
 import asyncio
 import contextlib
@@ -22,7 +22,7 @@ _requests: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder(ElectionReques
 
 
 class ElectionServer:
-    """In the run directory, which only the daemon's user and root may enter."""
+    """Its socket lies in the run directory, which only the daemon's user and root may enter."""
 
     def __init__(self, root: str, answer: Answer, rounds: Rounds) -> None:
         self._path, self._answer, self._rounds = election_socket(root), answer, rounds
@@ -31,7 +31,7 @@ class ElectionServer:
         self._server: asyncio.Server | None = None
 
     async def start(self) -> None:
-        """Takes the place of an earlier life's socket. Raises OSError."""
+        """Replaces the socket of an earlier life. Raises OSError."""
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self._path)
         before = os.umask(UMASK)

@@ -33,9 +33,9 @@ SUBTAG = "Election"
 HEARTBEAT_S = 0.5
 STEP_S = 1.0
 HURRY_S = 0.1
-"""The pause between two steps while the lead changes hands."""
+"""The pause between two steps while this node takes the lead or hands it over."""
 TIMEOUT_SHARE = 1 / 3
-"""Of a lease: how long etcd may take for an answer."""
+"""How long etcd may take for an answer, as a share of the lease."""
 AGAIN_S = 1.0
 ENDING_S = 3.0
 
@@ -95,11 +95,11 @@ class _ElectionProcess:
         self._problem = ""
 
     async def run(self) -> int:
-        """Until SIGTERM."""
+        """Runs until SIGTERM."""
         heed_signals(self._stop.set, self._reload)
         server = ElectionServer(self._settings.root, self._answer, self._rounds)
         await server.start()
-        # At once: a node whose etcd is away runs, and serves nothing.
+        # Ready at once: a node without etcd runs, but serves nobody.
         self._row.set_ready()
         tasks = [asyncio.create_task(work) for work in (self._beat(), self._steps(), self._ask(), self._watch())]
         try:
@@ -132,7 +132,7 @@ class _ElectionProcess:
             await pause(self._row, HEARTBEAT_S)
 
     async def _steps(self) -> None:
-        """Each second, and at once when something has changed in etcd."""
+        """Does a step each second, and at once when something has changed in etcd."""
         while True:
             self._news.clear()
             with self._rounds.survive("the election"):
@@ -156,7 +156,7 @@ class _ElectionProcess:
         return HURRY_S if self._elector.is_hurried else STEP_S
 
     async def _watch(self) -> None:
-        """Changes in etcd as they come. Without it each step reads everything."""
+        """Takes changes from etcd as they arrive. Without this watch each step reads everything."""
         session, prefix = self._session, self._elector.me.prefix
         while True:
             with self._rounds.survive("watching etcd"), contextlib.suppress(EtcdUnavailable, EtcdRefused, Compacted):
@@ -171,7 +171,7 @@ class _ElectionProcess:
             await asyncio.sleep(AGAIN_S)
 
     def _changed(self, changes: list[KeyChange]) -> None:
-        """What was read meanwhile may be newer."""
+        """A read that ended meanwhile may be newer."""
         session = self._session
         items: dict[str, Item] = dict(session.items)
         newer = [change for change in changes if change.revision > session.view.revision]
@@ -207,7 +207,7 @@ class _ElectionProcess:
         self._log.line(level, "Cluster", SUBTAG, text)
 
     def _say_problem(self, text: str) -> None:
-        """For `problems` of the status."""
+        """Keeps the text for `problems` of the status."""
         if text == self._problem:
             return
         self._problem = text
@@ -219,7 +219,7 @@ class _ElectionProcess:
                 path.unlink(missing_ok=True)
 
     def _reload(self) -> None:
-        """SIGHUP: the role has changed perhaps, or settings that can change without a restart."""
+        """After SIGHUP: the role may have changed, or settings that can change without a restart."""
         loaded = load(self._settings.root, conf=self._settings.conf or None)
         if loaded.settings is not None:
             self._settings, _ = adopt(self._settings, loaded.settings)

@@ -1,4 +1,4 @@
-"""Who may lead, and who of several does: pure functions of what stands in etcd (docs/ha.md)."""
+"""Which nodes may lead, and which of them does: pure functions of the keys in etcd (docs/ha.md)."""
 
 from clusterd.election.keys import CandidateKey, EtcdView, LastKey, OrderKey
 
@@ -7,12 +7,12 @@ MOST_NAMED = 200
 
 
 def objection(view: EtcdView, one: CandidateKey, *, max_lag: int) -> str:
-    """Why this node may not lead now; empty: it may. The same on every node that sees the same."""
+    """Returns why this node may not lead now; empty: it may. Every node with the same view returns the same."""
     return standing_objection(view, one) or _objection_of_last(view, one, max_lag)
 
 
 def standing_objection(view: EtcdView, one: CandidateKey) -> str:
-    """What speaks against it whoever led last."""
+    """Returns the objection that does not depend on the last leader."""
     config = view.config
     if config is None:
         return "etcd knows nothing of this cluster: clusterd ha bootstrap"
@@ -24,7 +24,7 @@ def standing_objection(view: EtcdView, one: CandidateKey) -> str:
 
 
 def _objection_of_last(view: EtcdView, one: CandidateKey, max_lag: int) -> str:
-    """What the last leader has given away that this node may not have."""
+    """Returns the objection that this node may lack what the last leader has answered."""
     config, last = view.config, view.last
     assert config is not None
     if last is None:
@@ -33,10 +33,10 @@ def _objection_of_last(view: EtcdView, one: CandidateKey, max_lag: int) -> str:
         return "" if one.name == config.first else f"only {config.first or 'nobody'} may be the first to lead"
     if is_former(view, one):
         return ""
-    # Who took the lead since and never served has the log of then, and has it still.
+    # A node that took the lead since and never served still has the log of that moment.
     if one.state != FOLLOWING and not (one.state == MASTER and one.led > last.term):
         return "its replica is not whole"
-    # A former master leads with its own database, and what it says here is of its replica.
+    # A former master would lead with its own database, but its key describes its replica.
     known = reach(last, one) if one.state == MASTER or not one.led or one.epoch == last.epoch else None
     if known is None:
         return f"its replica is not of what {last.leader} had in term {last.term}"
@@ -50,8 +50,8 @@ def _objection_of_last(view: EtcdView, one: CandidateKey, max_lag: int) -> str:
 
 
 def reach(last: LastKey, one: CandidateKey) -> int | None:
-    """Up to which position of the last leader's log this node has everything; None: it has another log. What it has
-    beyond the end of an earlier life of that log, the last leader never had."""
+    """Returns the position of the last leader's log up to which this node has everything; None: it has another log. The
+    last leader never had what this node has beyond the end of an earlier life of that log."""
     own = dict(one.past) | {one.epoch: one.position}
     for epoch, ended in ((last.epoch, None), *reversed(last.past)):
         if epoch in own:
@@ -60,8 +60,8 @@ def reach(last: LastKey, one: CandidateKey) -> int | None:
 
 
 def is_former(view: EtcdView, one: CandidateKey) -> bool:
-    """Whether it is the leader of the last term, with its own agent database: nobody has more. It may have taken the
-    lead again and never served: its log goes on with the same one then."""
+    """Returns whether it led last, and has its own agent database of then: no node has more. It may have taken the lead
+    again without serving: then its log continues the same one."""
     last = view.last
     if last is None or one.name != last.leader:
         return False
@@ -71,13 +71,13 @@ def is_former(view: EtcdView, one: CandidateKey) -> bool:
 
 
 def unreadable(view: EtcdView) -> str:
-    """The keys that cannot be read, for people."""
+    """Returns the unreadable keys, for people."""
     return ", ".join(view.unreadable)[:MOST_NAMED]
 
 
 def rank(view: EtcdView, one: CandidateKey, *, max_lag: int) -> int:
-    """0: it is this node's turn; otherwise how many are before it: the furthest first, then the greater priority. Only
-    for a node that may lead."""
+    """Returns how many nodes are before this one; 0: it is its turn. The furthest comes first, then the greater
+    priority. Only for a node that may lead."""
     able = [other for other in view.candidates.values() if not objection(view, other, max_lag=max_lag)]
     if all(other.name != one.name for other in able):
         able.append(one)
@@ -93,19 +93,19 @@ def _place(view: EtcdView, one: CandidateKey) -> int:
 
 
 def order_of_now(view: EtcdView) -> OrderKey | None:
-    """The order that says who leads after the last term."""
+    """Returns the order that names the leader after the last term."""
     order, ended = view.order, 0 if view.last is None else view.last.term
     return order if order is not None and not order.refused and order.to and order.term == ended else None
 
 
 def is_forced(view: EtcdView, name: str) -> bool:
-    """Whether an operator has ordered that this node leads whatever speaks against it."""
+    """Whether an operator has ordered that this node leads despite all objections."""
     order = order_of_now(view)
     return order is not None and order.kind == "failover" and order.to == name
 
 
 def best_follower(view: EtcdView, epoch: str) -> str:
-    """To whom the leader hands over when nobody is named; empty: there is nobody."""
+    """Returns the node to which the leader hands over when the order names none; empty: there is none."""
     able = [
         one
         for one in view.candidates.values()
@@ -117,12 +117,12 @@ def best_follower(view: EtcdView, epoch: str) -> str:
 
 
 def follower_objection(view: EtcdView, one: CandidateKey, epoch: str) -> str:
-    """Why the leader, whose log is `epoch`, cannot hand over to this node; empty: it can."""
+    """Returns why the leader, whose log is `epoch`, cannot hand over to this node; empty: it can."""
     standing = standing_objection(view, one)
     if standing:
         return standing
     last = view.last
-    # What it has said last may be of an earlier life of this log; the handover waits until it has everything.
+    # Its key may still describe an earlier life of this log; the handover waits until it has everything.
     goes_on = last is not None and last.epoch == epoch and reach(last, one) is not None
     if one.state != FOLLOWING or (one.epoch != epoch and not goes_on):
         return "it has no whole replica of the present leader"

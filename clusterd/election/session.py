@@ -1,4 +1,4 @@
-"""This node's session in etcd: its lease, what stands below the prefix, and every call."""
+"""This node's session in etcd: its lease, its view of the keys below the prefix, and every call."""
 
 import uuid
 from typing import Protocol
@@ -11,9 +11,9 @@ from clusterd.election.keys import LEADER, EtcdView, view_of
 from clusterd.messages.journal import ElectionEvent
 
 RENEWALS = 5
-"""So often a lease is renewed while it lasts."""
+"""How many renewals there are within the duration of a lease."""
 READ_S = 5.0
-"""How often everything is read although changes come by themselves: those of a member that was cut off come late."""
+"""How often everything is read although a watch reports changes: a member that was cut off reports them late."""
 
 
 class EtcdClient(Protocol):
@@ -31,7 +31,7 @@ class EtcdClient(Protocol):
 
 
 class Times(Protocol):
-    """Clocks: of the boot, which goes on while the machine sleeps, and of the wall; seconds."""
+    """Clocks in seconds: that of the boot, which goes on while the machine sleeps, and that of the wall."""
 
     def boot(self) -> float: ...
 
@@ -39,7 +39,7 @@ class Times(Protocol):
 
 
 class Identity(msgspec.Struct, frozen=True):
-    """What this node says of itself and was configured to do. `prefix`: with a slash at its end."""
+    """What this node publishes of itself, and its settings. `prefix`: with a slash at its end."""
 
     name: str
     cluster: str
@@ -54,22 +54,22 @@ class Identity(msgspec.Struct, frozen=True):
 
 
 class EtcdSession:
-    """Owner of the lease. `away`: why etcd cannot be asked; empty: it can. `view`: what stands in etcd; `items`: the
-    same as bytes. `is_live`: changes come by themselves, otherwise each step reads. `renewed_at`: when the last
-    successful renewal was sent. `problem`: what keeps this node from its part; `waits_for`: while nobody leads, why
-    this node does not."""
+    """Owner of the lease. `away`: why etcd does not answer; empty: it does. `view`: the keys in etcd; `items`: the same
+    as bytes. `is_live`: a watch reports changes; otherwise each step reads. `renewed_at`: when the last successful
+    renewal was sent. `problem`: what keeps this node from its part; `waits_for`: while no node leads, why this node
+    does not."""
 
     def __init__(self, me: Identity, etcd: EtcdClient, node: NodePort, times: Times) -> None:
         self._me, self._etcd, self._node, self._times = me, etcd, node, times
         kept = node.kept()
         self.id = kept.id if kept else uuid.uuid4().hex
         self.lease = kept.lease if kept else 0
-        # A node that begins anew has forgotten what it promised before.
+        # A node that was restarted has forgotten its earlier promises.
         first = times.boot() + me.lease_s if me.failsafe else 0.0
         self.promised_until = kept.promised_until_s if kept else first
         self.members = kept.members if kept else ()
         self.forgotten: set[str] = set()
-        """Who was a member, and is one no more."""
+        """Former members."""
         self._tried_at = self._read_at = self.renewed_at = float("-inf")
         self.away = ""
         self._away_told = False
@@ -77,12 +77,12 @@ class EtcdSession:
         self.items: dict[str, Item] = {}
         self.is_live = self.is_known = False
         self._must_read = False
-        """What became of a transaction is not known."""
+        """Whether a transaction was done is unknown."""
         self.problem = self.waits_for = ""
 
     async def keep(self) -> bool:
-        """Renews the lease when it is due, takes another one for one that is lost. Returns whether it was renewed, or
-        is another one. Raises EtcdUnavailable, EtcdRefused."""
+        """Renews the lease when that is due; takes a new one when it was lost. Returns whether it did either. Raises
+        EtcdUnavailable, EtcdRefused."""
         now = self._times.boot()
         if self.lease and now < self._tried_at + self._me.lease_s / RENEWALS and not self.away:
             return False
@@ -102,28 +102,28 @@ class EtcdSession:
         return True
 
     def lost(self) -> None:
-        """etcd does not know the lease: another one is taken at once."""
+        """Notes that etcd does not know the lease: the next step takes another one at once."""
         self.lease, self.is_known = 0, False
         self._tried_at = self.renewed_at = float("-inf")
         self.save()
 
     def is_good(self, margin_s: float) -> bool:
-        """Whether the lease surely lives, with this margin."""
+        """Whether the lease certainly lives for at least this margin."""
         return self._times.boot() < self.renewed_at + self._me.lease_s - margin_s
 
     async def refresh(self) -> None:
-        """Reads when that is due. Raises EtcdUnavailable, EtcdRefused."""
+        """Reads the keys when that is due. Raises EtcdUnavailable, EtcdRefused."""
         is_due = self._times.boot() >= self._read_at + READ_S
         if is_due or self._must_read or not self.is_live or not self.is_known:
             await self.read()
 
     async def revoke(self) -> None:
-        """Ends the lease: all keys that have it go. Raises EtcdUnavailable, EtcdRefused, LeaseLost."""
+        """Ends the lease; etcd deletes all its keys. Raises EtcdUnavailable, EtcdRefused, LeaseLost."""
         if self.lease:
             await self._etcd.revoke(self.lease)
 
     async def read(self) -> None:
-        """Everything below the prefix, anew. Raises EtcdUnavailable, EtcdRefused."""
+        """Reads everything below the prefix. Raises EtcdUnavailable, EtcdRefused."""
         before, self._must_read = self.view.revision if self.is_known else 0, False
         try:
             found = await self._etcd.read(self._me.prefix)
@@ -136,9 +136,9 @@ class EtcdSession:
         self.set_items(found.revision, found.items)
 
     def set_items(self, revision: int, items: dict[str, Item]) -> None:
-        """What stands in etcd at this revision."""
+        """Takes these as the keys in etcd at this revision."""
         if self.is_known and revision < self.view.revision and self.view.config is not None:
-            # etcd was made anew, or a backup put in its place.
+            # etcd was made anew, or restored from a backup.
             self._node.say("WARNING", f"etcd went back from revision {self.view.revision} to {revision}.")
         self.items = items
         self.view = view_of(self._me.prefix, revision, items)
@@ -171,7 +171,7 @@ class EtcdSession:
         return self._me.prefix + name
 
     async def change(self, when: list[Compare], then: list[Put | Delete]) -> TxnResult:
-        """A transaction; what it has done is seen at once. Raises EtcdUnavailable, EtcdRefused, LeaseLost."""
+        """Makes a transaction and reads its effect at once. Raises EtcdUnavailable, EtcdRefused, LeaseLost."""
         try:
             found = await self._etcd.txn(when, then)
         except EtcdUnavailable:
@@ -182,23 +182,23 @@ class EtcdSession:
         return found
 
     def is_leaders(self) -> Compare:
-        """The guard of whatever only the leader writes."""
+        """Returns the guard of everything that only the leader writes."""
         held = self.view.leader
         return Compare(self.key(LEADER), "create_revision", -1 if held is None else held.create_revision)
 
     def is_leaders_unchanged(self) -> Compare:
-        """The guard of what ends the leader's key: it is as it was seen. A request that etcd gets late ends nothing
-        that went on meanwhile."""
+        """Returns the guard of a deletion of the leader's key: nothing has written it since it was read. A request that
+        reaches etcd late then cannot end a term that went on meanwhile."""
         held = self.view.leader
         return Compare(self.key(LEADER), "mod_revision", -1 if held is None else held.mod_revision)
 
     @property
     def is_promised(self) -> bool:
-        """Whether this node has said that it does not take the lead. Where nobody has led there was nobody to say it
-        to."""
+        """Whether this node has promised not to take the lead. Before any node has led there was no leader to promise
+        it to."""
         return self.view.last is not None and self._times.boot() < self.promised_until
 
     @property
     def has_leaders_key(self) -> bool:
-        """Whether the leader's key is this node's, of this life."""
+        """Whether this life of this node has the leader's key."""
         return self.view.leader is not None and self.view.leader.key.id == self.id

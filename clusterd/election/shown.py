@@ -1,4 +1,4 @@
-"""What `clusterd ha status` shows of the election: docs/ha.md lists the members."""
+"""What `clusterd ha status` shows of the election; docs/ha.md lists the members."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -58,7 +58,8 @@ def shown(elector: Elector, facts: Facts, now: float) -> dict[str, Any]:
 
 
 def problems(elector: Elector, program: dict[str, Any] | None) -> Iterator[str]:
-    """What `status` shows of the election as long as it lasts. `program`: the last `on_promote` or `on_demote`."""
+    """Yields the problems of the election that `status` shows, as long as each lasts. `program`: the last `on_promote`
+    or `on_demote`."""
     session, tenure = elector.session, elector.tenure
     if session.away:
         more = " (this node goes on leading: every candidate says that it does not lead)" if tenure.is_failsafe else ""

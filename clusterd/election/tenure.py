@@ -1,5 +1,5 @@
-"""Whether this node leads, as its board says, and until when. Every process of the node looks at that itself
-(clusterd/leadership.py); here it is written."""
+"""Whether this node leads, and until when: writes the two words of the board that every process of the node reads for
+itself (clusterd/leadership.py)."""
 
 from clusterd.election.facts import NodePort
 from clusterd.election.session import EtcdSession, Identity, Times
@@ -7,13 +7,15 @@ from clusterd.messages.journal import ElectionEvent
 from ipc.board import FOR_EVER_NS, HANDED_OVER_NS
 
 MARGIN_S = 3.0
-"""A leader stops this long before its lease can end: what it has begun ends in that time, and clocks may differ."""
+"""A leader stops this long before its lease can end: it needs that time to end what it has begun, and clocks may
+differ."""
 MARGIN_SHARE = 0.2
-"""The margin of a short lease, as a part of it."""
+"""The margin of a short lease, as a share of it."""
 
 
 class Tenure:
-    """Owner of the board's words. `term` 0: this node does not lead. `is_for_ever`: paused, without an end."""
+    """Owner of the two words. `term` 0: this node does not lead. `is_for_ever`: the election is paused, the term has no
+    end."""
 
     def __init__(self, me: Identity, session: EtcdSession, node: NodePort, times: Times) -> None:
         self._me, self._session, self._node, self._times = me, session, node, times
@@ -21,8 +23,8 @@ class Tenure:
         self.term, self.until = 0, 0.0
         self.is_for_ever = self.is_failsafe = False
         self._has_run = False
-        """Whether this life has run one of the operator's programs."""
-        # What an earlier life of this process has put there counts on, until its end.
+        """Whether this life has run `on_promote` or `on_demote`."""
+        # The words of an earlier life of this process hold until their end.
         term, until_ns = node.board()
         if until_ns == FOR_EVER_NS:
             self.term, self.is_for_ever = term, True
@@ -51,12 +53,12 @@ class Tenure:
         self._node.run_program("promote", term, self._me.name)
 
     def go_on_for_ever(self) -> None:
-        """The leader's key has no lease now: nothing ends it but an order."""
+        """Notes that the leader's key has no lease now: only an order ends the term."""
         self.is_for_ever = True
         self._node.lead(self.term, FOR_EVER_NS)
 
     def stop(self, why: str, *, hands_over: bool = False) -> None:
-        """`hands_over`: another node is about to lead, so programs that ask are let wait."""
+        """Ends the term here. `hands_over`: another node is about to lead, so programs that ask are kept waiting."""
         term, self.term, self.until, self.is_for_ever = self.term, 0, 0.0, False
         self.is_failsafe = False
         self._node.lead(term, HANDED_OVER_NS if hands_over else 0)
@@ -68,13 +70,14 @@ class Tenure:
         self._node.run_program("demote", term, self._session.view.leader_name)
 
     def another_leads(self) -> None:
-        """A node that was killed while it led has run nothing then: it does when it is back."""
+        """Runs `on_demote` on a node that was killed while it led, once it is back."""
         if not self._has_run:
             self._has_run = True
             self._node.run_program("demote", self._session.view.term, self._session.view.leader_name)
 
     def mind_the_end(self) -> None:
-        """The processes look at the end themselves; here follows what must be done and said."""
+        """Ends the term when its time is over. The other processes see that on the board themselves; here programs run,
+        and log and journal are written."""
         if self.term and not self.is_for_ever and self._times.boot() >= self.until:
             why = (
                 f"the lease could not be renewed in time: {self._session.away}"
