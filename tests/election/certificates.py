@@ -21,7 +21,7 @@ class Authority:
         self._write(self.ca, self._sign(self._name, self._key, None))
 
     def issue(self, name: str, host: str) -> tuple[Path, Path]:
-        """Certificate and key of a program at this address, as server and as client."""
+        """Returns certificate and key of a program at this address, usable as server and as client."""
         key = ec.generate_private_key(ec.SECP256R1())
         cert, path = self._directory / f"{name}.crt", self._directory / f"{name}.key"
         self._write(cert, self._sign(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]), key, host))

@@ -1,4 +1,4 @@
-"""A member of etcd that answers as a test wants, and a way to a real one that is slow or swallows answers."""
+"""A member of etcd that answers as a test wants, and a proxy to a real one that delays or drops answers."""
 
 import asyncio
 import contextlib
@@ -14,7 +14,7 @@ HEADER = {"cluster_id": "7", "member_id": "8", "revision": "9", "raft_term": "2"
 
 @contextlib.asynccontextmanager
 async def listening(serve: Serve) -> AsyncIterator[str]:
-    """The URL of a server that does this with each connection."""
+    """Yields the URL of a server that runs this function for each connection."""
     tasks: set[asyncio.Task[Any]] = set()
 
     async def one(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -42,7 +42,7 @@ async def listening(serve: Serve) -> AsyncIterator[str]:
 
 
 def answering(answer: Answer) -> Serve:
-    """Speaks HTTP and answers with what the function says."""
+    """Speaks HTTP and sends the function's answers."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while True:
@@ -57,7 +57,7 @@ def answering(answer: Answer) -> Serve:
 
 
 def saying(data: bytes) -> Serve:
-    """Says the same to everybody, whatever is asked, and hangs up."""
+    """Sends the same to every client, whatever it asks, and closes the connection."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read(1)
@@ -70,13 +70,13 @@ def saying(data: bytes) -> Serve:
 
 
 async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Takes everything and says nothing."""
+    """Reads everything and answers nothing."""
     while await reader.read(65536):
         pass
 
 
 async def endless(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """An answer that never ends."""
+    """Sends an answer that never ends."""
     await reader.read(1)
     writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\r\n")
     while True:
@@ -85,7 +85,7 @@ async def endless(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) ->
 
 
 def way_to(endpoint: str, *, delay_s: float = 0.0, opened: list[int] | None = None, answers: bool = True) -> Serve:
-    """A way to a real member: each piece of an answer comes `delay_s` later, or never (`answers` false). `opened`
+    """A proxy to a real member: passes each piece of an answer on `delay_s` later, or never (`answers` false). `opened`
     counts connections."""
     host, _, port = endpoint.partition("://")[2].rpartition(":")
 

@@ -1,4 +1,4 @@
-"""What tests of the election share: three nodes on an etcd in memory, and time that is moved by hand."""
+"""Shared by the tests of the election: three nodes on an etcd in memory, and a clock that tests move."""
 
 import asyncio
 from collections.abc import Callable, Coroutine
@@ -17,7 +17,7 @@ Story = Callable[..., Coroutine[Any, Any, None]]
 
 
 def told(story: Story) -> Callable[[], None]:
-    """A test that is a coroutine, with a clock and an etcd of its own."""
+    """Makes a test of a coroutine, with a clock and an etcd of its own."""
 
     def test() -> None:
         clock = HandClock()
@@ -28,7 +28,7 @@ def told(story: Story) -> Callable[[], None]:
 
 
 async def pass_time(seconds: float, *nodes: Voter, tick_s: float = 1.0) -> None:
-    """Time goes on; these nodes do their steps, and never do two of them serve."""
+    """Moves the clock; these nodes do their steps. Fails when two of them serve at the same time."""
     clock = nodes[0].store.clock
     end = clock.now + seconds
     while clock.now < end:
@@ -44,7 +44,7 @@ def at_most_one(*nodes: Voter) -> None:
 
 
 async def three(store: EtcdStore, **more: Any) -> tuple[Voter, Voter, Voter]:
-    """A master that leads and two candidates that have everything; the first one is the confirming one."""
+    """Returns a leading master and two candidates with whole replicas; the first one is the confirming one."""
     one = Voter(store, "one", master(), **more)
     two, other = (Voter(store, name, candidate(), **more) for name in ("two", "other"))
     for node in (one, two, other):
@@ -58,7 +58,7 @@ async def three(store: EtcdStore, **more: Any) -> tuple[Voter, Voter, Voter]:
 
 
 def set_followers(leader: Voter, *others: Voter) -> None:
-    """They have everything that the leader has."""
+    """Makes these candidates equal to the leader."""
     facts = leader.node.true
     for one in others:
         one.node.set(**whole_of(facts), lag=0, may_not_lead="")
@@ -67,7 +67,7 @@ def set_followers(leader: Voter, *others: Voter) -> None:
 
 
 def whole_of(leader: Facts) -> dict[str, Any]:
-    """Facts of a candidate that has everything that this master has."""
+    """Returns the facts of a candidate whose replica is equal to this master's log."""
     return {"state": "following", "epoch": leader.epoch, "past": leader.past, "position": leader.position}
 
 

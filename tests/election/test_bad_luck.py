@@ -1,5 +1,5 @@
-"""Interleavings of an election that must do no harm: what one task of the process does while another one waits for
-etcd, answers that are lost, requests that etcd gets late, an etcd that forgets."""
+"""Bad luck in an election that must do no harm: a task of the process acts while another one waits for etcd, answers
+are lost, requests reach etcd late, an etcd forgets."""
 
 import asyncio
 import hashlib
@@ -20,8 +20,10 @@ from tests.fakes.etcd import EtcdStore, HandClock
 
 
 @told
-async def test_a_key_that_was_taken_before_the_promise_is_given_back(clock: HandClock, store: EtcdStore) -> None:
-    """The taking was done, its answer lost, and the leader that goes on without etcd has asked in between."""
+async def test_node_that_promised_not_knowing_that_it_has_the_key_gives_it_back(
+    clock: HandClock, store: EtcdStore
+) -> None:
+    """etcd gave it the key, the answer was lost, and the leader that goes on without etcd has asked in between."""
     one, two, other = await three(store, failsafe=True)
     await pass_time(20, one, two, other)
     term = one.elector.tenure.term
@@ -37,8 +39,8 @@ async def test_a_key_that_was_taken_before_the_promise_is_given_back(clock: Hand
 
 
 @pytest.mark.parametrize("loss", ["late", "answer"])
-def test_who_gave_the_lead_up_and_goes_on_all_the_same_does_not_lose_it_to_itself(loss: str) -> None:
-    """etcd carries out the giving up when this node serves again: another one would lead beside it."""
+def test_node_that_gave_the_lead_up_and_leads_again_never_serves_without_its_key(loss: str) -> None:
+    """If etcd deleted the key while this node serves again, another node would lead beside it."""
 
     async def story() -> None:
         clock = HandClock()
@@ -75,7 +77,9 @@ def test_who_gave_the_lead_up_and_goes_on_all_the_same_does_not_lose_it_to_itsel
 
 
 @told
-async def test_paused_and_not_told_so_the_leader_goes_on_without_an_end(clock: HandClock, store: EtcdStore) -> None:
+async def test_leader_whose_pause_was_not_answered_goes_on_without_a_deadline(
+    clock: HandClock, store: EtcdStore
+) -> None:
     one, *_ = await three(store)
     assert (await order(one, "pause")).ok
     one.etcd.during = lambda call: setattr(one.etcd, "lost_answers", call == "txn")
@@ -90,10 +94,10 @@ async def test_paused_and_not_told_so_the_leader_goes_on_without_an_end(clock: H
 
 
 @told
-async def test_killed_behind_the_taking_a_node_does_not_lead_without_the_agents(
+async def test_node_killed_right_after_it_took_the_key_does_not_lead_without_the_agents(
     clock: HandClock, store: EtcdStore
 ) -> None:
-    """The new life has the key, and has not asked its store yet what it has."""
+    """The new life of the process has the key, but its store has not reported its state yet."""
     _one, two, other = await three(store)
     clock.now += 16
     two.etcd.during = lambda call: setattr(two.etcd, "lost_answers", call == "txn" and f"{P}leader" not in store.items)
@@ -115,7 +119,7 @@ async def test_killed_behind_the_taking_a_node_does_not_lead_without_the_agents(
 
 
 @told
-async def test_a_node_that_has_the_key_and_no_whole_replica_gives_it_back(clock: HandClock, store: EtcdStore) -> None:
+async def test_node_with_the_key_but_no_whole_replica_gives_it_back(clock: HandClock, store: EtcdStore) -> None:
     _one, two, other = await three(store)
     two.etcd.during = lambda call: f"{P}leader" in store.items and two.node.set(state="copying") and None
     clock.now += 16
@@ -126,7 +130,9 @@ async def test_a_node_that_has_the_key_and_no_whole_replica_gives_it_back(clock:
 
 
 @told
-async def test_by_force_a_node_leads_without_the_agents_that_it_has_not(clock: HandClock, store: EtcdStore) -> None:
+async def test_order_by_force_makes_a_node_lead_without_the_agents_that_it_lacks(
+    clock: HandClock, store: EtcdStore
+) -> None:
     one, two, other = await three(store)
     other.node.set(state="copying")
     assert (await order(one, "failover", "other", force=True)).ok
@@ -139,8 +145,8 @@ async def test_by_force_a_node_leads_without_the_agents_that_it_has_not(clock: H
 
 
 @told
-async def test_nothing_is_handed_over_when_the_store_takes_writes_again(clock: HandClock, store: EtcdStore) -> None:
-    """The election was stopped for longer than the store waits, and not for so long that its lease ended."""
+async def test_lead_is_not_handed_over_when_the_store_accepts_writes_again(clock: HandClock, store: EtcdStore) -> None:
+    """The process `election` was stopped for longer than the store waits, but its lease has not ended."""
     one, two, other = await three(store, lease_s=60)
     assert (await order(one, "switchover", "other")).ok
     await one.step()
@@ -157,7 +163,7 @@ async def test_nothing_is_handed_over_when_the_store_takes_writes_again(clock: H
 
 
 @told
-async def test_nothing_is_handed_over_when_the_store_was_started_anew(clock: HandClock, store: EtcdStore) -> None:
+async def test_lead_is_not_handed_over_when_the_store_has_restarted(clock: HandClock, store: EtcdStore) -> None:
     one, two, other = await three(store)
     assert (await order(one, "switchover", "other")).ok
     await one.step()
@@ -173,9 +179,8 @@ async def test_nothing_is_handed_over_when_the_store_was_started_anew(clock: Han
 
 
 @told
-async def test_by_force_no_key_goes_before_its_lease(clock: HandClock, store: EtcdStore) -> None:
-    """A pause that the leader has not seen yet: it serves until its deadline, though etcd lacks what it says of
-    itself."""
+async def test_order_by_force_deletes_no_key_before_its_lease_ends(clock: HandClock, store: EtcdStore) -> None:
+    """The leader has not seen the pause yet: it serves until its deadline, though its own key in etcd is gone."""
     one, two, other = await three(store)
     assert (await order(other, "pause")).ok
     del store.items[f"{P}candidates/one"]
@@ -189,9 +194,7 @@ async def test_by_force_no_key_goes_before_its_lease(clock: HandClock, store: Et
 
 
 @told
-async def test_an_answer_that_comes_late_does_not_take_the_place_of_a_newer_one(
-    clock: HandClock, store: EtcdStore
-) -> None:
+async def test_late_answer_does_not_replace_a_newer_one(clock: HandClock, store: EtcdStore) -> None:
     one, *_ = await three(store)
     session, found = one.elector.session, asyncio.Event()
     real = one.etcd.read
@@ -215,10 +218,8 @@ async def test_an_answer_that_comes_late_does_not_take_the_place_of_a_newer_one(
 
 
 @told
-async def test_a_store_with_another_log_keeps_the_name_that_it_has_just_told(
-    clock: HandClock, store: EtcdStore
-) -> None:
-    """A step began before that, with what the store had said before."""
+async def test_store_with_a_new_log_keeps_the_name_that_it_has_just_set(clock: HandClock, store: EtcdStore) -> None:
+    """A step that began earlier uses the store's earlier answer."""
     one, *_ = await three(store)
     term = one.elector.tenure.term
     for number in range(8):
@@ -240,8 +241,8 @@ async def test_a_store_with_another_log_keeps_the_name_that_it_has_just_told(
 
 
 @told
-async def test_a_demotion_that_fails_is_not_begun_again_each_second(clock: HandClock, store: EtcdStore) -> None:
-    """Each attempt ends and begins all processes of the node."""
+async def test_failed_demotion_is_not_begun_again_each_second(clock: HandClock, store: EtcdStore) -> None:
+    """Each attempt stops and starts all processes of the node."""
     one, two, other = await three(store)
     one.node.fails = "No space left on device"
     clock.now += 16
@@ -256,7 +257,7 @@ async def test_a_demotion_that_fails_is_not_begun_again_each_second(clock: HandC
 
 
 @told
-async def test_a_leader_whose_store_is_away_lets_another_one_lead(clock: HandClock, store: EtcdStore) -> None:
+async def test_leader_whose_store_is_away_lets_another_node_lead(clock: HandClock, store: EtcdStore) -> None:
     one, two, other = await three(store)
     one.node.set(is_known=False)
     await pass_time(PROMOTION_S - 5, one, two, other)
@@ -273,8 +274,8 @@ async def test_a_leader_whose_store_is_away_lets_another_one_lead(clock: HandClo
 
 
 @told
-async def test_a_promise_lasts_as_long_as_the_leader_goes_on(clock: HandClock, store: EtcdStore) -> None:
-    """Their leases may differ."""
+async def test_promise_lasts_as_long_as_the_leader_goes_on(clock: HandClock, store: EtcdStore) -> None:
+    """The leases of leader and candidates may differ."""
     one, two, other = await three(store, failsafe=True, lease_s=60)
     for node in (two, other):
         node.me = msgspec.structs.replace(node.me, lease_s=15)
@@ -297,9 +298,7 @@ async def test_a_promise_lasts_as_long_as_the_leader_goes_on(clock: HandClock, s
 
 
 @told
-async def test_a_lease_that_was_taken_for_a_shorter_time_is_not_taken_up_again(
-    clock: HandClock, store: EtcdStore
-) -> None:
+async def test_lease_of_a_shorter_duration_is_not_taken_up_again(clock: HandClock, store: EtcdStore) -> None:
     one, two, other = await three(store)
     one.me = msgspec.structs.replace(one.me, lease_s=60)
     one.restart()
@@ -311,7 +310,9 @@ async def test_a_lease_that_was_taken_for_a_shorter_time_is_not_taken_up_again(
 
 
 @told
-async def test_who_does_not_know_who_takes_part_does_not_go_on_without_etcd(clock: HandClock, store: EtcdStore) -> None:
+async def test_leader_that_does_not_know_the_members_does_not_go_on_without_etcd(
+    clock: HandClock, store: EtcdStore
+) -> None:
     one, *_ = await three(store, failsafe=True)
     one.node.set(known=())
     one.node.saved = None
@@ -323,7 +324,7 @@ async def test_who_does_not_know_who_takes_part_does_not_go_on_without_etcd(cloc
 
 
 @told
-async def test_a_promise_that_cannot_be_kept_is_none(clock: HandClock, store: EtcdStore) -> None:
+async def test_node_that_cannot_keep_a_promise_gives_none(clock: HandClock, store: EtcdStore) -> None:
     one, two, other = await three(store, failsafe=True)
     term = one.elector.tenure.term
     two.node.is_full = True
@@ -336,8 +337,8 @@ async def test_a_promise_that_cannot_be_kept_is_none(clock: HandClock, store: Et
 
 
 @pytest.mark.parametrize("advertise", ["[", "nonsense", "a:b", "a:99999", "a b:1516", "a\0:1516", ""])
-def test_a_leader_at_no_address_is_not_followed(advertise: str) -> None:
-    """Nodes would dial nobody else any more."""
+def test_leader_without_a_valid_address_is_not_followed(advertise: str) -> None:
+    """Otherwise nodes would no longer dial any other node."""
 
     async def story() -> None:
         clock = HandClock()
@@ -356,7 +357,7 @@ def test_a_leader_at_no_address_is_not_followed(advertise: str) -> None:
 
 
 def test_the_fingerprint_in_etcd_is_no_fast_hash_of_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who reads etcd could try a dictionary."""
+    """A reader of etcd could try a dictionary of keys."""
     calls: list[int] = []
     real = hashlib.scrypt
 

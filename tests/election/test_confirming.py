@@ -11,7 +11,7 @@ from tests.fakes.etcd import EtcdStore, HandClock
 
 
 @told
-async def test_who_confirms_is_in_etcd_or_it_is_refused(clock: HandClock, store: EtcdStore) -> None:
+async def test_confirming_name_is_in_etcd_or_is_refused(clock: HandClock, store: EtcdStore) -> None:
     one, two, other = await three(store)
     term = one.elector.tenure.term
     assert last(store).confirming == "two"
@@ -31,7 +31,7 @@ async def test_who_confirms_is_in_etcd_or_it_is_refused(clock: HandClock, store:
 
 
 @told
-async def test_a_taker_that_read_before_the_last_word_of_the_leader_does_not_get_it(
+async def test_candidate_that_has_not_read_the_leaders_last_write_does_not_get_the_lead(
     clock: HandClock, store: EtcdStore
 ) -> None:
     one, two, other = await three(store)
@@ -54,10 +54,10 @@ async def test_a_taker_that_read_before_the_last_word_of_the_leader_does_not_get
 
 
 @told
-async def test_who_lacks_what_was_answered_does_not_lead_though_nobody_confirms_now(
+async def test_candidate_that_lacks_answered_changes_does_not_lead_though_none_confirms_now(
     clock: HandClock, store: EtcdStore
 ) -> None:
-    """Another one had confirmed it, and is lost."""
+    """The candidate that confirmed those changes is lost."""
     one, _two, other = await three(store)
     assert (await one.elector.leading.set_confirming(one.elector.tenure.term, "", 12)).ok
     one.node.set(position=12)
@@ -72,7 +72,7 @@ async def test_who_lacks_what_was_answered_does_not_lead_though_nobody_confirms_
 
 
 @told
-async def test_follower_of_a_busy_leader_is_told_every_two_seconds_and_may_lead(
+async def test_follower_that_is_told_a_busy_leaders_position_every_two_seconds_may_lead(
     clock: HandClock, store: EtcdStore
 ) -> None:
     """Each keepalive of an agent is a change: 10,000 a second."""
@@ -94,7 +94,7 @@ async def test_follower_of_a_busy_leader_is_told_every_two_seconds_and_may_lead(
 
 
 @told
-async def test_another_log_of_the_same_leader_counts_for_nobody_yet(clock: HandClock, store: EtcdStore) -> None:
+async def test_no_candidate_confirms_a_new_log_of_the_same_leader_yet(clock: HandClock, store: EtcdStore) -> None:
     one, *_ = await three(store)
     one.node.set(epoch="renewed", position=3)
     await one.step()
@@ -105,9 +105,9 @@ async def test_another_log_of_the_same_leader_counts_for_nobody_yet(clock: HandC
 
 
 @told
-async def test_a_renewal_does_not_take_back_whom_the_store_has_just_named(clock: HandClock, store: EtcdStore) -> None:
-    """The store answers with `other` from then on: if etcd said `two` again, `two` would lead without what was
-    answered."""
+async def test_renewal_does_not_undo_the_name_that_the_store_has_just_set(clock: HandClock, store: EtcdStore) -> None:
+    """The store waits for `other` from then on. If etcd named `two` again, `two` would lead without answered
+    changes."""
     one, *_ = await three(store)
     clock.now += 3
     one.node.set(position=11)
@@ -130,9 +130,7 @@ async def test_a_renewal_does_not_take_back_whom_the_store_has_just_named(clock:
 
 
 @told
-async def test_a_name_that_etcd_gets_late_does_not_take_the_place_of_the_one_after_it(
-    clock: HandClock, store: EtcdStore
-) -> None:
+async def test_name_that_reaches_etcd_late_does_not_replace_a_later_one(clock: HandClock, store: EtcdStore) -> None:
     one, *_ = await three(store)
     term = one.elector.tenure.term
     one.etcd.is_late = True
@@ -145,7 +143,7 @@ async def test_a_name_that_etcd_gets_late_does_not_take_the_place_of_the_one_aft
 
 
 @told
-async def test_an_etcd_from_a_backup_is_told_again_who_confirms(clock: HandClock, store: EtcdStore) -> None:
+async def test_etcd_restored_from_a_backup_gets_the_confirming_name_again(clock: HandClock, store: EtcdStore) -> None:
     one, two, other = await three(store)
     saved, revision = dict(store.items), store.revision
     assert (await one.elector.leading.set_confirming(one.elector.tenure.term, "other", 25)).ok

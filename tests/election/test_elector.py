@@ -1,4 +1,4 @@
-"""The election of the master: a start, the lease, another life of the process, a promotion that fails."""
+"""The election of the master: start, lease, restart of the process, failed promotion."""
 
 import asyncio
 
@@ -37,9 +37,7 @@ async def test_the_configured_master_leads_first_and_the_others_wait(clock: Hand
 
 
 @told
-async def test_nothing_is_served_before_the_others_know_what_counts_from_now_on(
-    clock: HandClock, store: EtcdStore
-) -> None:
+async def test_new_leader_serves_only_when_etcd_has_the_position_of_its_log(clock: HandClock, store: EtcdStore) -> None:
     one = Voter(store, "one", master(is_known=False))
     await one.step(5)
     assert one.node.true.led == one.elector.session.view.term > 0
@@ -51,7 +49,7 @@ async def test_nothing_is_served_before_the_others_know_what_counts_from_now_on(
 
 
 @told
-async def test_a_configured_master_that_has_seen_a_term_makes_no_config(clock: HandClock, store: EtcdStore) -> None:
+async def test_configured_master_that_has_seen_a_term_makes_no_config(clock: HandClock, store: EtcdStore) -> None:
     one = Voter(store, "one", master(term=5, led=5))
     await one.step(3)
     assert f"{P}config" not in store.items
@@ -59,7 +57,7 @@ async def test_a_configured_master_that_has_seen_a_term_makes_no_config(clock: H
 
 
 @told
-async def test_a_node_that_was_the_configured_master_and_is_not_any_more_becomes_a_worker(
+async def test_configured_master_becomes_a_worker_when_another_node_leads_already(
     clock: HandClock, store: EtcdStore
 ) -> None:
     one, _two, _ = await three(store)
@@ -73,9 +71,7 @@ async def test_a_node_that_was_the_configured_master_and_is_not_any_more_becomes
 
 
 @told
-async def test_a_leader_renews_and_its_end_counts_from_when_the_renewal_was_sent(
-    clock: HandClock, store: EtcdStore
-) -> None:
+async def test_leaders_deadline_counts_from_the_sending_of_its_renewal(clock: HandClock, store: EtcdStore) -> None:
     one, *_ = await three(store)
     await pass_time(100, one)
     assert one.leads
@@ -91,7 +87,7 @@ async def test_a_leader_renews_and_its_end_counts_from_when_the_renewal_was_sent
 
 
 @told
-async def test_a_leader_without_etcd_stops_before_anybody_can_follow_it(clock: HandClock, store: EtcdStore) -> None:
+async def test_leader_without_etcd_stops_before_another_node_can_lead(clock: HandClock, store: EtcdStore) -> None:
     one, two, other = await three(store)
     await pass_time(3, one, two, other)
     one.etcd.away = True
@@ -133,7 +129,7 @@ async def test_on_demote_runs_on_a_node_that_was_killed_while_it_led_and_on_no_o
 
 
 @told
-async def test_a_leader_whose_key_is_gone_stops_at_once(clock: HandClock, store: EtcdStore) -> None:
+async def test_leader_whose_key_was_deleted_stops_at_once(clock: HandClock, store: EtcdStore) -> None:
     one, _two, _ = await three(store)
     del store.items[f"{P}leader"]
     store.revision += 1
@@ -143,7 +139,7 @@ async def test_a_leader_whose_key_is_gone_stops_at_once(clock: HandClock, store:
 
 
 @told
-async def test_a_leader_that_came_to_itself_too_late_stops_before_it_asks_anybody(
+async def test_leader_that_wakes_after_its_deadline_stops_before_it_asks_etcd(
     clock: HandClock, store: EtcdStore
 ) -> None:
     one, two, other = await three(store)
@@ -157,8 +153,10 @@ async def test_a_leader_that_came_to_itself_too_late_stops_before_it_asks_anybod
 
 
 @told
-async def test_an_answer_that_does_not_come_changes_nothing(clock: HandClock, store: EtcdStore) -> None:
-    """The taking of the lead was done, and the node does not hear of it."""
+async def test_node_leads_although_the_answer_to_its_taking_of_the_lead_is_lost(
+    clock: HandClock, store: EtcdStore
+) -> None:
+    """etcd gives it the leader's key, and the answer is lost."""
     one = Voter(store, "one", master())
     await one.step()
     one.etcd.lost_answers = True
@@ -171,7 +169,7 @@ async def test_an_answer_that_does_not_come_changes_nothing(clock: HandClock, st
 
 
 @told
-async def test_a_lease_that_was_late_but_still_there_goes_on_in_the_same_term(
+async def test_lease_renewed_after_the_deadline_but_before_its_end_keeps_the_term(
     clock: HandClock, store: EtcdStore
 ) -> None:
     one, *_ = await three(store)
@@ -186,7 +184,9 @@ async def test_a_lease_that_was_late_but_still_there_goes_on_in_the_same_term(
 
 
 @told
-async def test_a_leader_that_nobody_followed_leads_again_with_what_it_has(clock: HandClock, store: EtcdStore) -> None:
+async def test_leader_that_no_node_replaced_leads_again_with_its_own_database(
+    clock: HandClock, store: EtcdStore
+) -> None:
     one, two, other = await three(store)
     term = one.elector.tenure.term
     for node in (one, two, other):
@@ -205,7 +205,7 @@ async def test_a_leader_that_nobody_followed_leads_again_with_what_it_has(clock:
 
 
 @told
-async def test_the_process_is_killed_and_takes_up_its_lease_again(clock: HandClock, store: EtcdStore) -> None:
+async def test_restarted_process_takes_up_its_lease_again(clock: HandClock, store: EtcdStore) -> None:
     one, two, other = await three(store)
     term, lease = one.elector.tenure.term, store.items[f"{P}leader"].lease
     for _ in range(20):
@@ -218,7 +218,7 @@ async def test_the_process_is_killed_and_takes_up_its_lease_again(clock: HandClo
 
 
 @pytest.mark.parametrize("moment", ["grant", "keep_alive", "read", "txn"])
-def test_the_process_is_killed_at_any_call_and_the_node_leads_in_the_end(moment: str) -> None:
+def test_node_leads_in_the_end_at_whatever_call_its_process_is_killed(moment: str) -> None:
     async def story() -> None:
         clock = HandClock()
         store = EtcdStore(clock)
@@ -250,7 +250,7 @@ def test_the_process_is_killed_at_any_call_and_the_node_leads_in_the_end(moment:
 
 
 @told
-async def test_the_process_that_comes_back_too_late_does_not_trust_the_board(
+async def test_process_that_restarts_after_the_deadline_does_not_trust_the_board(
     clock: HandClock, store: EtcdStore
 ) -> None:
     one, two, other = await three(store)
@@ -264,9 +264,7 @@ async def test_the_process_that_comes_back_too_late_does_not_trust_the_board(
 
 
 @told
-async def test_a_node_that_was_started_anew_waits_for_the_end_of_its_former_lease(
-    clock: HandClock, store: EtcdStore
-) -> None:
+async def test_restarted_node_waits_for_the_end_of_its_former_lease(clock: HandClock, store: EtcdStore) -> None:
     one, two, other = await three(store)
     clock.now += 3
     one.reboot()
@@ -279,7 +277,7 @@ async def test_a_node_that_was_started_anew_waits_for_the_end_of_its_former_leas
 
 
 @told
-async def test_a_node_that_was_killed_in_its_promotion_goes_on_or_follows(clock: HandClock, store: EtcdStore) -> None:
+async def test_node_killed_in_its_promotion_ends_it_or_follows(clock: HandClock, store: EtcdStore) -> None:
     _one, two, other = await three(store)
     two.node.prompt = False
     clock.now += 16
@@ -297,7 +295,7 @@ async def test_a_node_that_was_killed_in_its_promotion_goes_on_or_follows(clock:
 
 
 @told
-async def test_a_node_whose_promotion_fails_lets_others_and_the_old_leader_keeps_what_it_has(
+async def test_node_whose_promotion_fails_gives_the_lead_up_and_the_old_leader_keeps_its_database(
     clock: HandClock, store: EtcdStore
 ) -> None:
     one, two, other = await three(store)
@@ -315,7 +313,7 @@ async def test_a_node_whose_promotion_fails_lets_others_and_the_old_leader_keeps
 
 
 @told
-async def test_a_promotion_that_does_not_end_is_given_up(clock: HandClock, store: EtcdStore) -> None:
+async def test_promotion_that_does_not_end_is_given_up(clock: HandClock, store: EtcdStore) -> None:
     one, two, other = await three(store)
     two.node.prompt = False
     await one.elector.stop()
@@ -324,7 +322,7 @@ async def test_a_promotion_that_does_not_end_is_given_up(clock: HandClock, store
 
 
 @told
-async def test_a_leader_whose_store_never_serves_is_given_up(clock: HandClock, store: EtcdStore) -> None:
+async def test_node_whose_store_never_serves_gives_the_lead_up(clock: HandClock, store: EtcdStore) -> None:
     one = Voter(store, "one", master(is_known=False))
     await pass_time(PROMOTION_S + 20, one)
     assert f"{P}leader" not in store.items
@@ -335,7 +333,7 @@ async def test_a_leader_whose_store_never_serves_is_given_up(clock: HandClock, s
 
 
 @told
-async def test_a_node_that_stops_lets_the_next_one_lead_at_once(clock: HandClock, store: EtcdStore) -> None:
+async def test_node_that_is_stopped_lets_the_next_one_lead_at_once(clock: HandClock, store: EtcdStore) -> None:
     one, two, other = await three(store)
     await one.elector.stop()
     assert not one.leads
@@ -363,12 +361,12 @@ async def test_steady_state_costs_two_calls_a_renewal_and_writes_only_what_is_ne
     assert two.etcd.calls.count("txn") == 0
 
 
-def test_messages_of_the_store_name_how_long_it_is_drained() -> None:
+def test_message_to_the_store_names_the_duration_of_the_drain() -> None:
     assert msgspec.msgpack.decode(msgspec.msgpack.encode(Drain(5.0)))["type"] == "drain"
 
 
-def test_what_is_compared_is_what_a_key_has() -> None:
-    """The double answers as etcd does for a key that is not there."""
+def test_fake_etcd_compares_a_missing_key_as_etcd_does() -> None:
+    """Missing keys compare as 0, as in etcd."""
     clock = HandClock()
     store = EtcdStore(clock)
     assert store.txn([Compare("k", "create_revision", 0), Compare("k", "lease", 0)], [Put("k", b"v")]).succeeded

@@ -1,4 +1,4 @@
-"""The client of etcd, against real members and members that are not what they should be."""
+"""The client of etcd, with real members and with faulty ones."""
 
 import asyncio
 import base64
@@ -40,7 +40,7 @@ Talk = Callable[[Etcd], Awaitable[None]]
 
 @pytest.fixture(scope="module")
 def lone() -> Iterator[EtcdCluster]:
-    """One member, for tests that do it no harm; each uses keys of its own."""
+    """One member, shared by tests that do it no harm; each uses keys of its own."""
     with guarded("etcd-") as directory, running(directory, 1) as cluster:
         yield cluster
 
@@ -54,7 +54,7 @@ def base() -> Iterator[Path]:
 def talk(
     endpoints: list[str], what: Talk, *, timeout_s: float = LONG_S, witness: str = "", watch_s: float = 30, **more: Any
 ) -> None:
-    """Runs a conversation with the client that has these settings."""
+    """Runs this coroutine with a client that has these settings."""
 
     async def run() -> None:
         client = Etcd(EtcdSettings(tuple(endpoints), **more), timeout_s=timeout_s, witness=witness, watch_s=watch_s)
@@ -67,7 +67,7 @@ def talk(
 
 
 def post(endpoint: str, path: str, body: dict[str, Any]) -> Any:
-    """A request of the tests' own."""
+    """Sends a request without the client under test."""
     answer = httpx.post(f"{endpoint}/v3/{path}", json=body, timeout=LONG_S, trust_env=False)
     assert answer.status_code == 200, answer.text
     return answer.json()
@@ -126,7 +126,7 @@ def test_read_takes_what_begins_with_the_prefix_and_nothing_else(lone: EtcdClust
     talk(lone.endpoints, what)
 
 
-def test_watch_tells_everything_after_a_revision_in_order_and_divides_no_revision(lone: EtcdCluster) -> None:
+def test_watch_reports_all_changes_after_a_revision_in_order_and_divides_no_revision(lone: EtcdCluster) -> None:
     async def what(etcd: Etcd) -> None:
         first = await etcd.txn([], [Put("/watch/before", b"")])
         await etcd.txn([], [Put("/watch/a", b"1"), Put("/watch/b", b"2")])
@@ -139,7 +139,7 @@ def test_watch_tells_everything_after_a_revision_in_order_and_divides_no_revisio
     talk(lone.endpoints, what)
 
 
-def test_watch_that_hears_nothing_is_opened_anew_and_misses_nothing(lone: EtcdCluster) -> None:
+def test_silent_watch_is_opened_anew_and_misses_nothing(lone: EtcdCluster) -> None:
     opened: list[int] = []
 
     async def run() -> None:
@@ -215,7 +215,7 @@ async def _for_ever(call: Callable[[], Awaitable[Any]]) -> None:
 
 
 async def _until(call: Callable[[], Awaitable[Any]]) -> Any:
-    """The call's answer, once a majority has a leader again."""
+    """Returns the call's answer once a majority has a leader again."""
     deadline = time.monotonic() + LONG_S * slowness()
     while True:
         try:
@@ -226,12 +226,12 @@ async def _until(call: Callable[[], Awaitable[Any]]) -> Any:
             await asyncio.sleep(0.1)
 
 
-def test_member_that_is_frozen_costs_half_of_the_time_once_and_is_then_left_alone(etcd_cluster: EtcdCluster) -> None:
+def test_frozen_member_costs_half_of_the_timeout_once_and_is_then_avoided(etcd_cluster: EtcdCluster) -> None:
     async def what(etcd: Etcd) -> None:
         lease = await etcd.grant(300)
         etcd_cluster.freeze(etcd_cluster.names[0])
         try:
-            # Where it was etcd's leader, the others need a new one first.
+            # If it was etcd's leader, the others elect a new one first.
             assert await _until(lambda: etcd.keep_alive(lease)) > 0
             assert etcd._in_turn()[0] != etcd_cluster.endpoints[0]
             assert await _until(lambda: etcd.keep_alive(lease)) > 0
@@ -259,7 +259,7 @@ def test_without_a_majority_nothing_is_answered_until_it_is_back(etcd_cluster: E
     talk(etcd_cluster.endpoints, what, timeout_s=5, witness="/x/leader")
 
 
-def test_etcd_that_needs_a_second_for_each_answer_is_borne(lone: EtcdCluster) -> None:
+def test_client_works_with_an_etcd_that_needs_a_second_for_each_answer(lone: EtcdCluster) -> None:
     async def run() -> None:
         async with listening(way_to(lone.endpoints[0], delay_s=1)) as way:
             etcd = Etcd(EtcdSettings((way,)), timeout_s=LONG_S, witness="/slow")
@@ -305,13 +305,13 @@ def test_endpoint_that_is_no_etcd_is_named_and_the_next_one_serves(lone: EtcdClu
     asyncio.run(run())
 
 
-def test_transaction_whose_answer_is_lost_is_not_made_again_at_another_member(etcd_cluster: EtcdCluster) -> None:
+def test_transaction_whose_answer_is_lost_is_not_sent_to_another_member(etcd_cluster: EtcdCluster) -> None:
     async def run() -> None:
         async with listening(way_to(etcd_cluster.endpoints[0], answers=False)) as way:
             etcd = Etcd(EtcdSettings((way, etcd_cluster.endpoints[1])), timeout_s=4)
             with pytest.raises(EtcdUnavailable):
                 await etcd.txn([], [Put("/once/x", b"")])
-            # It was done, and the next call goes to the other one.
+            # It was done, and the next call goes to the other member.
             item = (await _until(lambda: etcd.read("/once/"))).items["/once/x"]
             assert item.create_revision == item.mod_revision
             await etcd.close()
@@ -403,7 +403,7 @@ def test_tls_with_certificates_of_both_sides_serves_and_anything_else_is_named(b
         made.stop()
 
 
-def test_https_to_a_member_without_tls_says_so(lone: EtcdCluster) -> None:
+def test_https_to_a_member_without_tls_is_named_as_the_fault(lone: EtcdCluster) -> None:
     async def what(etcd: Etcd) -> None:
         with pytest.raises(EtcdUnavailable, match="speaks no TLS"):
             await etcd.read("/x/")
@@ -467,7 +467,7 @@ def test_login_serves_is_renewed_when_forgotten_and_wrong_ones_are_named_without
         refused("cannot be read", user="clusterd", password_file=str(base / "none"))
 
 
-def test_nothing_of_etcd_runs_when_its_harness_is_done(base: Path) -> None:
+def test_no_member_of_etcd_is_left_when_its_harness_ends(base: Path) -> None:
     with running(base, 3) as cluster:
         processes = [cluster.process(name) for name in cluster.names]
         assert all(processes)

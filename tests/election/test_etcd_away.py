@@ -1,4 +1,4 @@
-"""An etcd that is slow, away or made anew, and a leader that goes on without it."""
+"""An etcd that is slow, unreachable or made anew, and a leader that goes on without it."""
 
 from clusterd.election.shown import problems, shown
 from tests.election.stories import P, last, order, pass_time, three, told
@@ -8,7 +8,7 @@ from tests.fakes.etcd import EtcdStore, HandClock, Voter, candidate, master
 
 
 @told
-async def test_a_wiped_etcd_has_no_leader_until_somebody_says_who(clock: HandClock, store: EtcdStore) -> None:
+async def test_no_node_leads_in_a_wiped_etcd_before_bootstrap(clock: HandClock, store: EtcdStore) -> None:
     one, two, other = await three(store)
     term = one.elector.tenure.term
     store.wipe()
@@ -24,9 +24,7 @@ async def test_a_wiped_etcd_has_no_leader_until_somebody_says_who(clock: HandClo
 
 
 @told
-async def test_a_candidate_is_bootstrapped_only_with_a_whole_replica_or_by_force(
-    clock: HandClock, store: EtcdStore
-) -> None:
+async def test_bootstrap_of_a_candidate_needs_a_whole_replica_or_force(clock: HandClock, store: EtcdStore) -> None:
     one, two, other = await three(store)
     store.wipe()
     await pass_time(20, one, two, other)
@@ -39,7 +37,7 @@ async def test_a_candidate_is_bootstrapped_only_with_a_whole_replica_or_by_force
 
 
 @told
-async def test_an_etcd_that_went_back_makes_no_leader_of_an_older_term(clock: HandClock, store: EtcdStore) -> None:
+async def test_etcd_restored_from_a_backup_makes_no_leader_of_an_older_term(clock: HandClock, store: EtcdStore) -> None:
     one = Voter(store, "one", master())
     await one.step(3)
     saved = dict(store.items), store.revision
@@ -54,7 +52,7 @@ async def test_an_etcd_that_went_back_makes_no_leader_of_an_older_term(clock: Ha
 
 
 @told
-async def test_two_clusters_in_one_etcd_know_nothing_of_each_other(clock: HandClock, store: EtcdStore) -> None:
+async def test_two_clusters_in_one_etcd_do_not_affect_each_other(clock: HandClock, store: EtcdStore) -> None:
     one, two, other = await three(store)
     theirs = Voter(store, "one", master(), prefix="/clusterd/wazuh2/", cluster="wazuh2", fingerprint="g")
     await theirs.step(3)
@@ -67,7 +65,7 @@ async def test_two_clusters_in_one_etcd_know_nothing_of_each_other(clock: HandCl
 
 
 @told
-async def test_a_node_with_another_key_below_the_same_prefix_never_takes_part(
+async def test_node_with_another_cluster_key_below_the_prefix_never_takes_part(
     clock: HandClock, store: EtcdStore
 ) -> None:
     _one, two, other = await three(store)
@@ -81,7 +79,9 @@ async def test_a_node_with_another_key_below_the_same_prefix_never_takes_part(
 
 
 @told
-async def test_two_nodes_of_one_name_are_named_and_only_one_of_them_leads(clock: HandClock, store: EtcdStore) -> None:
+async def test_only_one_of_two_nodes_with_the_same_name_leads_and_status_says_so(
+    clock: HandClock, store: EtcdStore
+) -> None:
     _one, two, other = await three(store)
     twin = Voter(store, "two", candidate())
     await twin.step(3)
@@ -121,7 +121,7 @@ async def test_only_a_higher_term_of_another_node_is_followed(clock: HandClock, 
 
 
 @told
-async def test_failsafe_goes_on_while_everybody_agrees_and_nobody_takes_the_lead(
+async def test_leader_goes_on_without_etcd_while_every_candidate_promises_not_to_lead(
     clock: HandClock, store: EtcdStore
 ) -> None:
     one, two, other = await three(store, failsafe=True)
@@ -157,7 +157,7 @@ async def test_failsafe_is_off_by_default(clock: HandClock, store: EtcdStore) ->
 
 
 @told
-async def test_a_candidate_agrees_only_to_the_leader_of_the_term_that_it_knows(
+async def test_candidate_promises_only_to_the_leader_of_the_term_that_it_knows(
     clock: HandClock, store: EtcdStore
 ) -> None:
     one, two, _other = await three(store, failsafe=True)
@@ -172,7 +172,7 @@ async def test_a_candidate_agrees_only_to_the_leader_of_the_term_that_it_knows(
 
 
 @told
-async def test_a_promise_outlives_the_process_and_one_given_while_it_takes_the_lead_counts(
+async def test_promise_survives_a_restart_and_counts_when_given_while_the_node_takes_the_lead(
     clock: HandClock, store: EtcdStore
 ) -> None:
     one, two, other = await three(store, failsafe=True)

@@ -1,5 +1,5 @@
-"""`clusterd ha forget`: a candidate that is gone for good is asked no more, and one that was not gone cannot lead
-beside a leader that does not ask it."""
+"""`clusterd ha forget`: a lost candidate is asked no more, and one that was forgotten by mistake cannot lead beside a
+leader that does not ask it."""
 
 import pytest
 
@@ -49,7 +49,7 @@ async def test_candidate_that_is_not_forgotten_keeps_a_leader_from_going_on(cloc
         ("nobody", "no candidate nobody that is away; away: nobody"),
     ],
 )
-def test_who_lives_is_not_forgotten(name: str, reason: str) -> None:
+def test_living_candidate_is_not_forgotten(name: str, reason: str) -> None:
     @told
     async def story(clock: HandClock, store: EtcdStore) -> None:
         _, two, _ = await three(store)
@@ -63,7 +63,7 @@ def test_who_lives_is_not_forgotten(name: str, reason: str) -> None:
 
 
 @told
-async def test_who_has_what_was_answered_last_is_not_forgotten(clock: HandClock, store: EtcdStore) -> None:
+async def test_candidate_with_the_last_answered_changes_is_not_forgotten(clock: HandClock, store: EtcdStore) -> None:
     one, two, other = await three(store)
     assert last(store).confirming == "two"
     await two.elector.stop()
@@ -80,10 +80,11 @@ async def test_who_has_what_was_answered_last_is_not_forgotten(clock: HandClock,
 
 
 @told
-async def test_forgotten_by_mistake_it_leads_only_after_a_leader_has_answered_it(
+async def test_candidate_forgotten_by_mistake_leads_only_after_a_leader_has_answered_it(
     clock: HandClock, store: EtcdStore
 ) -> None:
-    """The leader goes on without etcd and does not ask it: it must not lead meanwhile, although it has everything."""
+    """The leader goes on without etcd and does not ask this node: it must not lead meanwhile, although it has
+    everything."""
     one, two, other = await three(store, failsafe=True)
     other.node.is_linked, other.etcd.away = False, True
     assert (await one.elector.leading.set_confirming(one.elector.tenure.term, "", 10)).ok
@@ -91,7 +92,7 @@ async def test_forgotten_by_mistake_it_leads_only_after_a_leader_has_answered_it
     await pass_time(20, one, two, other)
     assert (await order(two, "forget", "other")).ok
     await pass_time(2, one, two)
-    # Now the others lose etcd, and the one that was forgotten has it again.
+    # Now the others lose etcd, and the forgotten node reaches it again.
     one.etcd.away = two.etcd.away = True
     other.etcd.away = False
     one.node.agreed = {"two": True}
@@ -100,7 +101,7 @@ async def test_forgotten_by_mistake_it_leads_only_after_a_leader_has_answered_it
     assert "it was forgotten (clusterd ha forget)" in other.elector.session.waits_for
     assert f"{P}members/other" not in store.items
 
-    # All is well again: it takes part.
+    # Everything works again: it takes part.
     one.etcd.away = two.etcd.away = False
     await pass_time(5, one, two, other)
     assert one.leads

@@ -1,4 +1,4 @@
-"""Whatever stands in etcd, put there by whoever may write: it is bounded, and no step fails over it."""
+"""Values in etcd are bounded, and no step fails over one, whatever a program has written there."""
 
 import asyncio
 import json
@@ -30,7 +30,7 @@ KEYS = ("config", "leader", "last", "order", "candidates/two", "candidates/new",
 
 @pytest.mark.parametrize("name", KEYS)
 @pytest.mark.parametrize("junk", JUNK)
-def test_junk_is_a_key_that_says_nothing(name: str, junk: str) -> None:
+def test_key_with_junk_counts_as_a_key_without_content(name: str, junk: str) -> None:
     view = view_of(P, 7, {f"{P}{name}": Item(JUNK[junk], 5, 6, 0)})
     assert view.revision == 7
     assert not view.candidates
@@ -86,7 +86,7 @@ WRONG: list[tuple[str, str, Any]] = [
 
 
 @pytest.mark.parametrize(("name", "member", "value"), WRONG, ids=[f"{n} {m} {str(v)[:20]!r}" for n, m, v in WRONG])
-def test_wrong_value_ends_no_elector_and_makes_no_two_leaders(name: str, member: str, value: Any) -> None:
+def test_wrong_value_stops_no_elector_and_makes_no_two_leaders(name: str, member: str, value: Any) -> None:
     async def story() -> None:
         clock = HandClock()
         store = EtcdStore(clock)
@@ -111,7 +111,7 @@ def test_wrong_value_ends_no_elector_and_makes_no_two_leaders(name: str, member:
 
 @pytest.mark.parametrize("junk", JUNK)
 @pytest.mark.parametrize("name", KEYS)
-def test_junk_under_any_key_ends_no_elector(name: str, junk: str) -> None:
+def test_junk_under_any_key_stops_no_elector(name: str, junk: str) -> None:
     async def story() -> None:
         clock = HandClock()
         store = EtcdStore(clock)
@@ -132,7 +132,7 @@ def test_junk_under_any_key_ends_no_elector(name: str, junk: str) -> None:
     asyncio.run(story())
 
 
-def test_a_base_beyond_all_terms_says_what_to_do() -> None:
+def test_base_beyond_all_terms_tells_the_operator_what_to_do() -> None:
     async def story() -> None:
         clock = HandClock()
         store = EtcdStore(clock)
@@ -160,7 +160,7 @@ def test_a_base_beyond_all_terms_says_what_to_do() -> None:
     asyncio.run(story())
 
 
-def test_what_a_node_says_of_itself_can_be_read_whatever_it_is_called() -> None:
+def test_key_of_a_node_can_be_read_whatever_the_nodes_name() -> None:
     async def story() -> None:
         clock = HandClock()
         store = EtcdStore(clock)
@@ -177,11 +177,11 @@ def test_what_a_node_says_of_itself_can_be_read_whatever_it_is_called() -> None:
     ("text", "is_one"),
     [("h:1", True), ("[::1]:1516", True), ("h", False), ("h:" + "9" * 5000, False), ("h" * 600 + ":1", False)],
 )
-def test_addresses(text: str, is_one: bool) -> None:
+def test_address_is_host_and_port(text: str, is_one: bool) -> None:
     assert is_address(text) == is_one
 
 
-def test_encoded_keys_are_within_their_own_bounds() -> None:
+def test_keys_that_we_write_are_within_the_bounds_that_we_read() -> None:
     past = tuple((f"{number:016x}", 1 << 40) for number in range(8))
     value = encode(LastKey(1 << 50, "n" * 255, "e" * 16, 1 << 50, "m" * 255, 1.8e9, 1 << 50, past))
     assert view_of(P, 1, {f"{P}last": Item(value, 1, 1)}).last is not None

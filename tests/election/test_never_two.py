@@ -1,5 +1,5 @@
-"""Random histories of three nodes and an etcd: never do two nodes serve in one moment, nothing that was answered is
-lost, terms only grow, and when everything works again somebody leads."""
+"""Random histories of three nodes and an etcd: never do two nodes serve at the same time, nothing answered is lost,
+terms only grow, and once everything works again a node leads."""
 
 import asyncio
 import random
@@ -14,15 +14,15 @@ COPY_S = 40.0
 
 
 class World:
-    """Nodes that are frozen, cut off, killed and told things. Each has a list of what was written on it; its position
-    is how long that is. The leader answers a write only as the store does: when the confirming candidate has it, or
-    when etcd has said that nobody confirms. A candidate goes on with another leader's log at once where that is one
-    with its own up to a position (clusterd/store/replica_copy.py), and makes a full copy otherwise."""
+    """Nodes that are frozen, cut off, killed and given orders. Each has a list of its writes; its position is the
+    length of the list. The leader answers a write as the store does: when the confirming candidate has it, or when etcd
+    says that no candidate confirms. A candidate continues at once from another leader's log if that log shares a
+    position with its own (clusterd/store/replica_copy.py); otherwise it makes a full copy."""
 
     def __init__(self, seed: int, *, failsafe: bool) -> None:
         self.random = random.Random(seed)
         self.unrest = (0.03, 0.06, 0.25)[seed % 3]
-        """Where less happens at a time the lead changes hands more often."""
+        """With fewer events at a time the lead changes hands more often."""
         self.clock = HandClock()
         self.store = EtcdStore(self.clock)
         more = {"failsafe": failsafe}
@@ -67,7 +67,7 @@ class World:
                 self.served.append(node.name)
 
     def replicate(self) -> None:
-        """Candidates that are linked to a master have what it has; it is told."""
+        """Linked candidates get what their master has; the master learns of it."""
         for leader in self.nodes:
             facts = leader.node.true
             if not facts.is_master or facts.is_changing or not self.is_awake(leader):
@@ -86,7 +86,7 @@ class World:
             leader.node.set(followers=followers, known=tuple(followers))
 
     def has_replica_of(self, one: Voter, leader: Voter) -> bool:
-        """Whether it can have one by now."""
+        """Whether this node can have a whole replica by now."""
         theirs, facts = one.node.true, leader.node.true
         own = {theirs.epoch, *dict(theirs.past)} if theirs.state == "following" else set()
         if own & {facts.epoch, *dict(facts.past)}:
@@ -96,7 +96,7 @@ class World:
         return self.clock.now >= self.copied_at.setdefault(one.name, self.clock.now + COPY_S)
 
     async def write(self) -> None:
-        """A client registers through whoever leads."""
+        """A client registers through the node that leads."""
         for leader in self.leaders():
             if not self.is_awake(leader) or leader.node.drained is not None:
                 continue
@@ -172,11 +172,11 @@ class World:
             node.node.end_change()
 
     def kill(self, node: Voter) -> None:
-        """For good."""
+        """Kills the node for good."""
         self.frozen[node.name] = float("inf")
 
     async def until_led(self, turns: int = 200) -> Voter:
-        """Goes on undisturbed until somebody leads and serves."""
+        """Runs on undisturbed until a node leads and serves."""
         for _ in range(turns):
             await self.turn(disturbed=False)
             for leader in self.leaders():
@@ -200,7 +200,7 @@ class World:
 
 @pytest.mark.parametrize("failsafe", [False, True])
 @pytest.mark.parametrize("seed", range(12))
-def test_never_two_lead_and_nothing_answered_is_lost(seed: int, failsafe: bool) -> None:
+def test_never_two_nodes_lead_and_nothing_answered_is_lost(seed: int, failsafe: bool) -> None:
     async def story() -> None:
         world = World(seed, failsafe=failsafe)
         for _ in range(400):
@@ -217,9 +217,9 @@ def test_never_two_lead_and_nothing_answered_is_lost(seed: int, failsafe: bool) 
 
 @pytest.mark.parametrize("failsafe", [False, True])
 @pytest.mark.parametrize("seed", range(6))
-def test_a_second_loss_right_behind_a_takeover_is_survived(seed: int, failsafe: bool) -> None:
-    """Whatever was before: a leader is killed for good, another one takes over, a candidate has just been told what
-    that one has, and it is killed, too. The last one leads, with everything that was answered."""
+def test_second_loss_right_after_a_takeover_is_survived(seed: int, failsafe: bool) -> None:
+    """After any history a leader is killed for good, another node takes over, a candidate has just learnt what that one
+    has, and that one is killed, too. The last node leads, with everything answered."""
 
     async def story() -> None:
         world = World(seed, failsafe=failsafe)

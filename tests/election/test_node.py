@@ -1,4 +1,4 @@
-"""What the election reads of its node and writes to it."""
+"""What the election reads from its node and writes to it."""
 
 import asyncio
 import os
@@ -73,7 +73,7 @@ def test_promotion_is_on_disk_before_the_supervisor_is_told_and_not_begun_twice(
     assert len(world.signals) == 1
 
 
-def test_demotion_keeps_what_was_before_for_when_it_fails(world: World) -> None:
+def test_demotion_keeps_the_former_role_in_case_it_fails(world: World) -> None:
     before = NodeRole(3, "master", 3, "10.0.0.1:1516", "one")
     update_role(world.root, lambda _: before)
     facts = world.node.facts()
@@ -85,7 +85,7 @@ def test_demotion_keeps_what_was_before_for_when_it_fails(world: World) -> None:
     assert msgspec.convert(found.change.before, NodeRole) == before
 
 
-def test_another_leader_is_noted_with_its_address_and_a_lower_term_is_not(world: World) -> None:
+def test_leader_is_noted_with_its_address_and_one_of_a_lower_term_is_not(world: World) -> None:
     assert world.node.hear_of(4, "10.0.0.2:1516", "two") == ""
     assert world.node.hear_of(4, "10.0.0.9:1516", "two") == ""
     assert world.role().master == "10.0.0.9:1516"
@@ -131,8 +131,8 @@ def test_a_store_that_does_not_answer_keeps_a_candidate_from_leading(world: Worl
     assert facts.may_not_lead == "its store does not answer"
 
 
-def test_its_store_hears_whether_this_node_may_lead(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """So that nobody's answers wait for one whose files are incomplete: after the leader nobody could lead then."""
+def test_store_is_told_whether_its_node_may_lead(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Answers must not wait for a candidate whose files are incomplete: if the leader were lost, no node could lead."""
     heard: list[str | None] = []
 
     async def answer(request: Show, timeout_s: float) -> bytes:
@@ -163,7 +163,7 @@ def test_lease_and_promise_outlive_the_process_in_a_file_that_only_its_owner_may
     assert world.node.kept() is None
 
 
-def test_programs_run_one_after_the_other_and_what_became_of_them_is_shown(
+def test_operators_programs_run_one_after_the_other_and_their_results_are_shown(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "out"
@@ -190,8 +190,8 @@ def test_programs_run_one_after_the_other_and_what_became_of_them_is_shown(
     world.board.close()
 
 
-def test_what_the_store_said_before_a_change_of_role_is_not_of_the_new_one(world: World) -> None:
-    """The floor of a new term would be a position of before."""
+def test_answer_of_the_store_from_before_a_change_of_role_does_not_count_after_it(world: World) -> None:
+    """Otherwise the floor of a new term would be a position of the earlier one."""
     world.node._shown, world.node._shown_at = {"role": "master", "epoch": "e", "position": 90}, time.monotonic()
     assert world.node.facts().position == 90
     assert world.node.begin_promotion(7, (), keeps_agents=True, without_agents=False) == ""

@@ -1,4 +1,4 @@
-"""What an operator orders: switchover, failover, pause."""
+"""Orders of an operator: switchover, failover, pause."""
 
 import asyncio
 import json
@@ -35,9 +35,7 @@ async def test_switchover_hands_over_when_the_other_has_everything(clock: HandCl
 
 
 @told
-async def test_switchover_to_nobody_in_particular_takes_the_one_that_confirms(
-    clock: HandClock, store: EtcdStore
-) -> None:
+async def test_switchover_without_a_name_goes_to_the_confirming_candidate(clock: HandClock, store: EtcdStore) -> None:
     one, two, other = await three(store)
     assert (await order(one, "switchover")).ok
     await pass_time(4, one, other, two)
@@ -45,7 +43,9 @@ async def test_switchover_to_nobody_in_particular_takes_the_one_that_confirms(
 
 
 @told
-async def test_switchover_to_one_that_does_not_catch_up_is_taken_back(clock: HandClock, store: EtcdStore) -> None:
+async def test_switchover_to_a_candidate_that_does_not_catch_up_is_taken_back(
+    clock: HandClock, store: EtcdStore
+) -> None:
     one, two, other = await three(store)
     one.node.set(position=20)
     assert (await order(one, "switchover", "two")).ok
@@ -74,9 +74,7 @@ async def test_switchover_waits_a_while_for_a_candidate_without_a_link(clock: Ha
 
 
 @told
-async def test_switchover_to_one_that_dies_meanwhile_comes_back_to_the_old_leader(
-    clock: HandClock, store: EtcdStore
-) -> None:
+async def test_old_leader_leads_again_when_the_node_of_a_switchover_dies(clock: HandClock, store: EtcdStore) -> None:
     one, two, other = await three(store)
     assert (await order(one, "switchover", "two")).ok
     await one.step(3)
@@ -89,7 +87,7 @@ async def test_switchover_to_one_that_dies_meanwhile_comes_back_to_the_old_leade
 
 
 @told
-async def test_switchover_of_a_store_that_does_not_stop_is_refused(clock: HandClock, store: EtcdStore) -> None:
+async def test_switchover_is_refused_when_the_store_does_not_stop_writing(clock: HandClock, store: EtcdStore) -> None:
     one, _two, _other = await three(store)
     one.node.drains = False
     assert (await order(one, "switchover", "two")).ok
@@ -141,7 +139,7 @@ async def test_orders_need_etcd_and_a_leader_and_no_pause(clock: HandClock, stor
 
 
 @told
-async def test_failover_by_force_makes_one_lead_that_would_not(clock: HandClock, store: EtcdStore) -> None:
+async def test_failover_by_force_makes_a_node_lead_despite_objections(clock: HandClock, store: EtcdStore) -> None:
     one, two, other = await three(store)
     two.etcd.away = one.etcd.away = True
     other.node.set(may_not_lead="its files are incomplete")
@@ -157,7 +155,7 @@ async def test_failover_by_force_makes_one_lead_that_would_not(clock: HandClock,
 
 
 @told
-async def test_failover_by_force_ends_a_leader_that_is_there(clock: HandClock, store: EtcdStore) -> None:
+async def test_failover_by_force_ends_the_term_of_a_living_leader(clock: HandClock, store: EtcdStore) -> None:
     one, two, other = await three(store)
     assert (await order(two, "failover", "other", force=True)).ok
     await pass_time(4, one, two, other)
@@ -168,7 +166,9 @@ async def test_failover_by_force_ends_a_leader_that_is_there(clock: HandClock, s
 
 
 @told
-async def test_paused_the_leader_goes_on_without_a_lease_and_nobody_follows(clock: HandClock, store: EtcdStore) -> None:
+async def test_paused_leader_goes_on_without_a_lease_and_no_other_node_takes_over(
+    clock: HandClock, store: EtcdStore
+) -> None:
     one, two, other = await three(store)
     term = one.elector.tenure.term
     assert (await order(two, "pause")).ok
@@ -193,7 +193,7 @@ async def test_paused_the_leader_goes_on_without_a_lease_and_nobody_follows(cloc
 
 
 @told
-async def test_paused_although_the_answer_of_etcd_did_not_come(clock: HandClock, store: EtcdStore) -> None:
+async def test_pause_holds_although_etcds_answer_is_lost(clock: HandClock, store: EtcdStore) -> None:
     one, two, other = await three(store)
     await order(two, "pause")
     await one.elector.session.read()
@@ -208,7 +208,7 @@ async def test_paused_although_the_answer_of_etcd_did_not_come(clock: HandClock,
 
 
 @told
-async def test_resumed_the_end_counts_before_the_key_has_a_lease_again(clock: HandClock, store: EtcdStore) -> None:
+async def test_resume_sets_the_deadline_before_the_key_has_a_lease_again(clock: HandClock, store: EtcdStore) -> None:
     one, two, _other = await three(store)
     await order(one, "pause")
     await one.step(2)
@@ -221,7 +221,7 @@ async def test_resumed_the_end_counts_before_the_key_has_a_lease_again(clock: Ha
 
 
 @told
-async def test_paused_a_leader_that_is_started_anew_goes_on(clock: HandClock, store: EtcdStore) -> None:
+async def test_paused_leader_that_restarts_goes_on(clock: HandClock, store: EtcdStore) -> None:
     one, two, other = await three(store)
     term = one.elector.tenure.term
     await order(one, "pause")
@@ -239,7 +239,7 @@ async def test_paused_a_leader_that_is_started_anew_goes_on(clock: HandClock, st
 
 
 @told
-async def test_paused_nobody_leads_when_the_leader_is_lost_but_by_force(clock: HandClock, store: EtcdStore) -> None:
+async def test_while_paused_a_lost_leader_is_replaced_only_by_force(clock: HandClock, store: EtcdStore) -> None:
     one, two, other = await three(store)
     await order(one, "pause")
     await one.step(2)

@@ -1,4 +1,4 @@
-"""The socket of the election: questions of the store, of sync and of operators, and what answers when it cannot."""
+"""The socket of the election: requests of the store, of sync and of operators, and the answers when it cannot serve."""
 
 import asyncio
 import os
@@ -31,7 +31,7 @@ async def answer(request: Any) -> Any:
 
 
 def served(root: Path, story: Callable[[ElectionPort], Coroutine[Any, Any, None]]) -> list[str]:
-    """Runs a story against a server; what it logs."""
+    """Runs a story against a server; returns its log lines."""
     lines: list[str] = []
     Path(run_dir(str(root))).mkdir(parents=True, exist_ok=True)
 
@@ -47,7 +47,7 @@ def served(root: Path, story: Callable[[ElectionPort], Coroutine[Any, Any, None]
     return lines
 
 
-def test_each_question_has_its_answer_and_the_socket_is_the_owners(tmp_path: Path) -> None:
+def test_each_request_is_answered_and_only_the_owner_may_use_the_socket(tmp_path: Path) -> None:
     async def story(port: ElectionPort) -> None:
         assert stat.S_IMODE(os.stat(election_socket(str(tmp_path))).st_mode) == 0o600
         assert (await port.set_confirming(7, "two", 40, 30)).ok
@@ -60,7 +60,7 @@ def test_each_question_has_its_answer_and_the_socket_is_the_owners(tmp_path: Pat
     assert not os.path.exists(election_socket(str(tmp_path)))
 
 
-def test_a_bug_or_nonsense_ends_one_question_only(tmp_path: Path) -> None:
+def test_bug_or_nonsense_ends_only_one_request(tmp_path: Path) -> None:
     async def story(port: ElectionPort) -> None:
         with pytest.raises(ClusterError, match="bug of the election"):
             await port.command(HaCommand("switchover"), 30)
@@ -72,7 +72,7 @@ def test_a_bug_or_nonsense_ends_one_question_only(tmp_path: Path) -> None:
     assert first.startswith("ERROR answering")
 
 
-def test_without_an_election_the_asker_hears_so(tmp_path: Path) -> None:
+def test_request_without_an_election_process_is_answered_with_that_reason(tmp_path: Path) -> None:
     async def story() -> None:
         port = ElectionPort(str(tmp_path))
         with pytest.raises(ClusterError, match="no election runs on this node"):

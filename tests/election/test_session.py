@@ -1,4 +1,4 @@
-"""What a node knows of etcd: a read that a watch overtakes, and an etcd that really went back."""
+"""A node's view of etcd: a read that a watch overtakes, and an etcd that really went back."""
 
 import asyncio
 from collections.abc import Callable
@@ -12,7 +12,7 @@ KEY = "/clusterd/wazuh/candidates/x"
 
 
 class Answers:
-    """Reads that are answered with these; `meanwhile` happens while an answer is on its way."""
+    """Answers reads with these; `meanwhile` runs while an answer is under way."""
 
     def __init__(self, snapshots: list[Snapshot], meanwhile: Callable[[], None]) -> None:
         self._snapshots = snapshots
@@ -36,7 +36,7 @@ def session_with(said: list[str], snapshots: list[Snapshot], meanwhile: Callable
     return session
 
 
-def test_change_that_a_watch_told_is_not_undone_by_a_read_that_began_before_it() -> None:
+def test_change_reported_by_a_watch_is_not_undone_by_an_earlier_read() -> None:
     said: list[str] = []
     session = session_with(said, [Snapshot(7, {KEY: item(7)})], lambda session: session.set_items(8, {KEY: item(8)}))
     asyncio.run(session.read())

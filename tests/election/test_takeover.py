@@ -1,4 +1,4 @@
-"""Who takes over when nobody leads."""
+"""Which node takes over when none leads."""
 
 import asyncio
 from typing import Any
@@ -28,7 +28,7 @@ async def test_only_the_candidate_that_confirmed_takes_over(clock: HandClock, st
 
 
 @told
-async def test_without_a_confirming_candidate_the_furthest_then_the_greater_priority(
+async def test_without_a_confirming_candidate_the_furthest_leads_and_of_equals_the_greater_priority(
     clock: HandClock, store: EtcdStore
 ) -> None:
     one, two, other = await three(store)
@@ -38,7 +38,7 @@ async def test_without_a_confirming_candidate_the_furthest_then_the_greater_prio
     await pass_time(3, one, two, other)
     clock.now += 13
     for _ in range(16):
-        # The leader is gone; the other two go on, the one that is less far first.
+        # The leader is gone. The other two run on, the one with the lower position first.
         clock.now += 0.5
         await two.step()
         await other.step()
@@ -47,7 +47,7 @@ async def test_without_a_confirming_candidate_the_furthest_then_the_greater_prio
 
 
 @told
-async def test_a_better_candidate_that_does_not_take_the_lead_is_waited_for_so_long(
+async def test_lower_ranked_candidate_waits_one_lease_for_each_better_one_that_does_not_take_the_lead(
     clock: HandClock, store: EtcdStore
 ) -> None:
     one, two, other = await three(store)
@@ -68,10 +68,10 @@ async def test_a_better_candidate_that_does_not_take_the_lead_is_waited_for_so_l
 
 
 @pytest.mark.parametrize(("position", "leads"), [(10, True), (15, True), (9, False)])
-def test_who_has_all_that_a_lost_leader_began_with_leads_though_it_never_heard_of_it(
+def test_candidate_with_all_that_a_lost_leader_began_with_leads_though_it_never_followed_it(
     position: int, leads: bool
 ) -> None:
-    """The second loss comes before its replica goes on with the log of the second leader."""
+    """The second leader is lost before this replica continues from its log."""
 
     async def story() -> None:
         clock = HandClock()
@@ -89,8 +89,8 @@ def test_who_has_all_that_a_lost_leader_began_with_leads_though_it_never_heard_o
 
 
 @told
-async def test_a_node_that_took_the_lead_and_never_served_may_take_it_again(clock: HandClock, store: EtcdStore) -> None:
-    """It has what the last leader had, in a database of its own now."""
+async def test_node_that_took_the_lead_and_never_served_may_take_it_again(clock: HandClock, store: EtcdStore) -> None:
+    """It has what the last leader had, now in a database of its own."""
     _one, two, _ = await three(store)
     clock.now += 16
     two.node.prompt = False
@@ -106,8 +106,8 @@ async def test_a_node_that_took_the_lead_and_never_served_may_take_it_again(cloc
 
 
 @told
-async def test_the_store_of_the_leader_starts_anew_and_who_confirms_stays(clock: HandClock, store: EtcdStore) -> None:
-    """Whatever was answered it has still; the next answer waits until etcd was told who has it."""
+async def test_confirming_candidate_stays_when_the_leaders_store_restarts(clock: HandClock, store: EtcdStore) -> None:
+    """It still has everything answered; the next answer waits until etcd has the confirming name."""
     one, two, other = await three(store)
     one.node.set(position=12)
     one.node.start_store()
@@ -121,10 +121,10 @@ async def test_the_store_of_the_leader_starts_anew_and_who_confirms_stays(clock:
 
 
 @pytest.mark.parametrize(("ended", "confirming"), [(10, "two"), (7, None)])
-def test_a_leader_whose_log_lost_its_end_asks_no_more_of_the_others_than_it_has(
+def test_leader_whose_log_lost_its_end_demands_no_more_of_others_than_it_has(
     ended: int, confirming: str | None
 ) -> None:
-    """A power failure, or a backup that even lacks what was answered: whoever follows it has as much."""
+    """After a power failure, or a backup that even lacks answered changes, each follower has as much as the leader."""
 
     async def story() -> None:
         clock = HandClock()
@@ -156,7 +156,7 @@ def test_a_leader_whose_log_lost_its_end_asks_no_more_of_the_others_than_it_has(
         ({"is_known": False, "may_not_lead": "its store does not answer"}, "store does not answer"),
     ],
 )
-def test_who_may_not_lead_says_why(changes: dict[str, Any], reason: str) -> None:
+def test_node_that_may_not_lead_says_why(changes: dict[str, Any], reason: str) -> None:
     async def story() -> None:
         clock = HandClock()
         _one, two, _ = await three(EtcdStore(clock))
@@ -172,7 +172,7 @@ def test_who_may_not_lead_says_why(changes: dict[str, Any], reason: str) -> None
 
 
 @pytest.mark.parametrize(("priority", "leads"), [(0, False), (1, True)])
-def test_priority_0_never_leads(priority: int, leads: bool) -> None:
+def test_candidate_of_priority_0_never_leads(priority: int, leads: bool) -> None:
     async def story() -> None:
         clock = HandClock()
         store = EtcdStore(clock)
@@ -233,7 +233,7 @@ def view(confirming: str | None = None, position: int = 100, **candidates: Candi
         (key("two", epoch="f", past=(("d", 50), ("e", 89)), position=900), None, 100, "11 changes behind"),
         (key("two", epoch="f", past=(("d", 50),), position=900), None, 61, "11 changes behind"),
         (key("two", epoch="f", past=(("c", 50),), position=900), None, 61, "not of what one had"),
-        # It has taken the lead since, and never served.
+        # It took the lead since and never served.
         (key("two", led=4, state="master", epoch="f", past=(("e", 95),)), "two", 100, ""),
         (key("two", led=4, state="master", epoch="f", past=(("e", 39),)), "two", 100, "lacks what was answered"),
         (key("two", led=4, state="master", epoch="f", past=(("e", 95),)), "other", 100, "other has what was answered"),
@@ -244,12 +244,14 @@ def view(confirming: str | None = None, position: int = 100, **candidates: Candi
         (key("imposter", led=3, state="master"), None, 100, "not whole"),
     ],
 )
-def test_what_speaks_against_a_candidate(one: CandidateKey, confirming: str | None, position: int, reason: str) -> None:
+def test_each_candidate_has_its_objection_or_none(
+    one: CandidateKey, confirming: str | None, position: int, reason: str
+) -> None:
     found = rules.objection(view(confirming, position), one, max_lag=10)
     assert (reason in found) if reason else not found, found
 
 
-def test_before_anybody_has_led_only_the_first_may() -> None:
+def test_before_any_node_has_led_only_the_configured_first_may_lead() -> None:
     nobody = msgspec.structs.replace(view(), last=None, last_revision=0)
     assert not rules.objection(nobody, key("one", state="master"), max_lag=10)
     assert "only one" in rules.objection(nobody, key("two"), max_lag=10)

@@ -1,5 +1,5 @@
-"""An etcd in memory with the interface of clusterd/election/etcd.py, and nodes of an election that do what they are
-told. Time stands still until a test moves it."""
+"""An etcd in memory with the interface of clusterd/election/etcd.py, and nodes of an election that tests control. The
+clock stands still until a test moves it."""
 
 import asyncio
 import itertools
@@ -31,7 +31,7 @@ class HandClock:
 
 
 class EtcdStore:
-    """What all clients share. `wipe`: as after the loss of all members."""
+    """The state that all clients share. `wipe`: as after the loss of all members."""
 
     def __init__(self, clock: HandClock) -> None:
         self.clock = clock
@@ -93,9 +93,9 @@ class EtcdStore:
 
 
 class EtcdDouble:
-    """One node's client. `away`: nothing arrives; `lost_answers`: it is done and the answer does not come; `is_late`: a
-    transaction waits in a member that is frozen, and is done by `thaw`, when its client has long given up; `slow_s`:
-    the clock goes on by so much with each call; `during`: called between a request and its effect."""
+    """One node's client. `away`: no request arrives; `lost_answers`: requests are done, answers are lost; `is_late`: a
+    transaction waits in a frozen member until `thaw`, long after its client has given up; `slow_s`: each call moves the
+    clock by this much; `during`: called between a request and its effect."""
 
     def __init__(self, store: EtcdStore) -> None:
         self.store = store
@@ -152,7 +152,7 @@ class EtcdDouble:
         return found
 
     def thaw(self) -> int:
-        """Returns how many of them were done."""
+        """Does the waiting transactions. Returns how many of them had an effect."""
         waiting, self.waiting, self.is_late = self.waiting, [], False
         return sum(one().succeeded for one in waiting)
 
@@ -161,15 +161,15 @@ _lives = itertools.count(1)
 
 
 def another_life(facts: Facts) -> Facts:
-    """As the store does it (clusterd/store/change_log.py)."""
+    """Begins another life of the log, as the store does (clusterd/store/change_log.py)."""
     past = (*facts.past, (facts.epoch, facts.position))[-8:]
     return msgspec.structs.replace(facts, epoch=f"life {next(_lives)}", past=past)
 
 
 class NodeDouble:
-    """The node of an elector. `true`: its facts, which a test changes; changes of role end when `end_change` is called,
-    or at once with `prompt`. `board_words`: what the processes of the node look at. A former master
-    has its own database as its replica."""
+    """The node of an elector. `true`: its facts, which a test changes; a change of role ends when `end_change` is
+    called, or at once with `prompt`. `board_words`: what the processes of the node read. A former master has its own
+    database as its replica."""
 
     def __init__(self, clock: HandClock, facts: Facts) -> None:
         self.clock = clock
@@ -192,12 +192,12 @@ class NodeDouble:
         self.is_full = False
         self.asked_for_s = 0.0
         self.is_linked = True
-        """As a candidate: its master tells it something again and again."""
+        """Whether this candidate is linked to its master, which sends it something again and again."""
         self.told = 0
         self.forgotten: list[str] = []
 
     def serves(self) -> bool:
-        """What every process of the node asks where a request is taken (clusterd/leadership.py)."""
+        """What every process of the node asks before it takes a request (clusterd/leadership.py)."""
         term, until_ns = self.board_words
         facts = self.true
         is_leading = facts.is_master and not facts.is_changing and facts.led == term > 0
@@ -243,7 +243,7 @@ class NodeDouble:
         return ""
 
     def start_store(self) -> None:
-        """A master's store was started anew: its log has another life."""
+        """Restarts the master's store: its log begins another life."""
         if self.true.state == "master":
             self.true = another_life(self.true)
 
@@ -304,7 +304,7 @@ class NodeDouble:
 
 
 class Voter:
-    """A node with its elector; `restart` is a new life of the process `election`."""
+    """A node with its elector; `restart` begins a new life of the process `election`."""
 
     def __init__(self, store: EtcdStore, name: str, facts: Facts, **more: Any) -> None:
         self.store, self.name = store, name
