@@ -32,9 +32,9 @@ METRICS = "text/plain; version=0.0.4; charset=utf-8"
 LARGEST_QUERY = 2048
 MOST_EVENTS = 1000
 MOST_BYTES = 2 << 20
-"""Of events in one answer: one that lists many files is large, and each caller who reads slowly holds an answer."""
+"""Most bytes of events in one answer: an event that lists many files is large, and each slow caller holds an answer."""
 LONGEST_SEARCH_S = 1.0
-"""Of reading for one answer: what is looked for may be nowhere in a large journal."""
+"""The longest reading for one answer: a large journal may contain nothing of what is sought."""
 USUAL_EVENTS = 100
 MOST_READING = 8
 SAFE_HEADERS = (
@@ -59,11 +59,11 @@ class HttpAnswer(msgspec.Struct, frozen=True):
 
 
 class BadQuery(Exception):
-    """A parameter is not understood; the text says what would be."""
+    """A parameter is invalid; the text says what would be valid."""
 
 
 class Past(Protocol):
-    """The journal, as far as it is read. May wait for the disk: runs in a thread."""
+    """Reads a part of the journal. May wait for the disk, so it runs in a thread."""
 
     def latest_page(self, wanted: Filter, limit: int) -> Page: ...
 
@@ -71,8 +71,9 @@ class Past(Protocol):
 
 
 class Shown(msgspec.Struct, frozen=True):
-    """What the application shows. `rows`: of the board; `journal`: the member `monitor` of status.json, but for when
-    the node was asked; `metrics`: the text for Prometheus. `primary`: why this node does not lead, empty if it does."""
+    """The data that the application shows. `rows`: of the board; `journal`: the member `monitor` of status.json, except
+    the moment at which the node was asked; `metrics`: the text for Prometheus. `primary`: why this node does not lead,
+    empty if it does."""
 
     source: StatusSource
     rows: Callable[[], Sequence[RowSnapshot]]
@@ -86,7 +87,7 @@ class Shown(msgspec.Struct, frozen=True):
 
 
 class MonitorApp:
-    """`viewers`: to be run (`Viewers.run`) by the owner of the loop. `counts`: answers by path and status."""
+    """The owner of the loop must run `viewers` (`Viewers.run`). `counts`: answers by path and status."""
 
     def __init__(self, shown: Shown, rounds: Rounds) -> None:
         self._shown = shown
@@ -106,7 +107,7 @@ class MonitorApp:
         }
 
     def close(self) -> None:
-        """Viewers are sent off; a reading that hangs is left behind."""
+        """Ends what viewers are sent, and abandons a reading that hangs."""
         self.viewers.close()
         self._thread.shutdown(wait=False, cancel_futures=True)
 
@@ -131,7 +132,7 @@ class MonitorApp:
         self.counts[path, status] = self.counts.get((path, status), 0) + 1
 
     def _refusal(self, scope: Scope, headers: Headers) -> HttpAnswer | None:
-        """What is refused whatever it asks for."""
+        """Returns the refusal of a request that is refused whatever its path is."""
         if not self._shown.is_our_host(headers.get(b"host", b"").decode("latin-1")):
             text = "This name does not lead here. If it is to: clusterd.monitor.names in etc/cluster.json\n"
             return HttpAnswer(421, text.encode())
@@ -216,7 +217,7 @@ class MonitorApp:
         return HttpAnswer(200, msgspec.json.encode(answer), JSON)
 
     async def _read(self, read: Callable[[Filter, int], Found], wanted: Filter, limit: int) -> Found:
-        """In one thread, and few at a time. Raises JournalUnreadable."""
+        """Reads events in one thread, for few requests at a time. Raises JournalUnreadable."""
         if self._reading >= MOST_READING:
             raise JournalUnreadable("too many read the journal at this moment")
         self._reading += 1
@@ -314,7 +315,7 @@ def _kinds(text: str) -> tuple[str, ...]:
 
 
 def _since(text: str, now: float) -> float | None:
-    """Wall-clock seconds: given as such, as a span before now (90s, 15m, 2h, 7d), or as a date and time."""
+    """Returns wall-clock seconds: given as such, as a span before now (90s, 15m, 2h, 7d), or as a date and time."""
     if not text:
         return None
     span = _SPAN.fullmatch(text)

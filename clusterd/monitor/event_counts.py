@@ -1,4 +1,4 @@
-"""Counters made from the events of the journal, since this process began: what `status` has no sums of."""
+"""Counters made from the journal's events since this process began, for sums that `status` does not have."""
 
 from bisect import bisect_left
 from collections.abc import Iterator
@@ -17,11 +17,11 @@ from clusterd.messages.journal import (
 SYNC_BOUNDS_S = (0.01, 0.05, 0.25, 1.0, 5.0, 30.0, 120.0, 600.0)
 SYNC_KINDS = ("files", "ahead", "groups", "agents")
 MOST_SERIES = 4096
-"""Of one counter. Names of workers are those of the cluster's nodes; should there be more, the rest is not counted."""
+"""Most label values of one counter. Names of workers come from the cluster; any beyond this number are not counted."""
 
 
 class EventCounts:
-    """`take` each event once; `counts` and `sync_seconds` are for metrics."""
+    """`take` each event once. `counts` and `sync_seconds` are for metrics."""
 
     def __init__(self) -> None:
         self._counts: dict[tuple[str, tuple[str, ...]], float] = {}
@@ -56,12 +56,12 @@ class EventCounts:
         self._counts[key] = self._counts.get(key, 0) + count
 
     def counts(self) -> Iterator[tuple[str, tuple[str, ...], float]]:
-        """Name of the metric, labels, value."""
+        """Yields name of the metric, labels, value."""
         for (name, labels), count in self._counts.items():
             yield name, labels, count
 
     def sync_seconds(self) -> Iterator[tuple[str, list[int], float]]:
-        """What was synced, how many took how long by the buckets of SYNC_BOUNDS_S, and seconds in all."""
+        """Yields kind of sync, counts by the buckets of SYNC_BOUNDS_S, and seconds in all."""
         for what, buckets in self._sync_buckets.items():
             yield what, buckets, self._sync_s[what]
 

@@ -1,4 +1,4 @@
-"""Events of this node as they come: numbered, and given to whoever asked for them (journal, hooks, viewers)."""
+"""Events of this node as they arrive: numbered, and passed to its listeners (journal, hooks, viewers)."""
 
 from collections.abc import Callable, Sequence
 
@@ -11,7 +11,7 @@ LISTENER = Callable[[Sequence["Heard"]], None]
 
 
 class Heard(msgspec.Struct, frozen=True):
-    """One event. `text`: its whole JSON object, `seq` and all, in one line."""
+    """One event. `text`: its whole JSON object with its `seq`, in one line."""
 
     seq: int
     at: float
@@ -30,24 +30,24 @@ class EventFeed:
         self._next = first_seq
         self._listeners: list[LISTENER] = []
         self.count = 0
-        """Events heard in this life of the process."""
+        """Events received in this life of the process."""
 
     @property
     def last_seq(self) -> int:
         return self._next - 1
 
     def go_on_above(self, seq: int) -> None:
-        """An event has this number: the next one gets a higher one."""
+        """Notes that an event has this number: the next one gets a higher one."""
         self._next = max(self._next, seq + 1)
 
     def subscribe(self, listener: LISTENER) -> Callable[[], None]:
-        """`listener` is called with each batch of new events, in order, and must neither wait nor raise. Returns what
-        ends it."""
+        """`listener` is called with each batch of new events, in order. It must neither wait nor raise. Returns a
+        function that ends the calls."""
         self._listeners.append(listener)
         return lambda: self._listeners.remove(listener)
 
     def hear(self, told: Sequence[tuple[float, AnyEvent]]) -> None:
-        """Events have come: their moments (wall-clock seconds) and themselves."""
+        """Takes new events: their moments (wall-clock seconds) and themselves."""
         batch = []
         for at, event in told:
             head = {"seq": self._next, "at": stamp(at), "node": self._node}

@@ -1,5 +1,6 @@
-"""`clusterd.hooks`: programs that run on events, as the daemon's user, one at a time of each hook. They get the event
-as JSON on standard input, and a small environment: nothing of the daemon's, which may hold the cluster key."""
+"""`clusterd.hooks`: programs that run on events, as the daemon's user, for each hook one at a time. They get the event
+as JSON on standard input and a small environment. The daemon's own environment may hold the cluster key, so they get
+nothing of it."""
 
 import asyncio
 import os
@@ -16,7 +17,7 @@ from clusterd.settings import HookSettings
 
 MOST_WAITING = 100
 PER_MINUTE = 60
-"""Runs of one hook in a minute, at most."""
+"""Most runs of one hook in a minute."""
 
 
 class Hooks:
@@ -25,7 +26,7 @@ class Hooks:
     def __init__(
         self, root: str, node: str, say: Say, problem: Callable[[str, str], None], count: Callable[[str], None]
     ) -> None:
-        """`say`: logs a text at a level; `problem`: a subject and what is wrong with it, "" when it is over; `count`:
+        """`say`: logs a text at a level; `problem`: takes a subject and its problem, "" when that is over; `count`:
         adds one to a counter."""
         self._environment = environment(root, node)
         self._say = say
@@ -34,8 +35,8 @@ class Hooks:
         self._hooks: list[_Hook] = []
 
     def adopt(self, settings: Sequence[HookSettings]) -> None:
-        """The hooks of the configuration. One that is the same goes on with what waits for it; one that is gone ends
-        once its program has."""
+        """Takes the hooks of the configuration. An unchanged hook keeps its waiting events; a removed one ends when its
+        program has ended."""
         kept = {hook.settings: hook for hook in self._hooks}
         wanted = list(dict.fromkeys(settings))
         self._hooks = [
@@ -46,14 +47,14 @@ class Hooks:
             hook.retire()
 
     def take(self, batch: Sequence[Heard]) -> None:
-        """Events have come. Neither waits nor raises."""
+        """Takes new events. Neither waits nor raises."""
         for hook in self._hooks:
             for heard in batch:
                 if matches(hook.settings.on, heard.event):
                     hook.take(heard)
 
     async def close(self) -> None:
-        """Kills what runs."""
+        """Kills running programs."""
         hooks, self._hooks = self._hooks, []
         await asyncio.gather(*(hook.close() for hook in hooks))
 
@@ -127,7 +128,7 @@ class _Hook:
         self._started.append(time.monotonic())
 
     def _ended(self, heard: Heard, why: str) -> None:
-        """`why`: what went wrong. Said once, until it works again."""
+        """Logs a problem once, until the hook works again. `why`: what went wrong."""
         if why:
             self._count("hooks_failed")
             self._problem(self._subject, f"{self._name} (clusterd.hooks), event {heard.seq}: {calm(why)}")

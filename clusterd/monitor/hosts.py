@@ -1,5 +1,5 @@
-"""For whom a request is: a page of another site whose name was made to lead to this machine (DNS rebinding) must not
-read what the monitoring port shows."""
+"""Which host a request names. A page of another site whose name was made to resolve to this machine (DNS rebinding)
+must not read what the monitoring port shows."""
 
 import ipaddress
 import socket
@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable
 
 
 def host_check(names: Iterable[str]) -> Callable[[str], bool]:
-    """Returns what judges the Host header. Good are: no header (no browser), any IP address (no name can be bent to
-    lead there), localhost, this machine's own name, and `names`. A port behind it does not matter."""
+    """Returns a function that judges the Host header. It accepts no header (not a browser), any IP address (no name
+    resolves to it), localhost, this machine's own name, and `names`, each with any port."""
     known = {name.lower().rstrip(".") for name in ("localhost", socket.gethostname(), *names)}
 
     def is_ours(header: str) -> bool:

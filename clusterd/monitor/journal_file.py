@@ -24,7 +24,7 @@ PAGE_BYTES = 4096
 PRUNED_AT_ONCE = 200
 STEPS_AT_ONCE = 10
 VACUUMED_PAGES = 512
-"""Small steps of removing what is old: in each call at most so many, and so many events in each."""
+"""Old events are removed in small steps: at most this many steps a call, and this many events a step."""
 BUSY_MS = 2000
 DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 _SUFFIXES = ("", "-wal", "-shm")
@@ -41,11 +41,11 @@ CREATE INDEX events_at ON events (at);
 CREATE INDEX events_kind ON events (kind, seq);
 """
 CREATE_CLOCK = "CREATE TABLE IF NOT EXISTS clock (one INTEGER PRIMARY KEY, wall REAL NOT NULL, doubted_s REAL NOT NULL)"
-"""Files of the first version may lack it."""
+"""Files of the first version may lack this table."""
 
 
 class JournalRow(msgspec.Struct, frozen=True):
-    """One event as it is kept."""
+    """One event as the file has it."""
 
     seq: int
     at_ms: int
@@ -57,7 +57,7 @@ class JournalRow(msgspec.Struct, frozen=True):
 class JournalFile:
     """Owner of the file. Every method may raise sqlite3.Error or OSError; then `give_up` and `open` begin anew.
 
-    `rows`, `used_bytes`: what is in it, as of the last `write` or `prune`."""
+    `rows`, `used_bytes`: its content as of the last `write` or `prune`."""
 
     def __init__(self, path: str) -> None:
         self._path = path
@@ -72,8 +72,7 @@ class JournalFile:
         return self._connection is not None
 
     def open(self) -> str:
-        """Opens the file, and makes it where there is none. Returns a text when an earlier one could not be used and
-        was set aside."""
+        """Opens the file, or creates it. Returns a text when an unusable file was set aside."""
         if self._connection is not None:
             return ""
         try:
@@ -88,7 +87,7 @@ class JournalFile:
         return ""
 
     def _open(self) -> None:
-        # Made by us and not by SQLite, which would let everybody read it.
+        # Created by us: SQLite would make it readable for every user.
         os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, FILE_MODE))
         connection = self._connection = sqlite3.connect(
             self._path, timeout=0, isolation_level=None, check_same_thread=False
@@ -114,13 +113,13 @@ class JournalFile:
         self._measure()
 
     def last_seq(self) -> int:
-        """The number of the last event, 0 for an empty file."""
+        """Returns the number of the last event, 0 for an empty file."""
         found = self._in_use().execute("SELECT max(seq) FROM events").fetchone()[0]
         return int(found or 0)
 
     def clock(self) -> ClockState | None:
-        """What was believed of the wall clock; of a file without a note that the last event was written when it says;
-        None for an empty file."""
+        """Returns what the last life believed of the wall clock. For a file without a note, that its last event was
+        written at its moment; None for an empty file."""
         found = self._in_use().execute("SELECT wall, doubted_s FROM clock").fetchone()
         if found is not None:
             return ClockState(*found)
@@ -131,9 +130,9 @@ class JournalFile:
         self._in_use().execute("INSERT OR REPLACE INTO clock VALUES (1, ?, ?)", (state.wall, state.doubted_s))
 
     def write(self, rows: Sequence[JournalRow]) -> int:
-        """All of them, or none. One that is there already stays as it is: a batch may come twice when what followed its
-        commit has failed. Another event that has the number of one of them keeps it, and that one gets the next free
-        number. Returns the highest number that was given so, 0 if none was."""
+        """Writes all of these events or none. An event that is there already stays unchanged: a batch arrives twice
+        when something failed after its commit. If another event has the number of one of them, that one keeps it, and
+        this one gets the next free number. Returns the highest number given so, 0 if none was."""
         connection = self._in_use()
         given = 0
         connection.execute("BEGIN IMMEDIATE")
@@ -155,7 +154,7 @@ class JournalFile:
         return given
 
     def _numbered_anew(self, rows: Sequence[JournalRow], last: int) -> tuple[list[JournalRow], int]:
-        """What is to be written of them, and the highest number that was given to one."""
+        """Returns the rows to write, and the highest number given to one of them."""
         highest, given, found = max(last, rows[-1].seq), 0, []
         for row in rows:
             there = self._in_use().execute("SELECT data FROM events WHERE seq = ?", (row.seq,)).fetchone()
@@ -168,8 +167,8 @@ class JournalFile:
         return found, given
 
     def prune(self, oldest_ms: int, size_bytes: int) -> bool:
-        """Removes a little of what is older than `oldest_ms`, or too much for `size_bytes`. True if more is to be
-        done."""
+        """Removes a few events that are older than `oldest_ms`, or that exceed `size_bytes`. Returns True if more
+        remain."""
         connection = self._in_use()
         for _ in range(STEPS_AT_ONCE):
             too_large = self.used_bytes > size_bytes
@@ -182,7 +181,7 @@ class JournalFile:
             )
             self.rows -= found.rowcount
             self._measure()
-            # An empty file is as small as it gets.
+            # An empty file cannot get smaller.
             is_done = not found.rowcount or (found.rowcount < PRUNED_AT_ONCE and self.used_bytes <= size_bytes)
             if is_done:
                 break
@@ -199,18 +198,18 @@ class JournalFile:
         self.used_bytes, self._file_bytes = (pages - free) * PAGE_BYTES, pages * PAGE_BYTES
 
     def close(self) -> None:
-        """Folds the log into the file; nothing is held open any more."""
+        """Folds the log into the file and closes everything."""
         if self._connection is not None:
             connection, self._connection = self._connection, None
             connection.close()
 
     def give_up(self) -> None:
-        """After a failure: closes what is open, whatever that trips over."""
+        """After a failure: closes what is open, whatever fails in it."""
         with contextlib.suppress(sqlite3.Error):
             self.close()
 
     def set_aside(self) -> str:
-        """Moves the file away and returns its new path; one that was moved away earlier is replaced."""
+        """Moves the file away and returns its new path. Replaces a file that was moved away earlier."""
         self.give_up()
         self._is_counted = False
         aside = f"{self._path}.damaged"
@@ -226,7 +225,7 @@ class JournalFile:
 
 
 def is_damage(failure: Exception) -> bool:
-    """Whether the file itself is of no use, whatever is tried again."""
+    """Whether the file itself is unusable, so that trying again is pointless."""
     code = getattr(failure, "sqlite_errorcode", None)
     if code is None:
         return isinstance(failure, sqlite3.DatabaseError) and not isinstance(failure, sqlite3.OperationalError)
@@ -234,11 +233,11 @@ def is_damage(failure: Exception) -> bool:
 
 
 def oldest_ms(days: float, now: float) -> int:
-    """The moment before which events are too old, in ms since 1970."""
+    """Returns the moment before which events are too old, in ms since 1970."""
     return int((now - days * 86400) * 1000)
 
 
 def stamp(at: float) -> str:
-    """`2026-11-30T03:04:05.123Z` for wall-clock seconds."""
+    """Formats wall-clock seconds as `2026-11-30T03:04:05.123Z`."""
     ms = round(at * 1000)
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(ms // 1000)) + f".{ms % 1000:03d}Z"

@@ -26,10 +26,10 @@ class JournalUnreadable(Exception):
 
 
 class Filter(msgspec.Struct, frozen=True):
-    """Which events are wanted; an empty member wants all. `after`, `before`: only events with a higher or a lower `seq`
-    (0: any). `since`, `until`: wall-clock seconds. `kinds`: `worker`, or with an outcome `worker:lost`. `node`: what
-    happened to or through this node. `path`: a pattern as of a shell for paths of files; of a change only the files
-    that match are told."""
+    """A filter for events; an empty member lets all pass. `after`, `before`: only events with a higher or a lower `seq`
+    (0: any). `since`, `until`: wall-clock seconds. `kinds`: `worker`, or with an outcome `worker:lost`. `node`: events
+    at this node or through it. `path`: a shell pattern for paths of files; a change then lists only the files that
+    match."""
 
     after: int = 0
     since: float | None = None
@@ -41,15 +41,15 @@ class Filter(msgspec.Struct, frozen=True):
 
 
 class Page(msgspec.Struct, frozen=True):
-    """Events that were found. `stopped_at`: reading has stopped at this `seq`, for size or time, before there were
-    `limit` of them: go on behind it. None: there are no more, or `limit`."""
+    """The events found. `stopped_at`: reading stopped at this `seq`, because of size or time, before there were `limit`
+    of them: continue behind it. None: there are no more, or `limit`."""
 
     events: list[dict[str, Any]]
     stopped_at: int | None = None
 
 
 class JournalReader:
-    """Reads one journal. Opens the file for each call, so that nothing is held between two."""
+    """Reads one journal. Opens the file for each call, so that it holds nothing between two."""
 
     def __init__(
         self,
@@ -58,27 +58,28 @@ class JournalReader:
         most_s: float | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`most_bytes`: fewer than `limit` are found when they are as large as this, but at least one; `most_s`: for so
-        long one call reads, whatever it finds. None: any size, for any time. `clock`: seconds."""
+        """`most_bytes`: a call returns fewer than `limit` events once they are this large, but at least one; `most_s`:
+        the longest reading of one call. None: without a bound. `clock`: seconds."""
         self._path = path
         self._most_bytes = most_bytes
         self._most_s = most_s
         self._clock = clock
 
     def latest(self, wanted: Filter = Filter(), limit: int = 100) -> list[dict[str, Any]]:  # noqa: B008  # frozen
-        """Newest first, at most `limit`. No file: none. Raises JournalUnreadable."""
+        """Returns at most `limit` events, newest first; none without a file. Raises JournalUnreadable."""
         return self.latest_page(wanted, limit).events
 
     def latest_page(self, wanted: Filter, limit: int) -> Page:
-        """As `latest`; behind `stopped_at` it goes on with `before`."""
+        """Works like `latest`; to continue behind `stopped_at`, pass it as `before`."""
         return self._page(wanted, "DESC", limit)
 
     def following(self, wanted: Filter = Filter(), limit: int = 1000) -> list[dict[str, Any]]:  # noqa: B008  # frozen
-        """Oldest first, at most `limit`: for whoever goes on behind `wanted.after`. Raises JournalUnreadable."""
+        """Returns at most `limit` events, oldest first, for a reader that continues behind `wanted.after`. Raises
+        JournalUnreadable."""
         return self._page(wanted, "ASC", limit).events
 
     def last_seq(self) -> int:
-        """The number of the last event, 0 without one. Raises JournalUnreadable."""
+        """Returns the number of the last event, 0 without one. Raises JournalUnreadable."""
         found = self.latest(limit=1)
         return int(found[0]["seq"]) if found else 0
 
@@ -91,7 +92,7 @@ class JournalReader:
                 with contextlib.closing(connection):
                     return self._read(connection, wanted, order, max(0, min(limit, MOST)))
             except (sqlite3.Error, OSError, ValueError) as failure:
-                # Perhaps the monitor has begun to write meanwhile (see _connect).
+                # The monitor may have begun to write meanwhile (see _connect).
                 if is_last:
                     raise JournalUnreadable(f"{self._path} cannot be read: {failure}") from failure
         return Page([])
@@ -116,7 +117,7 @@ class JournalReader:
 
 
 def _connect(path: str) -> sqlite3.Connection | None:
-    """None where no event was ever written."""
+    """Opens the file. Returns None if no event was ever written."""
     try:
         with open(path, "rb") as file:
             if not file.read(1):
@@ -124,8 +125,8 @@ def _connect(path: str) -> sqlite3.Connection | None:
     except FileNotFoundError:
         return None
     quoted = path.replace("%", "%25").replace("?", "%3f").replace("#", "%23")
-    # Nobody has it open, and it is read as it lies there: SQLite would make files beside it, of the reader's user. The
-    # same where the reader may not write the log beside it.
+    # No process has it open, so it is read as immutable: SQLite would otherwise make files beside it that belong to the
+    # reader's user. The same if the reader may not write the log beside it.
     modes = ("mode=ro", "immutable=1") if os.path.exists(f"{path}-wal") else ("immutable=1",)
     for mode in modes:
         connection = sqlite3.connect(f"file:{quoted}?{mode}", uri=True, timeout=BUSY_MS / 1000)
@@ -142,8 +143,8 @@ def _connect(path: str) -> sqlite3.Connection | None:
 
 
 def _rows(connection: sqlite3.Connection, wanted: Filter, order: str) -> Iterable[tuple[int, str | None]]:
-    """`seq` and data of the events that may be wanted, in order; without data those that are not. Every row is handed
-    out, so that who reads knows after each how far it is."""
+    """Yields `seq` and data of the events that may match, in order; without data those that do not. Every row is
+    yielded, so that the caller knows after each how far it has read."""
     after, before = wanted.after, wanted.before or LARGEST_SEQ
     if wanted.since is not None and not after:
         (lowest,) = connection.execute("SELECT min(seq) FROM events WHERE at >= ?", (_ms(wanted.since),)).fetchone()
@@ -181,7 +182,7 @@ def _condition(wanted: Filter) -> tuple[str, list[Any]]:
         values += [name, outcome] if outcome else [name]
     if kinds:
         parts.append(f"({' OR '.join(kinds)})")
-    # What is in the text as it stands need not be parsed to be left out.
+    # A row whose raw text already rules it out need not be parsed.
     longest = max(re.split(r"[*?]", wanted.path.partition("[")[0]), key=len)
     for literal in (longest, wanted.node):
         if literal and literal.isascii() and literal.isprintable() and '"' not in literal and "\\" not in literal:

@@ -1,5 +1,5 @@
-"""Puts events into the journal's file, in batches and off the loop. A file that cannot be written holds up nobody: its
-events wait, up to a bound, and what is beyond it is left out and counted."""
+"""Puts events into the journal's file, in batches and outside the loop. A file that cannot be written holds up no
+process: its events wait, up to a bound; those beyond it are left out and counted."""
 
 import asyncio
 import sqlite3
@@ -20,7 +20,7 @@ COMMIT_EVERY_S = 1.0
 RETRY_S = 5.0
 PRUNE_EVERY_S = 60.0
 CLOSE_AFTER_S = 5.0
-"""A file that nothing is written to is closed after this time: it costs three descriptors."""
+"""An idle file is closed after this time: it costs three descriptors."""
 NOTE_CLOCK_EVERY_S = 3600.0
 MOST_WAITING = 20_000
 MOST_WAITING_BYTES = 16 << 20
@@ -29,8 +29,8 @@ NONE_IS_OLDER = -(1 << 62)
 
 
 class JournalWriter:
-    """Owner of the events that are not in the file yet. `rows` and `used_bytes`: what is in it; `unwritten`: events
-    that were left out."""
+    """Owner of the events that are not in the file yet. `rows` and `used_bytes`: content of the file; `unwritten`:
+    events that were left out."""
 
     def __init__(
         self,
@@ -42,8 +42,8 @@ class JournalWriter:
         wall: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`say`: logs a text at a level. `trouble`: called with what keeps events from the file, and with "" when it is
-        over. `numbered`: called with the highest number of an event when one had a number that was given before."""
+        """`say`: logs a text at a level. `trouble`: called with what keeps events from the file, and with "" when that
+        is over. `numbered`: called with the highest new number when events had to be renumbered."""
         self._file = file
         self.settings = settings
         self._say = say
@@ -52,8 +52,8 @@ class JournalWriter:
         self._wall = wall
         self._monotonic = monotonic
         self._use = threading.Lock()
-        """Held by the thread that uses the file. A task that is cancelled does not end its thread, and a database that
-        is closed while another thread uses it takes the process with it."""
+        """Held by the thread that uses the file. Cancelling a task does not end its thread, and closing a database that
+        another thread uses crashes the process."""
         self._watch = WallWatch()
         self._noted_at = float("-inf")
         self._waiting: deque[JournalRow] = deque()
@@ -72,7 +72,7 @@ class JournalWriter:
         return self._file.used_bytes
 
     async def first_seq(self) -> int:
-        """Opens the file. The number of the next event; one above all earlier ones where they are unknown."""
+        """Opens the file. Returns the number of the next event; one above all earlier ones if they are unknown."""
         try:
             aside, last = await self._in_thread(self._begin)
         except (sqlite3.Error, OSError) as failure:
@@ -84,7 +84,7 @@ class JournalWriter:
         return last + 1
 
     async def _in_thread(self, work: Callable[..., T], *arguments: object) -> T:
-        """Runs `work` in a thread, after what an earlier thread still does with the file."""
+        """Runs `work` in a thread, after any earlier thread has finished with the file."""
 
         def alone() -> T:
             with self._use:
@@ -98,7 +98,7 @@ class JournalWriter:
         return aside, self._file.last_seq()
 
     def take(self, batch: Sequence[Heard]) -> None:
-        """These are to be written."""
+        """Takes events to write."""
         for heard in batch:
             row = heard.row()
             if len(self._waiting) >= MOST_WAITING or self._waiting_bytes + len(row.data) > MOST_WAITING_BYTES:
@@ -110,7 +110,7 @@ class JournalWriter:
         self._has_events.set()
 
     async def run(self) -> None:
-        """Writes for ever, and removes what is old."""
+        """Writes waiting events and removes old ones, for ever."""
         pruned_at = written_at = time.monotonic()
         is_more = True
         while True:
@@ -140,7 +140,7 @@ class JournalWriter:
             return
 
     async def finish(self) -> None:
-        """Writes what waits, and closes the file; for the end of the process, when `run` has ended."""
+        """Writes waiting events and closes the file: at the end of the process, when `run` has ended."""
         while self._waiting:
             if not await self._write_some():
                 break
@@ -164,7 +164,7 @@ class JournalWriter:
         return True
 
     def _write(self, batch: list[JournalRow]) -> tuple[str, int]:
-        """In a thread. A file that is damaged is set aside, once. Returns what is to be said, and as
+        """Writes in a thread. Sets a damaged file aside, once. Returns the texts to log, and the result of
         JournalFile.write."""
         aside = self._file.open()
         try:
@@ -183,7 +183,7 @@ class JournalWriter:
         return aside, given
 
     def _prune(self) -> bool:
-        """In a thread."""
+        """Removes old events in a thread."""
         self._file.open()
         now, here = self._wall(), self._monotonic()
         if self._watch.state is None:

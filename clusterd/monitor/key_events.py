@@ -1,8 +1,8 @@
-"""Registrations on a master whose authd is not ours: what has changed in the key file. Who asked, and through which
-node, is not known then. What happens while the monitor is away is not told.
+"""Registrations on a master whose authd is not ours, found as changes of the key file. The asker and its node are
+unknown then, and changes while the monitor is down are missed.
 
-Looks at the file some seconds after an event says that it has changed, in a thread. What is kept of it between two
-looks has no key.
+Reads the file in a thread, some seconds after an event reports a change. What it keeps between two readings contains no
+key.
 """
 
 import asyncio
@@ -16,21 +16,21 @@ from clusterd.monitor.feed import Heard
 from clusterd.rounds import Rounds
 
 PAUSE_S = 2.0
-"""From a change to the look: authd writes twice for one registration, and more may follow."""
+"""The delay from a change to the reading: authd writes twice for one registration, and more may follow."""
 SHARE = 20
-"""A look that takes long is followed by a pause of so many times as long."""
+"""After a slow reading it pauses this many times as long."""
 MOST_EVENTS = 500
-"""Of one look; the last one counts the rest."""
+"""Most events of one reading; the last one counts the rest."""
 LONGEST_NAME = 128
 Known = dict[int, tuple[str, str, str]]
 """Id, name and address of the agents that are not removed, by number."""
 
 
 class KeyFileEvents:
-    """`take` hears of all events; `run` looks at the file, for ever."""
+    """`take` receives all events; `run` reads the file, for ever."""
 
     def __init__(self, root: str, tell: Callable[[Sequence[RegistrationEvent]], None], rounds: Rounds) -> None:
-        """`tell`: takes what has come and gone."""
+        """`tell`: takes the agents that were added and removed."""
         self._path = f"{root}/{KEY_FILE}"
         self._tell = tell
         self._rounds = rounds
@@ -44,7 +44,7 @@ class KeyFileEvents:
             self._has_changed.set()
 
     async def run(self) -> None:
-        """The first look only notes what there is."""
+        """The first reading only notes which agents there are."""
         is_first = True
         while True:
             self._has_changed.clear()
@@ -59,7 +59,8 @@ class KeyFileEvents:
             await asyncio.sleep(pause_s)
 
     def _look(self) -> list[RegistrationEvent]:
-        """In a thread. A file that is away for a moment, or has no line of an agent, is no removal of all of them."""
+        """Reads the file in a thread. A file that is missing for a moment, or lists no agent, does not count as the
+        removal of all agents."""
         try:
             found = os.stat(self._path)
         except FileNotFoundError:
@@ -96,7 +97,7 @@ def _told_of(key: Key) -> tuple[str, str, str]:
 
 
 def _packed(known: Known) -> bytes:
-    """A tenth of the memory of the dictionary: there may be 100,000."""
+    """A tenth of a dictionary's memory: there may be 100,000."""
     return "\n".join(" ".join(words) for words in known.values()).encode()
 
 

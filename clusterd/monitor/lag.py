@@ -1,4 +1,4 @@
-"""How far each worker was behind, for the heat map: one value every fifteen seconds for an hour, in memory."""
+"""How far each worker lagged, for the heat map: one value every fifteen seconds for an hour, in memory."""
 
 import math
 from array import array
@@ -11,8 +11,8 @@ MOST_WORKERS = 200
 
 
 class LagHistory:
-    """A ring of STEPS values for each worker: seconds, 0 for a worker that is equal, none for one that was away or not
-    looked at."""
+    """A ring of STEPS values for each worker: seconds, 0 for a worker that is equal, none for one that was away or at
+    which nobody looked."""
 
     def __init__(self) -> None:
         self._rings: dict[str, array[float]] = {}
@@ -20,7 +20,7 @@ class LagHistory:
         self._at = 0.0
 
     def record(self, now: float, wall: float, status: dict[str, Any] | None) -> None:
-        """`status`: of a master, None when it did not answer. `now`, `wall`: the monotonic clock and the other one."""
+        """`status`: of a master, None if it did not answer. `now`: monotonic seconds; `wall`: wall-clock seconds."""
         step = int(now // STEP_S)
         for missed in range(max((self._step if self._step is not None else step) + 1, step - STEPS + 1), step):
             self._put(missed, {})
@@ -43,7 +43,7 @@ class LagHistory:
             ring[step % STEPS] = lags.get(name, math.nan)
 
     def shown(self, minutes: float) -> dict[str, Any]:
-        """The last so many minutes: `step_s`, `from` (of the first value), `workers`: values by name, the oldest
+        """Returns the last minutes: `step_s`, `from` (moment of the first value), `workers`: values by name, the oldest
         first."""
         count = max(1, min(STEPS, int(minutes * 60 / STEP_S)))
         if self._step is None:

@@ -1,5 +1,5 @@
-"""Whether the processes of the node are alive, judged by the board and the system alone: nobody is asked, so the answer
-comes at once also when all of them hang."""
+"""Whether the processes of the node are alive, judged by the board and the system alone. It asks no process, so the
+answer comes at once even when all of them hang."""
 
 import time
 from collections.abc import Callable, Iterable
@@ -11,9 +11,9 @@ from clusterd.vitals import Sample
 from ipc.board import SUPERVISOR, RowSnapshot
 
 SILENT_S = 10.0
-"""A process beats twice a second, the supervisor once. One that sleeps, and has not beaten for so long, hangs."""
+"""A process beats twice a second, the supervisor once. A process that sleeps and has not beaten for this long hangs."""
 BUSY_S = 120.0
-"""The same for one that computes, waits for a core or for the disk."""
+"""The same for a process that computes, or waits for a core or the disk."""
 START_S = 60.0
 
 
@@ -30,7 +30,7 @@ class HealthCheck(msgspec.Struct, frozen=True):
 def check_processes(
     rows: Iterable[RowSnapshot], now: float, read: Callable[[int], Sample | None] = vitals.read
 ) -> list[HealthCheck]:
-    """One check for each row of the board. `now`: seconds on the monotonic clock. `read`: what the system says of a
+    """Returns one check for each row of the board. `now`: monotonic seconds. `read`: what the system knows of a
     process."""
     return [HealthCheck(row.name, _problem(row, now, read)) for row in rows]
 
@@ -57,8 +57,8 @@ def _problem(row: RowSnapshot, now: float, read: Callable[[int], Sample | None])
 
 
 def check_readiness(status: dict[str, object], *, is_fresh: bool, silent_s: float | None) -> list[HealthCheck]:
-    """Whether the node does its work, beside its processes being alive. `status`: as StatusReader.read returns it.
-    `is_fresh`: sync has answered lately; `silent_s`: how long ago it answered last, None if it never has."""
+    """Returns the checks of the node's work, beside its processes being alive. `status`: as StatusReader.read returns
+    it. `is_fresh`: sync has answered lately; `silent_s`: age of its last answer, None if it never answered."""
     if not is_fresh:
         last = "it has not answered yet" if silent_s is None else f"its last answer is {silent_s:.0f} s old"
         return [HealthCheck("answers", f"sync does not answer; {last}")]
@@ -75,7 +75,7 @@ def check_readiness(status: dict[str, object], *, is_fresh: bool, silent_s: floa
 
 
 def told(what: str, checks: list[HealthCheck], *, verbose: bool) -> tuple[bool, str]:
-    """Whether all is well, and the text that says so: `ok`, or the checks one a line and the outcome, as etcd has it.
+    """Returns whether all is well, and the text: `ok`, or the checks, one a line, and the outcome, in etcd's format.
     `what`: livez, readyz."""
     is_well = not any(check.problem for check in checks)
     if is_well and not verbose:

@@ -1,6 +1,7 @@
 """Every metric of a node: name, kind, labels, meaning. docs/monitoring.md has the same table; a test compares them.
 
-Labels take few values: processes, nodes of the cluster, words of ours. No path, address or text of others is one.
+Labels take few values: processes, nodes of the cluster, words of our own; never a path, an address or another program's
+text.
 """
 
 from typing import Literal
@@ -9,7 +10,7 @@ import msgspec
 
 
 class Metric(msgspec.Struct, frozen=True):
-    """One metric. `text`: what it says, one sentence."""
+    """One metric. `text`: its meaning, one sentence."""
 
     name: str
     kind: Literal["gauge", "counter", "histogram"]

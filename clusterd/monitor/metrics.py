@@ -29,18 +29,18 @@ RESULTS = ("equal", "synced", "partly", "failed", "unknown", "lost")
 
 
 class Own(msgspec.Struct, frozen=True):
-    """What the monitor itself counts: answers by path and status, viewers."""
+    """Counted by the monitor itself: answers by path and status, viewers."""
 
     answers: Mapping[tuple[str, int], int]
     viewers: int
 
 
 class Samples:
-    """The samples of one scrape. Every name is one of TABLE; None is left out."""
+    """The samples of one scrape. Every name is one of TABLE; a value of None is left out."""
 
     def __init__(self) -> None:
         self.by_name: dict[str, list[tuple[Any, ...]]] = {}
-        """What `add_metric` of the library's families takes."""
+        """The arguments of `add_metric` of the library's families."""
 
     def add(self, name: str, value: float | None, *labels: str) -> None:
         if value is not None:
@@ -68,8 +68,8 @@ _FAMILIES: dict[str, Any] = {
 
 
 class Exposition:
-    """The text of scrapes, by prometheus-client. It takes 9 us for each sample, most of which say the same as last
-    time: the text of a metric is kept until one of its samples changes."""
+    """Writes scrapes with prometheus-client. It takes 9 us a sample, and most samples do not change: a metric's text is
+    kept until one of its samples changes."""
 
     def __init__(self) -> None:
         self._kept: dict[str, tuple[list[tuple[Any, ...]], bytes]] = {}
@@ -92,7 +92,7 @@ class Exposition:
 
 
 class _Only(Collector):
-    """What a registry of one metric would be."""
+    """Stands for a registry of one metric."""
 
     def __init__(self, family: Any) -> None:
         self._family = family
@@ -120,7 +120,7 @@ def take_samples(
     *,
     journal: Mapping[str, int],
 ) -> Samples:
-    """What one scrape says. `journal`: the counters of this process's row."""
+    """Returns the samples of one scrape. `journal`: the counters of this process's row."""
     samples = Samples()
     _processes(samples, rows)
     if seen is not None:
@@ -282,7 +282,7 @@ def _workers(samples: Samples, status: dict[str, Any]) -> None:
 
 
 def _result(samples: Samples, name: str, result: dict[str, Any], left_out: int, *, is_here: bool) -> None:
-    """Of a worker that is away it is unknown how far it lags."""
+    """How far an absent worker lags is unknown."""
     if is_here and "lag_s" in result:
         samples.add("clusterd_worker_lag_seconds", result["lag_s"] or 0.0, name)
         samples.add("clusterd_worker_lag_files", result["lag_files"], name)

@@ -1,7 +1,7 @@
-"""The files of the dashboard: read once, with the code, and served from memory.
+"""The dashboard's files: read once, with the code, and served from memory.
 
-The supervisor imports this module before it changes its user and forks: the process that serves them may not be allowed
-to read them any more, or they may belong to another version by then.
+The supervisor imports this module before it changes its user and forks: later the serving process may not be allowed to
+read the files, or they may belong to another version.
 """
 
 import hashlib
@@ -30,7 +30,7 @@ class PageFile(msgspec.Struct, frozen=True):
 
 
 def read_pages(directory: Path = DIRECTORY) -> dict[str, PageFile]:
-    """By the path of a request: `/` and `/page/NAME`. Nothing but these can be asked for, whatever a path says."""
+    """The files by path of a request: `/` and `/page/NAME`. No other path can reach a file."""
     found = {}
     for file in sorted(directory.rglob("*")) if directory.is_dir() else ():
         if file.suffix in TYPES and file.is_file():
@@ -46,5 +46,5 @@ PAGES = read_pages()
 
 
 def is_known(if_none_match: str, etag: str) -> bool:
-    """Whether the caller has this version (If-None-Match)."""
+    """Whether the caller has this version already (If-None-Match)."""
     return any(one.strip().removeprefix("W/") in (etag, "*") for one in if_none_match.split(","))

@@ -17,7 +17,7 @@ from clusterd.rundir import monitor_url_path
 from clusterd.settings import Settings
 
 BOUNDS = HttpBounds(connections=64, per_address=48, per_network=64, head_s=5.0, send_s=30.0)
-"""Viewers, scrapers and checks of one machine are few; a browser opens six connections."""
+"""One machine has few viewers, scrapers and checks; a browser opens six connections."""
 AGAIN_S = 5.0
 SUBJECT = "port"
 
@@ -27,13 +27,13 @@ def url_of(address: str, port: int) -> str:
 
 
 class MonitorPort:
-    """Owner of the listening socket. `say`: logs a text at a level; `problem`: shows a text in `problems` of the
-    status until it is told an empty one."""
+    """Owner of the listening socket. `say`: logs a text at a level; `problem`: takes a text for `problems` of the
+    status, "" when it is over."""
 
     def __init__(
         self, app: ASGIApp, settings: Settings, say: Callable[[str, str], None], problem: Callable[[str, str], None]
     ) -> None:
-        # What uvicorn logs about callers' mistakes is dropped: without a handler Python would write it to stderr.
+        # Drops what uvicorn logs about callers' mistakes: without a handler Python would write it to stderr.
         logging.getLogger("uvicorn").addHandler(logging.NullHandler())
         own, limits = settings.clusterd.monitor, settings.clusterd.limits
         self._app = app
@@ -45,7 +45,7 @@ class MonitorPort:
         self.strangers = StrangerLines(limits.log_lines_per_address_s, limits.log_lines, say)
 
     async def run(self) -> None:
-        """For ever, until it is cancelled."""
+        """Serves until it is cancelled."""
         while True:
             try:
                 listening = _listen(self._address, self._port)

@@ -1,5 +1,5 @@
-"""Whether this node leads: what `GET /primary` says, for load balancers (docs/ha.md). Judged by the board, the role on
-disk and the system alone: nobody is asked, so the answer comes at once and never from a moment ago."""
+"""Whether this node leads, for load balancers: the answer of `GET /primary` (docs/ha.md). Judged by the board, the role
+on disk and the system alone. It asks no process, so the answer comes at once and is never out of date."""
 
 import time
 from collections.abc import Callable
@@ -13,11 +13,11 @@ from clusterd.vitals import Sample
 from ipc.board import Board
 
 NEEDED = ("net", "sync")
-"""Without these a master serves nobody."""
+"""Without these processes a master serves nobody."""
 
 
 def primary_problem(settings: Settings, board: Board, read: Callable[[int], Sample | None] = vitals.read) -> str:
-    """Why this node is not the master that leads; empty if it is. `read`: what the system says of a process."""
+    """Returns why this node is not the leading master; empty if it is. `read`: what the system knows of a process."""
     try:
         given = after_deposing(read_role(settings.root), board.deposed_term)
     except RoleDamaged as failure:

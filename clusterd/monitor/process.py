@@ -1,5 +1,5 @@
-"""The process `monitor`: hears of events, keeps the journal, tells whoever watches. It asks nothing of the others but
-datagrams, and nobody waits for it."""
+"""The process `monitor`: receives events, keeps the journal, and informs viewers and hooks. It asks other processes
+only by datagrams, and no process waits for it."""
 
 import asyncio
 import contextlib
@@ -35,9 +35,9 @@ SUBTAG = "Monitor"
 HOOKS = "Hooks"
 HEARTBEAT_S = 0.5
 AT_ONCE = 64
-"""Messages that are taken in one turn of the loop."""
+"""Most messages taken in one turn of the loop."""
 LONGEST_START_S = 5.0
-"""How long a disk may take to say which events there are; then numbers go on from the clock."""
+"""How long the disk may take to say which events there are; after that numbers begin with the clock."""
 FINISH_S = 3.0
 RETRY_S = 5.0
 
@@ -49,7 +49,7 @@ def run(settings: Settings, board: Board, log: Log) -> int:
 
 
 class MonitorProcess:
-    """Owner of the journal, the feed and what else serves whoever watches. `settings`: the current ones."""
+    """Owner of the journal, the feed and everything else that serves viewers. `settings`: the current ones."""
 
     def __init__(self, settings: Settings, board: Board, log: Log) -> None:
         self.settings = settings
@@ -81,10 +81,10 @@ class MonitorProcess:
         )
 
     async def run(self) -> int:
-        """Until SIGTERM."""
+        """Runs until SIGTERM."""
         loop = asyncio.get_running_loop()
         heed_signals(self._stop.set, self._reload)
-        # At once: a node serves although its disk lets neither the socket be made nor the journal be opened.
+        # Ready at once: a node serves even if its disk allows neither the socket nor the journal.
         self._row.set_ready()
         beating = asyncio.create_task(self._beat())
         receiver: socket.socket | None = None
@@ -124,7 +124,7 @@ class MonitorProcess:
         self._tasks.append(asyncio.create_task(work))
 
     async def _bound(self) -> socket.socket | None:
-        """The end that others tell events to; None for a stop before there is one."""
+        """Returns the socket to which other processes send events; None if the process stopped before there was one."""
         while not self._stop.is_set():
             try:
                 receiver = bind_receiver(self.settings.root)
@@ -149,7 +149,7 @@ class MonitorProcess:
         self.begin(self._writer.run())
 
     def _begin_key_events(self) -> None:
-        """Our own store tells of registrations itself."""
+        """Our own store reports registrations itself."""
         settings = self.settings
         if settings.is_master and not settings.serves_store:
             keys = KeyFileEvents(settings.root, self._hear_own, self._rounds)
@@ -171,7 +171,7 @@ class MonitorProcess:
     # ---- events ------------------------------------------------------------------------------------------------------
 
     def _numbered(self, seq: int) -> None:
-        """The journal has given this number to an event whose own was taken."""
+        """The journal gave this number to an event whose own was taken."""
         self.feed.go_on_above(seq)  # of the feed that there is by now
 
     def _receive(self, receiver: Any) -> None:
@@ -214,7 +214,7 @@ class MonitorProcess:
             await pause(self._row, HEARTBEAT_S)
 
     def _reload(self) -> None:
-        """SIGHUP: applies the settings that can change without a restart."""
+        """After SIGHUP: applies the settings that can change without a restart."""
         loaded = load(self.settings.root, conf=self.settings.conf or None)
         if loaded.settings is None:
             return
@@ -226,11 +226,11 @@ class MonitorProcess:
     # ---- telling -----------------------------------------------------------------------------------------------------
 
     def say(self, level: str, text: str) -> None:
-        """A line of the log."""
+        """Writes a line of the log."""
         self._log.line(level, "Cluster", SUBTAG, text)
 
     def problem(self, subject: str, text: str) -> None:
-        """What keeps this process from a part of its work, for `problems` of the status; "" when it is over."""
+        """Sets what keeps this process from a part of its work, for `problems` of the status; "" when it is over."""
         if self._problems.get(subject, "") == text:
             return
         self._problems.pop(subject, None)

@@ -1,5 +1,5 @@
-"""Until when the certificates of a node are good, and since when its secrets are what they are. Nothing of a secret is
-read but the time of its file."""
+"""When the certificates of a node expire, and since when its secrets are unchanged. Of a secret only the file's time is
+read."""
 
 import contextlib
 import os
@@ -14,14 +14,14 @@ LARGEST_CERTIFICATE = 1 << 20
 
 
 class SecretsAge(msgspec.Struct, frozen=True):
-    """By path below the root, as configured: wall-clock seconds. A file that is absent or unreadable is left out."""
+    """Wall-clock seconds by path below the root, as configured. A file that is absent or unreadable is left out."""
 
     expiry: dict[str, float]
     modified: dict[str, float]
 
 
 class SecretFiles:
-    """Looks at files when it is asked; a certificate is read again only when its file has changed."""
+    """Reads times when it is asked; a certificate again only after its file has changed."""
 
     def __init__(self, settings: Settings) -> None:
         own = settings.clusterd
@@ -50,7 +50,7 @@ class SecretFiles:
         return SecretsAge(expiry, modified)
 
     def _expiry(self, path: str) -> float | None:
-        """When the first certificate of the chain that expires does so."""
+        """Returns when the first certificate of the chain expires."""
         try:
             facts = os.stat(path)
             identity = facts.st_mtime_ns, facts.st_size

@@ -1,4 +1,4 @@
-"""What stands behind the monitoring port: the node's state, its past, the counts for metrics."""
+"""The data behind the monitoring port: the node's state, its past, the counts for metrics."""
 
 import asyncio
 import time
@@ -86,7 +86,7 @@ class MonitorService:
             await asyncio.sleep(1.0)
 
     async def _record(self) -> None:
-        """Workers have nobody to compare themselves with."""
+        """A worker has no other node to compare itself with."""
         while True:
             seen = await self._source.current()
             status = seen.status if seen is not None and seen.is_fresh else None
@@ -94,7 +94,7 @@ class MonitorService:
             await asyncio.sleep(STEP_S - time.monotonic() % STEP_S + 0.1)
 
     def _read(self) -> dict[str, Any]:
-        """In the thread of the source."""
+        """Runs in the thread of the source."""
         status = self._reader.read()
         self._secrets = self._files.look()
         return status

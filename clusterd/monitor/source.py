@@ -1,5 +1,5 @@
-"""What the monitoring port shows of the node: asked for at most once a second whatever the number of those who look, in
-a thread, and never waited for longer than they would wait."""
+"""The node's status for the monitoring port: read in a thread, at most once a second whatever the number of viewers,
+and waited for only for a bounded time."""
 
 import asyncio
 import time
@@ -14,17 +14,17 @@ from clusterd.status.status import ASKED
 from clusterd.status.verdict import verdict
 
 LEAST_S = 1.0
-"""From one reading to the next."""
+"""The pause from one reading to the next."""
 FRESH_S = 5.0
-"""An answer of sync that is older is no longer what is."""
+"""An older answer of sync is out of date."""
 WAIT_S = 0.8
-"""How long one who looks waits for a reading."""
+"""How long a caller waits for a reading."""
 
 
 class NodeSeen(msgspec.Struct, frozen=True):
-    """The node at one moment. `status`: as `clusterd status --json` prints it, `verdict` included; when sync does not
-    answer, its members are those of its last answer. `is_fresh`: sync has answered lately; `asked_at`: when what is
-    shown was read, wall-clock seconds; `age_s`: age of sync's answer, None if it has never answered."""
+    """The node at one moment. `status`: as `clusterd status --json` prints it, including `verdict`; when sync does not
+    answer, sync's members are those of its last answer. `is_fresh`: sync has answered lately; `asked_at`: wall-clock
+    seconds of the reading; `age_s`: age of sync's answer, None if it has never answered."""
 
     status: dict[str, Any]
     is_fresh: bool
@@ -51,7 +51,7 @@ class StatusSource:
         self._answered_at: float | None = None
 
     async def current(self, wait_s: float = WAIT_S) -> NodeSeen | None:
-        """The node now, or as it was when it was last read; None when it could never be read."""
+        """Returns the node now, or its last reading; None if there was none."""
         if self._reading is None and self._clock() - self._begun_at >= LEAST_S:
             self._begun_at = self._clock()
             self._reading = asyncio.create_task(self._look())
@@ -60,7 +60,7 @@ class StatusSource:
         return self.latest()
 
     def latest(self) -> NodeSeen | None:
-        """As `current`, without a new reading."""
+        """Works like `current`, without a new reading."""
         if self._status is None:
             return None
         age_s = None if self._answered_at is None else self._clock() - self._answered_at
@@ -82,5 +82,5 @@ class StatusSource:
             self._reading = None
 
     def close(self) -> None:
-        """A reading that hangs is left behind."""
+        """Abandons a reading that hangs."""
         self._thread.shutdown(wait=False, cancel_futures=True)

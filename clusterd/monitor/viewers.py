@@ -1,4 +1,4 @@
-"""Who watches by server-sent events: the status every two seconds, made once for all of them, and each event."""
+"""Viewers by server-sent events: the status every two seconds, made once for all of them, and each event."""
 
 import asyncio
 import contextlib
@@ -9,9 +9,9 @@ STATUS_EVERY_S = 2.0
 HEARTBEAT_S = 15.0
 MOST_VIEWERS = 32
 MOST_WAITING = 512
-"""Events that wait for one viewer, who reads slowly; beyond that it has to come back and say where it was."""
+"""Most events that wait for one slow viewer; beyond that it must connect again and say where it was."""
 MOST_WAITING_BYTES = 4 << 20
-"""The same for their size: one that lists many files is large."""
+"""The same as bytes: an event that lists many files is large."""
 PIECE_BYTES = 65536
 HEARTBEAT = b": still here\n\n"
 BEGIN = b"retry: 2000\n\n"
@@ -24,7 +24,7 @@ def message(kind: str, data: bytes, number: int | None = None) -> bytes:
 
 
 class Viewer:
-    """What waits for one viewer: the newest status, and events in their order."""
+    """What waits for one viewer: the newest status, and events in order."""
 
     def __init__(self) -> None:
         self.status: bytes | None = None
@@ -34,7 +34,7 @@ class Viewer:
         self.news = asyncio.Event()
 
     def put(self, number: int, text: bytes) -> None:
-        """One more event, if there is room."""
+        """Takes one more event, if there is room."""
         if len(self.events) >= MOST_WAITING or self.waiting_bytes + len(text) > MOST_WAITING_BYTES:
             self.is_behind = True
         else:
@@ -48,7 +48,7 @@ class Viewer:
         return text
 
     def take(self) -> bytes:
-        """The next part of it, of about PIECE_BYTES."""
+        """Returns the next part, of about PIECE_BYTES."""
         pieces, size = [], 0
         while self.events and size < PIECE_BYTES:
             text = self.pop()
@@ -63,7 +63,7 @@ class Viewer:
 
 
 class Viewers:
-    """Owner of all viewers. `status` gives the data of the next message, None when there is nothing to say."""
+    """Owner of all viewers. `status`: returns the data of the next message, None if there is none."""
 
     def __init__(self, status: Callable[[], Awaitable[bytes | None]]) -> None:
         self._status = status
@@ -79,7 +79,7 @@ class Viewers:
         return len(self._viewers) >= MOST_VIEWERS
 
     def hear(self, number: int, text: str) -> None:
-        """A new event of the journal: its `seq`, and its JSON."""
+        """Takes a new event of the journal: its `seq`, and its JSON."""
         if not self._viewers:
             return
         told = message("journal", text.encode(), number)
@@ -87,13 +87,13 @@ class Viewers:
             viewer.put(number, told)
 
     def close(self) -> None:
-        """Ends what each viewer is sent: the process stops."""
+        """Ends what each viewer is sent, when the process stops."""
         for viewer in self._viewers:
             viewer.is_behind = True
             viewer.news.set()
 
     async def run(self) -> None:
-        """For ever: the status, while anybody looks."""
+        """Sends the status for ever, while there are viewers."""
         while True:
             self._came.clear()
             if self._viewers:
@@ -107,8 +107,8 @@ class Viewers:
                 await asyncio.wait_for(self._came.wait(), STATUS_EVERY_S if self._viewers else None)
 
     async def watch(self, earlier: Callable[[], Awaitable[list[tuple[int, str]]]]) -> AsyncGenerator[bytes, None]:
-        """What one viewer is sent, until it is too far behind. `earlier`: events that it has missed, oldest first, with
-        their `seq`."""
+        """Yields what one viewer is sent, until it is too far behind. `earlier`: events that it has missed, oldest
+        first, with their `seq`."""
         viewer = Viewer()
         self._viewers.add(viewer)
         self._came.set()

@@ -12,8 +12,8 @@ from clusterd.wdb.client import DatabaseError
 TIMEOUT_S = 0.8
 SHARE = 20
 OLDEST_S = 10.0
-"""Counting goes through all agents: what it has found is good for SHARE times as long as it took, at most for OLDEST_S,
-however often a node is looked at."""
+"""Counting reads all agents. A count is reused for SHARE times as long as it took, at most for OLDEST_S, however often
+a node is asked for its status."""
 COUNTS = "select node_name, connection_status, count(*) as n from agent where id > 0 group by 1, 2"
 WAITING = (
     "select (select count(*) from agent where sync_status != 'synced' and id > 0) as to_report,"
@@ -31,7 +31,8 @@ class AgentCounts:
         self._good_until = float("-inf")
 
     async def shown(self) -> dict[str, Any]:
-        """Agents by node and by connection status, and what waits. `problem`: why the database cannot tell."""
+        """Returns agents by node and by connection status, and how many wait. `problem`: why the database cannot
+        tell."""
         now = self._context.clock.monotonic
         if now() < self._good_until:
             return self._found

@@ -1,4 +1,4 @@
-"""JSON of the distributed API in sync's hands: inline, or a spool file that somebody has to remove."""
+"""JSON of the distributed API in sync: inline, or a spool file that the receiver must remove."""
 
 from clusterd.errors import ClusterError
 from clusterd.messages.base import INLINE_BYTES, Text

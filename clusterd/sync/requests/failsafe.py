@@ -1,5 +1,5 @@
-"""A master of an election that cannot reach etcd asks every candidate over its link whether it may go on (docs/ha.md);
-the process `election` of each decides."""
+"""A master that cannot reach etcd asks every candidate over its link whether it may go on (docs/ha.md); the process
+`election` of each candidate decides."""
 
 import asyncio
 
@@ -24,8 +24,8 @@ class FailsafeMaster:
         self.local: dict[str, Handler] = {commands.ASK_FAILSAFE: self.ask}
 
     async def ask(self, client: Peer, payload: bytes) -> bytes:
-        """`{AskFailsafe}`: asks all of them at once; who does not answer in time is not in the answer. Raises
-        ClusterError 1000."""
+        """`{AskFailsafe}`: asks all candidates at once; one that does not answer in time is missing in the answer.
+        Raises ClusterError 1000."""
         try:
             asked = msgspec.msgpack.decode(payload, type=AskFailsafe)
         except msgspec.MsgspecError as problem:

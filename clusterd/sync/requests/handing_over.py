@@ -1,5 +1,5 @@
-"""A master hands over: what it has carried out for programs of workers must have been answered before its links end, or
-they would ask the next one for it again (docs/ha.md)."""
+"""Before a master hands over, the programs of workers must have the answers to everything it has carried out. Otherwise
+they would ask the next master for it again when its links end (docs/ha.md)."""
 
 import asyncio
 from collections.abc import Callable
@@ -10,16 +10,16 @@ from clusterd.wire import commands
 
 LOOK_S = 0.02
 READ_S = 0.05
-"""What the store has answered just now has been read by then."""
+"""By then sync has read the store's last answers."""
 SETTLE_S = 1.0
-"""A worker that takes longer to take its answers is not waited for."""
+"""The longest wait for a worker that takes its answers slowly."""
 
 
 class AnswersUnderWay:
     """`local` is its command."""
 
     def __init__(self, count: Callable[[], int]) -> None:
-        """`count`: answers that are there, and that their askers have not taken yet."""
+        """`count`: answers that exist but that their askers have not taken yet."""
         self._count = count
         self.local: dict[str, Handler] = {commands.SETTLE: self.settle}
 

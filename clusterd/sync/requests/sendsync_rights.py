@@ -91,14 +91,15 @@ WHO = "clusterd_who"
 
 
 def through(message: bytes, worker: str, asked: bytes) -> bytes:
-    """For our own authd: the same, and which worker passes it on. `asked`: what came, which may say for whom."""
+    """For our own authd: the message with the worker that passes it on. `asked`: the request, which may itself name the
+    asker."""
     request, who = _decoded(message), _decoded(asked).get(WHO)
     own = {THROUGH: worker} | ({WHO: who} if isinstance(who, str) else {})
     return dump_json(request | own) if request else message
 
 
 def without_own(message: bytes) -> bytes:
-    """The same without what only a store of ours knows."""
+    """The same message without the members that only a store of ours knows."""
     if WHO.encode() not in message:
         return message
     request = _decoded(message)

@@ -38,7 +38,7 @@ TIMEOUT, NO_MASTER = 3020, 3023
 
 
 def _plain(payload: bytes) -> bytes:
-    """For another master than one of this program: without what only a store of ours knows."""
+    """For a master that is no clusterd: without the members that only a store of ours knows."""
     request = parse_sendsync(payload)
     if isinstance(request.message, str) or WHO not in request.message:
         return payload

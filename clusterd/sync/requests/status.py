@@ -83,8 +83,8 @@ def node_status(
 
 
 def term_of(settings: Settings, heard: NodeRole | None) -> dict[str, Any] | None:
-    """What this node knows of terms, net may have heard of one since this process was made; None where it has never
-    heard of any."""
+    """Returns the terms that this node knows of; net may have heard of one since this process was made. None if it has
+    never heard of any."""
     given = heard or settings.role
     if given is None:
         return None

@@ -118,8 +118,8 @@ class ThisNode:
             raise
 
     async def _besides(self, request: Text, answer: Text) -> Text:
-        """Does on our side what the framework has just done on its own. The framework's answer is returned, unless ours
-        failed."""
+        """Repeats for our own state what the framework has just done for its own. Returns the framework's answer,
+        unless ours failed."""
         if _is_failure(answer):
             return answer
         own = await self._in_pool(request, may_decline=False)
