@@ -1,6 +1,5 @@
-"""The commands of `clusterd` that are run every few seconds and must answer at once: they are understood here. All
-others, and whatever is unusual about these, are click's (tools/cli.py): loading click takes longer than all of
-`clusterd status`.
+"""The commands of `clusterd` that run every few seconds and must answer at once. This module parses their usual options
+itself. Everything else is left to click (tools/cli.py), which takes longer to load than all of `clusterd status`.
 """
 
 import os
@@ -81,7 +80,7 @@ def check_config(root: str) -> ExitCode:
 
 
 def _gate(root: str) -> None:
-    """Ends the command where the caller may not look into the node's directory."""
+    """Ends the command if the caller may not read the node's directory."""
     closed = closed_to_us(root)
     if closed is not None:
         from tools.show import fail
@@ -108,8 +107,8 @@ QUICK = {
 
 
 def understood(words: Sequence[str], environment: Mapping[str, str]) -> tuple[Run, dict[str, Any]] | None:
-    """What a command line of one of these commands runs, and with which arguments; None: click judges it. Options are
-    taken by their whole names, and only good values."""
+    """Returns the command that a command line names, with its arguments; None: click decides. Options must have their
+    whole names and valid values."""
     root, name = environment.get("CLUSTERD_ROOT") or DEFAULT_ROOT, ""
     given: dict[str, Any] = {}
     left = list(reversed(words))
@@ -154,8 +153,8 @@ def _number(text: str, *, whole: bool) -> float | int | None:
 
 
 def end_with(run: Callable[[], object], root: str | None = None) -> None:
-    """Runs a command and exits with its code: with 130 after an interrupt, as in a shell, and without a line when its
-    output was closed (`clusterd status | head -1`). `root`: of a command that writes nothing but what it shows."""
+    """Runs a command and exits with its code: with 130 after an interrupt, as in a shell, and silently when its output
+    was closed (`clusterd status | head -1`). `root`: that of a command that only shows something."""
     from tools.show import bear_any_text, end_quietly, fail, failed, in_short
 
     bear_any_text()

@@ -86,7 +86,7 @@ def check(root: str) -> Checked:
 
 
 def _replica_warnings(settings: Settings) -> list[str]:
-    """What keeps this node from giving or keeping the replica that it is to give or keep."""
+    """Returns why this node cannot give or keep the replica that its configuration wants."""
     own = settings.clusterd
     if not own.ha.replica:
         return []

@@ -109,8 +109,8 @@ class Cutover:
         return Outcome(True)
 
     def _say(self, text: str) -> None:
-        """Whoever reads may be gone (`| head`): between the stop of one daemon and the start of the other nothing of
-        that may end the call."""
+        """The reader of our output may have gone (`| head`): that must not end the call between the stop of one daemon
+        and the start of the other."""
         with contextlib.suppress(OSError):
             self._reader(text)
 

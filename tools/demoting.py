@@ -25,7 +25,7 @@ ELECTED = (
 
 
 def prepare(root: str, master: str) -> tuple[RoleOutcome | None, Settings | None, TermNote | None]:
-    """Looks whether `master` leads, and in a term that this node must follow. Returns why not, or what is needed."""
+    """Checks that `master` leads, in a term that this node must follow. Returns why not, or what the demotion needs."""
     loaded = load(root, with_role=False)
     if loaded.settings is None:
         return refused(*map(str, loaded.problems), code=ExitCode.BAD_CONFIGURATION), None, None
@@ -64,7 +64,7 @@ def prepare(root: str, master: str) -> tuple[RoleOutcome | None, Settings | None
 
 
 def demote(root: str, settings: Settings, note: TermNote, master: str, say: Say, timeout_s: float) -> RoleOutcome:
-    """After `prepare` has found nothing against it."""
+    """Carries the demotion out, once `prepare` has found nothing against it."""
     address = str(parse_address(master, settings.cluster.port))
 
     def begin(before: NodeRole | None) -> NodeRole:
@@ -116,7 +116,7 @@ def _edit(address: str) -> str:
 
 
 def _equals(root: str, timeout_s: float) -> str:
-    """Waits until this node has what the master has. Returns what is missing."""
+    """Waits until this node has everything that the master has. Returns what is missing."""
     reader, deadline = StatusReader(root), time.monotonic() + timeout_s
     problem = ""
     while time.monotonic() < deadline:

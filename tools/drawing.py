@@ -1,7 +1,7 @@
-"""Coloured text and tables of commands that answer at once: loading rich would take longer than all of such a command.
-What goes on drawing (`top`, `--watch`, progress) shows the same in rich's live views.
+"""Coloured text and tables for commands that answer at once: loading rich would take longer than all of such a command.
+Views that go on drawing (`top`, `--watch`, progress) show the same within rich's live views.
 
-Shown text never controls the terminal: whatever is not printable is drawn as Python writes it.
+Shown text never controls the terminal: unprintable characters are drawn as Python writes them.
 """
 
 import os
@@ -27,7 +27,7 @@ CODES = {
 """A style is some of these words; rich knows the same."""
 _NO_COLOURS = ("bold", "dim")
 PLAIN_SIGNS = str.maketrans({"━": "=", "─": "-", "…": "~"})
-"""What we draw with, where the terminal's encoding does not have it: one column each."""
+"""Replacements of one column each for what we draw with, where the terminal's encoding lacks it."""
 LEAST_COLUMNS = 80
 GAP = 2
 BAR_CELLS = 24
@@ -37,7 +37,7 @@ Span = tuple[str, str]
 
 
 def cells(text: str) -> int:
-    """How many columns of a terminal the text takes."""
+    """Returns the number of columns that the text takes on a terminal."""
     if text.isascii():
         return len(text)
     return sum(map(_width, text))
@@ -96,7 +96,7 @@ class Styled(Drawn):
         return found
 
     def ansi(self, allowed: frozenset[str]) -> str:
-        """The text of one line with escape sequences for the `allowed` words of its styles."""
+        """Returns one line of text with escape sequences for the `allowed` words of its styles."""
         shown = []
         for text, style in self.spans:
             codes = ";".join(CODES[word] for word in style.split() if word in allowed)
@@ -114,7 +114,7 @@ class Styled(Drawn):
 
 
 def _folded(line: str, width: int | None) -> Iterator[tuple[int, int]]:
-    """Yields from where to where each line goes: broken between words; words that are too long anywhere."""
+    """Yields beginning and end of each line: broken between words, and anywhere in words that are too long."""
     if width is None or cells(line) <= width:
         yield 0, len(line)
         return
@@ -162,7 +162,8 @@ class TextTable(Drawn):
         return found + (Styled(self.caption, "dim").lines(width) if self.caption else [])
 
     def _widths(self, width: int | None) -> list[int]:
-        """What each column gets: the widest ones give way, of equal ones those in which fewer rows are folded."""
+        """Returns the width of each column: the widest ones are narrowed, of equal ones those in which fewer rows are
+        folded."""
         widths = [
             max(max(map(cells, row[n].plain.split("\n"))) for row in self._rows) for n in range(len(self._rights))
         ]
@@ -205,7 +206,7 @@ class Parts(Drawn):
 
 
 def bar(done: int, total: int) -> Styled:
-    """How much of something is done; `total` 0: unknown."""
+    """A progress bar; `total` 0: unknown."""
     full = round(BAR_CELLS * min(1.0, done / total)) if total else 0
     return Styled.assemble(("━" * full, "blue"), ("─" * (BAR_CELLS - full), "bright_black"))
 
@@ -216,8 +217,8 @@ def ago(at: float | None, now: float) -> str:
 
 
 def show(what: Drawn, file: TextIO | None = None) -> None:
-    """Draws it on a terminal, or writes it plainly: no colours, nothing folded. A terminal that is narrower than
-    LEAST_COLUMNS breaks the lines itself: that is more legible than columns of three letters."""
+    """Draws it on a terminal, or writes it without colours and folding. On a terminal narrower than LEAST_COLUMNS the
+    terminal breaks the lines itself, which is more legible than columns of three letters."""
     file = file or sys.stdout
     if file is None:  # closed by who started us
         return
@@ -229,14 +230,15 @@ def show(what: Drawn, file: TextIO | None = None) -> None:
 
 
 def _allowed(file: TextIO) -> frozenset[str]:
-    """The words of styles that have an effect: with NO_COLOR bold and dim only."""
+    """Returns the words of styles that have an effect: with NO_COLOR bold and dim only."""
     if os.environ.get("TERM") in ("dumb", "unknown") or not (file.isatty() or os.environ.get("FORCE_COLOR")):
         return frozenset()
     return frozenset(_NO_COLOURS if os.environ.get("NO_COLOR") else CODES)
 
 
 def _columns(file: TextIO) -> int | None:
-    """COLUMNS, or the width of the terminal that is the output, or else the input or the other output (`| less`)."""
+    """Returns COLUMNS, or the width of the terminal of the output, or else of the input or the other output (`|
+    less`)."""
     asked = os.environ.get("COLUMNS", "")
     if asked.isdecimal() and int(asked):
         return int(asked)

@@ -1,5 +1,5 @@
-"""`clusterd ha switchover`, `failover`, `pause`, `resume`, `bootstrap`, `forget`: an order is given to the election of
-this node and watched until it is carried out, as a function that returns a value (docs/ha.md)."""
+"""`clusterd ha switchover`, `failover`, `pause`, `resume`, `bootstrap`, `forget`: gives an order to this node's
+election and watches until it is carried out, as a function that returns a value (docs/ha.md)."""
 
 import asyncio
 import time
@@ -21,7 +21,7 @@ from clusterd.wdb.election import ElectionPort
 from tools.role_follow import own_note
 
 ASK_S = 20.0
-"""The election asks etcd, whose members it may have to try in turn."""
+"""The election asks etcd, and may have to try several members."""
 TERM_S = 5.0
 POLL_S = 0.1
 OFF = (
@@ -40,12 +40,12 @@ class OrderOutcome(msgspec.Struct, frozen=True):
 
 
 def ask_election(root: str, command: HaCommand, timeout_s: float = ASK_S) -> HaAnswer:
-    """Raises ClusterError with the reason where nobody answers."""
+    """Asks the election of this node. Raises ClusterError with the reason if it does not answer."""
     return asyncio.run(ElectionPort(root).command(command, timeout_s))
 
 
 def election_facts(root: str, timeout_s: float = ASK_S) -> dict[str, Any] | None:
-    """What the election of this node says of itself; None where there is none, or it does not answer."""
+    """Returns the state of this node's election; None if there is none, or it does not answer."""
     try:
         return ask_election(root, HaCommand("status"), timeout_s).facts
     except ClusterError:
@@ -53,7 +53,7 @@ def election_facts(root: str, timeout_s: float = ASK_S) -> dict[str, Any] | None
 
 
 def carry_out(root: str, command: HaCommand, timeout_s: float, say: Callable[[str], None]) -> OrderOutcome:
-    """Gives the order and waits for its end."""
+    """Gives the order and waits until it has ended."""
     deadline = time.monotonic() + timeout_s
     loaded = load(root)
     if loaded.settings is None:
@@ -99,7 +99,7 @@ def _begun(command: HaCommand, facts: dict[str, Any]) -> str:
 
 
 def _ended(command: HaCommand, begun: dict[str, Any], now: dict[str, Any]) -> OrderOutcome | None:
-    """How it ended; None while it goes on."""
+    """Returns how the order ended; None while it is under way."""
     leader, term, order = now["leader"], now["term"], now["order"]
     if command.kind == "pause":
         done = now["paused"] and not now["has_lease"]
@@ -124,7 +124,8 @@ def _ended(command: HaCommand, begun: dict[str, Any], now: dict[str, Any]) -> Or
 
 
 def _highest_term(root: str, settings: Settings) -> tuple[int, list[str]]:
-    """The highest term that any node knows of which this one knows, and who does not say."""
+    """Asks the nodes that this one knows for their terms. Returns the highest term, and the nodes that did not
+    answer."""
     given, own = settings.role, settings.clusterd.ha.advertise
     facts = election_facts(root) or {"candidates": []}
     nodes = [*settings.configured.nodes, *(row["advertise"] for row in facts["candidates"])]

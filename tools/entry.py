@@ -1,9 +1,9 @@
-"""The installed programs begin here: before they load anything, so that Ctrl-C meanwhile ends them without a word.
+"""The installed programs begin here, before they load anything: Ctrl-C during loading ends them silently.
 
-Python would show a traceback of the import that it interrupts. There is nothing to tidy up yet, so the signal may end
-the process; once the command is loaded it answers to Ctrl-C itself."""
+Python would show a traceback of the interrupted import. Nothing needs tidying up yet, so the signal may end the
+process; a loaded command handles Ctrl-C itself."""
 
-# What `signal` is made of. It is there already, and `signal` would load other modules first.
+# The built-in module behind `signal`, which would load other modules first.
 import _signal  # type: ignore[import-not-found]
 import gc
 
@@ -12,7 +12,7 @@ COMPLETES = "_CLUSTERD_COMPLETE"
 
 
 def _until_loaded() -> bool:
-    """Lets Ctrl-C end the process, unless it is to be ignored (nohup, a job in the background)."""
+    """Lets Ctrl-C end the process, unless the caller has it ignored (nohup, a job in the background)."""
     is_ours: bool = _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler
     if is_ours:
         _signal.signal(_signal.SIGINT, _signal.SIG_DFL)

@@ -1,4 +1,4 @@
-"""One line for a person of each event of the journal. Pure functions of the events' JSON."""
+"""One line of text for each event of the journal. Pure functions of the events' JSON."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -11,7 +11,7 @@ from tools.units import size
 Event = Mapping[str, Any]
 MOST_FILES = 5
 SIGNS = {"added": "+", "changed": "~", "deleted": "-", "withheld": "!"}
-# As on the dashboard (events.js).
+# The same as on the dashboard (events.js).
 BAD = {"failed", "lost", "refused", "died", "killed", "gave_up"}
 DOUBTFUL = {"partial", "limited", "begins", "stepped_down", "etcd_lost", "paused"}
 GOOD = {"back", "connected", "ends", "etcd_back", "resumed"}
@@ -19,7 +19,7 @@ GAP = "  "
 
 
 def moment(at: str) -> str:
-    """The event's time in the time zone of whoever looks."""
+    """Returns the event's time in the reader's time zone."""
     try:
         return datetime.fromisoformat(at).astimezone().strftime("%Y-%m-%d %H:%M:%S")
     except ValueError:
@@ -27,7 +27,7 @@ def moment(at: str) -> str:
 
 
 def colour(event: Event) -> str | None:
-    """Of the whole line: red for what is wrong, yellow for what may be, green for what is right again."""
+    """Returns the style of the line: red for a fault, yellow for a possible one, green for a recovery."""
     word = str(event.get("result") or event.get("what") or "")
     if event["kind"] == "lost" or word in DOUBTFUL or event.get("withheld"):
         return "yellow"
@@ -37,7 +37,7 @@ def colour(event: Event) -> str | None:
 
 
 def lines(event: Event, width: int, *, files: int = MOST_FILES) -> list[str]:
-    """The event's line, and one for each of its first files. `width`: of the terminal, 0 for no bound."""
+    """Returns the event's line, and one for each of its first files. `width`: of the terminal, 0 for no bound."""
     head = f"{moment(str(event['at']))}{GAP}{event['kind']:<12}{GAP}"
     found = [head + printable(TEXTS[event["kind"]](event) if event["kind"] in TEXTS else str(dict(event)))]
     margin = " " * 21
@@ -148,8 +148,8 @@ TEXTS: dict[str, Callable[[Event], str]] = {
 
 
 def parse_moment(text: str, now: float) -> float | None:
-    """Wall-clock seconds: 90s, 10m, 2h or 3d ago, or a date, with a time or without (this machine's zone unless it
-    names one). None for anything else."""
+    """Returns wall-clock seconds: 90s, 10m, 2h or 3d ago, or a date, with or without a time (in this machine's zone
+    unless it names one). None for anything else."""
     units = {"s": 1, "m": 60, "h": 3600, "d": 86400}
     number, unit = text[:-1], text[-1:]
     if unit in units and number.replace(".", "", 1).isdigit() and len(number) < 10:

@@ -1,4 +1,4 @@
-"""Who belongs to the cluster, who is away and who was refused: for `clusterd control`, on any node."""
+"""The members of the cluster, the absent and the refused ones: for `clusterd control`, on any node."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -41,7 +41,7 @@ class PromoteOptions(msgspec.Struct, frozen=True):
 
 
 def prepare(root: str, wanted: PromoteOptions) -> tuple[RoleOutcome | None, Settings | None, int]:
-    """Looks whether this node may lead. Returns why not, or its settings and the highest term that anybody knows."""
+    """Checks whether this node may lead. Returns why not, or its settings and the highest term that any node knows."""
     loaded = load(root)
     if loaded.settings is None:
         return refused(*map(str, loaded.problems), code=ExitCode.BAD_CONFIGURATION), None, 0
@@ -68,7 +68,7 @@ def prepare(root: str, wanted: PromoteOptions) -> tuple[RoleOutcome | None, Sett
 
 
 def _masters(settings: Settings) -> list[Address]:
-    """Where a master may be."""
+    """Returns the addresses at which a master may be."""
     given, port = settings.role, settings.cluster.port
     nodes = [*settings.configured.nodes]
     if given is not None:
@@ -83,7 +83,7 @@ def _ask(settings: Settings, address: Address) -> TermAnswer:
 def _of_the_old(
     status: dict[str, Any], answers: list[tuple[Address, TermAnswer]], wanted: PromoteOptions
 ) -> Iterator[str]:
-    """What speaks for a master that is alive."""
+    """Returns the signs that a master is alive."""
     if not wanted.is_down:
         yield DOWN_FIRST
     linked = [peer["name"] for peer in status["peers"] if peer["kind"] == "master"]
@@ -102,7 +102,7 @@ def _of_the_old(
 
 
 def _of_files(status: dict[str, Any], wanted: PromoteOptions) -> Iterator[str]:
-    """A master's files are everybody's: those of one that lacks some would be deleted on all nodes."""
+    """All nodes get the files of a master: files that it lacks would be deleted on all of them."""
     own = status["results"].get("self") or {}
     result, problems = own.get("result"), own.get("problems") or {}
     cure = "promote another worker; or, if they are complete: --unchecked-files"
@@ -139,7 +139,7 @@ def _of_agents(status: dict[str, Any], wanted: PromoteOptions) -> Iterator[str]:
 
 
 def _of_this_node(settings: Settings) -> Iterator[str]:
-    """What a master needs and this node lacks."""
+    """Returns what a master needs and this node lacks."""
     leading = settings.with_role(NodeRole(1, "master", 1, "127.0.0.1"))
     yield from (str(problem) for problem in missing_files(leading))
     if settings.role is not None and (settings.role.role or settings.is_deposed):
@@ -156,7 +156,7 @@ def _of_this_node(settings: Settings) -> Iterator[str]:
 
 
 def promote(root: str, settings: Settings, highest: int, wanted: PromoteOptions, say: Say) -> RoleOutcome:
-    """After `prepare` has found nothing against it."""
+    """Carries the promotion out, once `prepare` has found nothing against it."""
     masters = _masters(settings)
     address = wanted.address or own_address(settings, masters)
     address = str(parse_address(address, settings.cluster.port))

@@ -47,7 +47,7 @@ def own_note(settings: Settings, given: NodeRole | None) -> TermNote:
 
 
 def tell_supervisor(root: str) -> str:
-    """Makes the running node look at its role. Returns why it cannot, empty if it was told."""
+    """Makes the running node read its role again. Returns why it cannot; empty if it was told."""
     pid = running_pid(root)
     if pid is None:
         return "the daemon is not running"
@@ -60,8 +60,8 @@ def tell_supervisor(root: str) -> str:
 
 
 def follow(root: str, say: Say, timeout_s: float) -> tuple[NodeRole | None, list[str], str]:
-    """Shows the steps of the change under way until it has ended. Returns the role then (None: it did not end well),
-    the steps, and why."""
+    """Shows the steps of the change under way until it has ended. Returns the new role (None: the change failed), the
+    steps, and the reason."""
     deadline, steps = time.monotonic() + timeout_s, list[str]()
     while time.monotonic() < deadline:
         failed = Path(run_dir(root), FAILED)
@@ -85,7 +85,8 @@ def follow(root: str, say: Say, timeout_s: float) -> tuple[NodeRole | None, list
 
 
 def own_address(settings: Settings, towards: list[Address]) -> str:
-    """This node's address as its peers most likely reach it: the one that the system would use towards them."""
+    """Returns the address at which peers most likely reach this node: the one that the system would use towards
+    them."""
     for address in towards:
         try:
             found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_DGRAM)

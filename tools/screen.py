@@ -1,4 +1,4 @@
-"""The output of `clusterd status`: pure functions from a status to what is drawn. No node is asked here."""
+"""The output of `clusterd status`: pure functions from a status to something drawable. They ask no node."""
 
 from typing import Any
 
@@ -263,7 +263,7 @@ def _results(status: dict[str, Any], now: float) -> Drawn:
 
 
 def _result(row: dict[str, Any]) -> Styled:
-    """The last result; one that holds no longer, because the master's files have changed since, is `behind`."""
+    """Returns the last result. It is `behind` if the master's files have changed since."""
     word = row["result"] or "not checked yet"
     if row.get("lag_s") and word in ("equal", "synced"):
         return Styled("behind", style="yellow")

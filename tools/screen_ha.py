@@ -7,7 +7,7 @@ from tools.drawing import Drawn, Parts, Styled, TextTable, ago
 
 
 def ha_view(ha: dict[str, Any] | None, now: float) -> Drawn:
-    """`clusterd ha status`: who leads, and the replicas that this node gives or keeps."""
+    """Shows `clusterd ha status`: who leads, and the replicas that this node gives or keeps."""
     if ha is None:
         return Styled("No replica is given or kept by this node (clusterd.ha.replica is off).")
     ha = printable_facts(ha)
@@ -43,7 +43,7 @@ def _replica_cells(row: dict[str, Any], now: float) -> tuple[str | Styled, ...]:
 
 
 def _election(facts: dict[str, Any], now: float) -> list[Drawn]:
-    """Who leads, until when, and what every candidate says of itself."""
+    """Shows who leads, until when, and what every candidate publishes of itself."""
     line = Styled("the election: ", style="bold")
     if facts["leader"] is None:
         line.append("NOBODY LEADS", style="red")

@@ -15,7 +15,7 @@ def echo(text: str, *, err: bool = False) -> None:
 
 
 def write(text: str, file: TextIO | None = None) -> None:
-    """Writes one line or several, at once. What the encoding of the output has no bytes for is escaped."""
+    """Writes one line or several at once. Characters that the output's encoding lacks are escaped."""
     file = sys.stdout if file is None else file
     if file is None:  # closed by who started us
         return
@@ -25,14 +25,14 @@ def write(text: str, file: TextIO | None = None) -> None:
 
 
 def fail(text: str, code: int = ExitCode.FAILED) -> NoReturn:
-    """Prints what must be done, on stderr, and exits with the code."""
+    """Prints on stderr what must be done, and exits with the code."""
     warn(text)
     sys.exit(code)
 
 
 def failed(problem: OSError, root: str, *, writes: bool = False) -> NoReturn:
-    """Ends a command that the system has let down, with the place that it is about. `writes`: the command writes more
-    than what it shows."""
+    """Ends a command after a failure of the system, and names the path. `writes`: the command writes more than its
+    output."""
     import errno  # here and below: for those who fail
 
     from clusterd.errors import with_place
@@ -46,21 +46,21 @@ def warn(text: str) -> None:
 
 
 def in_short(problem: Exception) -> str:
-    """A failure of the system with the path that it is about; the text of any other one."""
+    """Returns the text of a failure; of one of the system with its path."""
     if isinstance(problem, OSError) and problem.filename:
         return f"{problem.filename}: {problem.strerror}"
     return str(problem)
 
 
 def bear_any_text() -> None:
-    """Shows a character that the terminal's encoding does not have as an escape, instead of failing in the middle."""
+    """Makes the output escape characters that the terminal's encoding lacks, instead of failing in the middle."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
 
 
 def end_quietly() -> None:
-    """For a closed output: what is still to be flushed goes nowhere, so that the interpreter does not complain."""
+    """After the output was closed: discards what is still to be flushed, so that the interpreter does not complain."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 

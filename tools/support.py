@@ -38,7 +38,7 @@ CRASH_LOG = "logs/clusterd-crash.log"
 SHORTEST_SECRET = 8
 """A shorter text may occur anywhere by chance."""
 LONG_WORD = re.compile(rb"[0-9A-Za-z_]{32,}")
-"""What agent keys and cluster keys are, and hardly anything else in a log."""
+"""The form of agent keys and cluster keys; hardly anything else in a log has it."""
 CHILDREN = re.compile(r"net|sync|store|api|monitor|election|pool-\d+")
 """Processes that answer SIGUSR2 with their stacks; the signal would end another program."""
 EMPTY = "/dev/null"
@@ -156,7 +156,7 @@ def _text(root: str, relative: str) -> str:
 
 class SecretSearch:
     """Looks for secrets in a text. A master has as many as it has agents, and looking for each one alone would take
-    minutes: long words are looked up in a table, wherever in a longer word they are."""
+    minutes: so long words of the text, and parts of them, are looked up in a table."""
 
     def __init__(self, secrets: list[bytes]) -> None:
         self._words = {secret for secret in secrets if LONG_WORD.fullmatch(secret)}

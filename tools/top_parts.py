@@ -1,5 +1,5 @@
-"""The parts of `clusterd top`: each knows how many lines it would like, how few will do, and draws itself into what it
-gets. Nothing here asks a node.
+"""The parts of `clusterd top`: each knows how many lines it wants and how few it needs, and draws itself into the lines
+that it gets. They ask no node.
 """
 
 import re
@@ -23,8 +23,8 @@ AGENT_STATES = ("active", "pending", "disconnected", "never_connected")
 
 
 class ScreenPart(msgspec.Struct, frozen=True):
-    """`draw(lines, width)` returns at most so many lines of at most so many columns. `least` is what it gets at any
-    rate, `wanted` what it can use; the first ones get that before others get more."""
+    """`draw(lines, width)` returns at most that many lines of at most that many columns. `least`: lines that it always
+    gets; `wanted`: lines that it can use. The first parts get all they want before later ones get more."""
 
     wanted: int
     least: int
@@ -128,7 +128,7 @@ def _worker_row(row: dict[str, Any], status: dict[str, Any]) -> NodeRow:
 
 
 def _result_row(name: str, result: dict[str, Any], told: dict[str, Any] | None = None) -> NodeRow:
-    """`told`: what the worker itself says that it leaves out."""
+    """`told`: what the worker itself reports as left out."""
     word, lag_s = result.get("result") or "", result.get("lag_s")
     left_out = (told or {}).get("files") or result.get("problems") or {}
     remark = result.get("detail") or next((f"{path}: {why}" for path, why in left_out.items()), "")
@@ -158,7 +158,7 @@ def nodes_part(status: dict[str, Any], order: Order) -> ScreenPart:
 
 
 def _nodes(rows: list[NodeRow], lines: int, width: int) -> list[Text]:
-    """A line for each; if there are too many, the last ones stand side by side, by name only, as far as they are
+    """Draws a line for each; if there are too many, the last ones stand side by side, by name only, if they are
     equal."""
     if len(rows) < lines:
         return _node_table(rows, width)
@@ -212,7 +212,7 @@ def _node_table(rows: list[NodeRow], width: int) -> list[Text]:
 
 
 def problems_part(status: dict[str, Any]) -> ScreenPart | None:
-    """What needs attention beside the reason of the verdict."""
+    """Draws what needs attention beside the reason of the verdict."""
     found = list(hindrances(status))[1:]
     if not found:
         return None

@@ -33,7 +33,7 @@ class Looks(msgspec.Struct):
 
     @classmethod
     def for_width(cls, width: int) -> "Looks":
-        """What a terminal begins with: where there is room for processes they are shown."""
+        """The view at the beginning: processes are shown if the terminal has room for them."""
         return cls(processes=width >= TWO_COLUMNS)
 
     def press(self, key: str) -> bool:
@@ -91,8 +91,8 @@ def _screen(top: list[Text], body: list[Text], foot: Text, width: int, height: i
 
 
 def _stack(parts: list[ScreenPart | None], room: int, width: int) -> list[Text]:
-    """Draws parts below each other. Each gets what it needs at least; what is left goes to nodes and their problems
-    first, then to the others in turn, then to blank lines between them."""
+    """Draws parts below each other. Each gets its least; the rest goes to nodes and their problems first, then to the
+    others in turn, then to blank lines between them."""
     given = [part for part in parts if part is not None]
     lines = [part.least for part in given]
     left = room - sum(lines)
@@ -116,7 +116,7 @@ def _stack(parts: list[ScreenPart | None], room: int, width: int) -> list[Text]:
 
 
 def _node(status: dict[str, Any], width: int) -> Text:
-    """This node in one line, as far as there is room, and the time at the right."""
+    """Draws this node in one line, as far as there is room, and the time at the right."""
     node, manifest, net = status["node"], status["manifest"] or {}, status["net"]
     facts = []
     if node["type"] == "master" and status["workers"]:

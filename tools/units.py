@@ -1,4 +1,5 @@
-"""Numbers as every command shows them. Loads nothing, for commands that answer at once (`span`: status/verdict.py)."""
+"""Numbers in the form that every command shows. Imports nothing, for commands that answer at once (`span`:
+status/verdict.py)."""
 
 
 def size(count: float | None) -> str:
