@@ -100,6 +100,26 @@ def lease_of(board: Board) -> dict[str, Any]:
     return {"term": term or None, "holds": holds, "left_s": round(max(0.0, left_s), 1) if has_end else None}
 
 
+def _unknown() -> dict[str, Any]:
+    """Returns the members of the status that sync alone knows, as long as it does not answer."""
+    return {
+        "spool": None,
+        "framework": None,
+        "jobs": None,
+        "peers": None,
+        "manifest": None,
+        "syncs": [],
+        "results": {},
+        "workers": [],
+        "refused": [],
+        "ha": None,
+        "left_out": {},
+        "clocks": {},
+        "left_behind": [],
+        "agents": None,
+    }
+
+
 class StatusReader:
     """Reads one node repeatedly; the CPU of its processes is measured between two reads."""
 
@@ -112,24 +132,7 @@ class StatusReader:
     def read_sync(self) -> dict[str, Any]:
         """Returns sync's state without a look at the processes, which is quicker. If sync does not answer, `peers` is
         None and `problem` gives the reason."""
-        status: dict[str, Any] = {
-            "peers": None,
-            "node": None,
-            "manifest": None,
-            "syncs": [],
-            "results": {},
-            "agents": None,
-            "problems": {},
-            "spool": None,
-            "framework": None,
-            "jobs": None,
-            "workers": [],
-            "refused": [],
-            "ha": None,
-            "left_out": {},
-            "clocks": {},
-            "left_behind": [],
-        }
+        status: dict[str, Any] = {"node": None, "problems": {}} | _unknown()
         status["problem"] = self._ask(status)
         return status
 
@@ -162,20 +165,7 @@ class StatusReader:
             "api": None,
             "journal": None,
             "slabs": {},
-            "spool": None,
-            "framework": None,
-            "jobs": None,
-            "peers": None,
-            "manifest": None,
-            "syncs": [],
-            "results": {},
-            "workers": [],
-            "refused": [],
-            "ha": None,
-            "left_out": {},
-            "clocks": {},
-            "left_behind": [],
-            "agents": None,
+            **_unknown(),
         }
         pid = running_pid(self._root)
         if pid is None:

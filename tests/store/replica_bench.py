@@ -12,9 +12,17 @@ from clusterd.store.private import PrivateDatabases
 from clusterd.store.registry import Registration
 from clusterd.store.replica_copy import FOLLOWING, ReplicaCopy
 from clusterd.store.replica_source import ReplicaSource
-from tests.store.test_change_log import rows
+from tests.store.change_pair import rows
 
 AGENTS = 40
+
+
+def add_agents(session: Session, count: int) -> None:
+    """Adds agents 1 to `count`, in group web."""
+    for name in ("default", "web"):
+        groups.insert_group(session, name)
+    added = [Registration(one, f"agent{one}", "any", "k" * 64, "web", 1) for one in range(1, count + 1)]
+    table._apply(session, added, [])
 
 
 class Bench:
@@ -58,13 +66,7 @@ class Bench:
             self.start_master()
 
     async def populate(self) -> None:
-        def work(session: Session) -> None:
-            for name in ("default", "web"):
-                groups.insert_group(session, name)
-            added = [Registration(one, f"agent{one}", "any", "k" * 64, "web", 1) for one in range(1, AGENTS + 1)]
-            table._apply(session, added, [])
-
-        await self.engine.write(work)
+        await self.engine.write(lambda session: add_agents(session, AGENTS))
 
     async def step(self, ask: AskChanges) -> tuple[Changes, AskChanges]:
         changes = await self.source.tell("w", ask)

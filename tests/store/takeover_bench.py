@@ -7,14 +7,15 @@ from typing import Any
 
 from clusterd.messages.replica import AskChanges, Changes
 from clusterd.rundir import REPLICA_FILE
-from clusterd.store import agents, groups, schema, table
+from clusterd.store import agents, schema, table
 from clusterd.store.engine import Engine, Session
 from clusterd.store.registry import Registration
 from clusterd.store.replica_copy import FOLLOWING, ReplicaCopy
 from clusterd.store.replica_db import own_as_replica
 from clusterd.store.replica_source import ReplicaSource
 from clusterd.supervisor.promotion import take_replica
-from tests.store.test_change_log import rows
+from tests.store.change_pair import rows
+from tests.store.replica_bench import add_agents
 
 AGENTS = 30
 FULL_COPY, JOINED = "A full copy", "goes on with the log"
@@ -89,10 +90,7 @@ class Cluster:
 
     async def populate(self) -> None:
         def work(session: Session) -> None:
-            for name in ("default", "web"):
-                groups.insert_group(session, name)
-            added = [Registration(one, f"agent{one}", "any", "k" * 64, "web", 1) for one in range(1, AGENTS + 1)]
-            table._apply(session, added, [])
+            add_agents(session, AGENTS)
             for one in range(1, AGENTS + 1):
                 session.stamp(one)
 

@@ -14,8 +14,8 @@ from clusterd.store import agents, change_log, groups, replica_copy, replica_sou
 from clusterd.store.engine import Session
 from clusterd.store.replica_copy import COPYING, FOLLOWING
 from clusterd.store.replica_source import UnitTooLarge, unpack_units
+from tests.store.change_pair import rows
 from tests.store.replica_bench import AGENTS, Bench, run, stored
-from tests.store.test_change_log import rows
 
 
 @pytest.fixture

@@ -15,8 +15,8 @@ from clusterd.store.engine import Session
 from clusterd.store.replica_copy import FOLLOWING, ReplicaCopy
 from clusterd.store.replica_source import ReplicaSource
 from tests.fakes.forks import die_with_parent
+from tests.store.change_pair import rows
 from tests.store.replica_bench import Bench
-from tests.store.test_change_log import rows
 
 LIVES = 14
 

@@ -79,18 +79,23 @@ def test_a_replica_of_an_earlier_version_follows_and_is_no_ground_for_another_lo
     assert (c.count(FULL_COPY), c.count(JOINED)) == (2, 0)
 
 
+async def part(cluster: Cluster) -> None:
+    """`b` takes over without the last changes, and makes others; `c` has the former and lacks the latter."""
+    await cluster.populate()
+    await cluster.follow("b", "c")
+    for one in range(1, 12):
+        await cluster.rename(one)
+    await cluster.follow("c")
+    cluster.take_over("b")
+    for one in range(8, 20):
+        await cluster.rename(one)
+
+
 def test_until_the_last_answer_the_replica_is_the_one_of_before(tmp_path: Path) -> None:
     """And a link or a process that ends meanwhile takes nothing away."""
 
     async def story(cluster: Cluster) -> None:
-        await cluster.populate()
-        await cluster.follow("b", "c")
-        for one in range(1, 12):
-            await cluster.rename(one)
-        await cluster.follow("c")
-        cluster.take_over("b")
-        for one in range(8, 20):
-            await cluster.rename(one)
+        await part(cluster)
         before, number = cluster.nodes["c"].rows(REPLICA_FILE), 0
         while True:
             for _ in range(number):
@@ -117,14 +122,7 @@ def test_until_the_last_answer_the_replica_is_the_one_of_before(tmp_path: Path) 
 
 def test_a_leader_that_is_lost_while_others_join_leaves_them_for_the_next_one(tmp_path: Path) -> None:
     async def story(cluster: Cluster) -> None:
-        await cluster.populate()
-        await cluster.follow("b", "c")
-        for one in range(1, 12):
-            await cluster.rename(one)
-        await cluster.follow("c")
-        cluster.take_over("b")
-        for one in range(8, 20):
-            await cluster.rename(one)
+        await part(cluster)
         for _ in range(3):
             await cluster.step("c")
         cluster.take_over("c")

@@ -1,12 +1,25 @@
 """Requests of the distributed API to nodes of a rig."""
 
+import contextlib
 import json
+from collections.abc import Iterator
 from typing import Any
 
-from tools.rig.nodes import RigNode
+from tests.conftest import rigs
+from tools.rig.nodes import Rig, RigNode
 from tools.rig.peer import LocalClient
 
 NAMES = ["rig_manager_1", "rig_manager_2", "rig_manager_3"]
+
+
+@contextlib.contextmanager
+def three_nodes() -> Iterator[Rig]:
+    """A master and two workers with the same files."""
+    with rigs() as make:
+        rig = make(2)
+        rig.start()
+        rig.wait_equal(60)
+        yield rig
 
 
 def named(module: str, qualname: str) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import KEY, rigs
+from tests.conftest import KEY
 from tests.system.dapi_client import (
     NAMES,
     SYNC_STATUS,
@@ -22,6 +22,7 @@ from tests.system.dapi_client import (
     named,
     request,
     result,
+    three_nodes,
 )
 from tools.rig.nodes import Rig, RigNode
 from tools.rig.peer import StockWorker, wait_until
@@ -33,10 +34,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def rig() -> Iterator[Rig]:
     """A master and two workers for the tests that break nothing."""
-    with rigs() as make:
-        made = make(2)
-        made.start()
-        made.wait_equal(60)
+    with three_nodes() as made:
         yield made
 
 

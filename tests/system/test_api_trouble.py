@@ -22,6 +22,7 @@ from tests.system.dapi_client import (
     named,
     request,
     result,
+    three_nodes,
 )
 from tools.rig.faults import signal_process
 from tools.rig.nodes import Rig
@@ -34,10 +35,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def rig() -> Iterator[Rig]:
     """A master and two workers. A test that breaks something waits until all is whole again."""
-    with rigs() as make:
-        made = make(2)
-        made.start()
-        made.wait_equal(60)
+    with three_nodes() as made:
         yield made
 
 

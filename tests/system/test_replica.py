@@ -12,7 +12,7 @@ import pytest
 from clusterd.rundir import REPLICA_DIR, REPLICA_FILE
 from clusterd.store import schema
 from tests.conftest import MakeRig
-from tests.store.test_change_log import rows
+from tests.store.change_pair import rows
 from tests.system.test_agents import QUICK, assign, make_group, report
 from tests.system.test_agents import rows as sql
 from tools.rig.nodes import Rig, RigNode
