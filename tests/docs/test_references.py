@@ -103,3 +103,24 @@ def test_tests_and_files_that_a_page_names_exist(page: Path) -> None:
         if not (page.parent / link).exists():
             lost.append(link)
     assert not lost
+
+
+def test_the_table_of_mutants_names_files_and_tests_that_exist() -> None:
+    """A row that says "the same" means the file of tests of the row before."""
+    table = (
+        (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").partition("| mutation | test |")[2].partition("\n\n")[0]
+    )
+    rows = re.findall(r"^\| (`.*?) \| (.*) \|$", table, re.M)
+    lost, at = [], ""
+    for mutated, tests in rows:
+        for file in re.findall(r"`([\w/]+\.py)`", mutated):
+            if not any((ROOT / place / file).is_file() for place in (".", "clusterd")):
+                lost.append(file)
+        for word in re.findall(r"`([^`]+)`", tests):
+            if word.endswith(".py"):
+                at = word
+            found = (ROOT / at).read_text(encoding="utf-8") if (ROOT / at).is_file() else ""
+            if not found or (word != at and not re.search(rf"^(?:async )?def {word}\b", found, re.M)):
+                lost.append(f"{at}: {word}")
+    assert not lost
+    assert len(rows) > 10
