@@ -165,7 +165,7 @@ class Bridge:
             case GiveString():
                 self._requests.give_string(message, self._link_to(message.link))
             case Release():
-                self._bodies.give_back(message.slabs)
+                self._bodies.free(message.slabs)
             case WriteLog():
                 self._context.log.line(message.level, message.tag, MAIN, message.text)
             case TaskNote():

@@ -126,7 +126,7 @@ class Dialer:
         self,
         context: NetContext,
         bridge: Bridge,
-        desk: LinkCommands,
+        link_commands: LinkCommands,
         sealer: Sealer,
         tls: ssl.SSLContext | None,
         terms: Terms,
@@ -136,7 +136,7 @@ class Dialer:
         self._led_elsewhere = ""
         """Where the node that was asked last says the master is."""
         self._bridge = bridge
-        self._desk = desk
+        self._commands = link_commands
         self._sealer = sealer
         self._tls = tls
         self._known = known_commands("master", on_master=False)
@@ -381,7 +381,7 @@ class Dialer:
             self._context.slabs.drop(bodies, self._context.clock.monotonic())
             link.abort(f"the master sent {commands.python_bytes(command)} before it answered hello")
             return
-        self._desk.request(link, counter, command, payload, bodies)
+        self._commands.request(link, counter, command, payload, bodies)
 
     def violated(self, link: Link, violation: Violation) -> None:
         self._why = violation.text

@@ -260,7 +260,7 @@ class Link(asyncio.BufferedProtocol):
     def respond_body(self, counter: int, command: str, views: Sequence[memoryview], slabs: Sequence[int]) -> None:
         """The same with an already sealed body in slabs, which are returned when it is written."""
         if self.is_lost:
-            self._writing.give_back(list(slabs))
+            self._writing.report_unneeded(list(slabs))
             return
         pieces = self._connection.respond_sealed(counter, command, sum(len(view) for view in views))
         self._meter.frames_out += len(pieces)
@@ -284,7 +284,7 @@ class Link(asyncio.BufferedProtocol):
     ) -> int | None:
         """The same with a sealed body in slabs, which are returned in every case."""
         if self.is_lost:
-            self._writing.give_back(list(slabs))
+            self._writing.report_unneeded(list(slabs))
             asker.unanswered("closed")
             return None
         length = sum(len(view) for view in views)
@@ -301,12 +301,12 @@ class Link(asyncio.BufferedProtocol):
 
     def withdraw(self, number: int) -> None:
         """Forgets a request: nobody waits for its response any more."""
-        self._writing.give_back(self._sent.withdraw(number))
+        self._writing.report_unneeded(self._sent.withdraw(number))
 
     def expire(self, now: float) -> None:
         """Ends the requests whose time is over."""
         for asker, slabs in self._sent.expire(now):
-            self._writing.give_back(slabs)
+            self._writing.report_unneeded(slabs)
             asker.unanswered("timeout")
         if not self._sent:
             self._context.asking.discard(self)

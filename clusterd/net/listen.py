@@ -51,7 +51,7 @@ class Listener:
         self,
         context: NetContext,
         bridge: Bridge,
-        desk: LinkCommands,
+        link_commands: LinkCommands,
         sealer: Sealer,
         tls: ssl.SSLContext | None,
         terms: Terms,
@@ -62,7 +62,7 @@ class Listener:
         self._terms = terms
         self._claimed = claimed
         self._bridge = bridge
-        self._desk = desk
+        self._commands = link_commands
         self._sealer = sealer
         self._tls = tls
         self._known = known_commands("worker", on_master=True)
@@ -178,12 +178,12 @@ class Listener:
             text = f"Connection from ({link.address!r}, {link.port})"
             self._context.ordinary_line("INFO", "Worker", link.address, text)
         if command == commands.HELLO and not bodies:
-            self._desk.log_command(link, command)
+            self._commands.log_command(link, command)
             self._hello(link, counter, payload)
         elif command == commands.TERM and not bodies and self._terms.is_on:
             self._term(link, counter, payload)
         elif link.name:
-            self._desk.request(link, counter, command, payload, bodies)
+            self._commands.request(link, counter, command, payload, bodies)
         else:
             error = ClusterError(1000, _BEFORE_HELLO)
             link.respond(counter, commands.ERR, encode_failure(error))

@@ -30,10 +30,10 @@ _CREDENTIALS = struct.Struct("3i")
 class LocalServer:
     """Owns the local links. A client's name is a number; sync knows each client from the start."""
 
-    def __init__(self, context: NetContext, bridge: Bridge, desk: LinkCommands) -> None:
+    def __init__(self, context: NetContext, bridge: Bridge, link_commands: LinkCommands) -> None:
         self._context = context
         self._bridge = bridge
-        self._desk = desk
+        self._commands = link_commands
         self._path = local_socket(context.settings.root)
         self._known = known_commands("local", on_master=context.settings.is_master)
         self._server: asyncio.Server | None = None
@@ -102,7 +102,7 @@ class LocalServer:
         self._bridge.link_up(link)
 
     def request(self, link: Link, counter: int, command: str, payload: bytes, bodies: list[Sink]) -> None:
-        self._desk.request(link, counter, command, payload, bodies)
+        self._commands.request(link, counter, command, payload, bodies)
 
     def violated(self, link: Link, violation: Violation) -> None:
         link.abort(violation.text)

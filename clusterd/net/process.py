@@ -102,9 +102,9 @@ class _NetProcess:
     async def _serve(self, channel: "DealerChannel[SyncToNet]") -> int:
         context = self._context
         bridge = self._bridge = Bridge(context, channel, self._board.row("sync"), self._row.snapshot().incarnation)
-        desk = LinkCommands(context, bridge)
-        self._local = LocalServer(context, bridge, desk)
-        refusal = await self._start(desk)
+        link_commands = LinkCommands(context, bridge)
+        self._local = LocalServer(context, bridge, link_commands)
+        refusal = await self._start(link_commands)
         if refusal is not None:
             self._stop_accepting()
             with open(reason_path(self._settings.root), "w", encoding="utf-8") as file:
@@ -128,7 +128,7 @@ class _NetProcess:
             await self._drain(tasks)
         return int(ExitCode.OK)
 
-    async def _start(self, desk: LinkCommands) -> str | None:
+    async def _start(self, link_commands: LinkCommands) -> str | None:
         """Opens the sockets. Returns why that failed, in words for whoever started the node."""
         settings, log = self._settings, self._context.log
         sealer = Sealer(settings.cluster.key.value)
@@ -136,10 +136,12 @@ class _NetProcess:
         self._asker = AskBack(self._context, terms)
         try:
             if settings.is_master:
-                self._listener = self._listen(desk, sealer)
+                self._listener = self._listen(link_commands, sealer)
                 self._bridge.serving = await self._listener.start()
             else:
-                self._dialer = Dialer(self._context, self._bridge, desk, sealer, client_context(settings), terms)
+                self._dialer = Dialer(
+                    self._context, self._bridge, link_commands, sealer, client_context(settings), terms
+                )
                 self._bridge.agreed = self._dialer.capabilities
         except OSError as problem:
             role = "master" if settings.is_master else "worker"
@@ -148,7 +150,7 @@ class _NetProcess:
             return f"{place} cannot be used: {problem}"
         was_master = settings.role is not None and (settings.role.role or settings.is_deposed)
         if not settings.is_master and (was_master or settings.has_election):
-            await self._tell_where_the_master_is(desk, sealer)
+            await self._tell_where_the_master_is(link_commands, sealer)
         try:
             await self._local.start()
         except OSError as problem:
@@ -156,15 +158,15 @@ class _NetProcess:
             return f"the local socket cannot be made: {problem}"
         return None
 
-    def _listen(self, desk: LinkCommands, sealer: Sealer) -> Listener:
+    def _listen(self, link_commands: LinkCommands, sealer: Sealer) -> Listener:
         """Raises OSError for TLS that cannot be had."""
         tls = server_context(self._settings)
-        return Listener(self._context, self._bridge, desk, sealer, tls, self._terms, self._asker.claim)
+        return Listener(self._context, self._bridge, link_commands, sealer, tls, self._terms, self._asker.claim)
 
-    async def _tell_where_the_master_is(self, desk: LinkCommands, sealer: Sealer) -> None:
+    async def _tell_where_the_master_is(self, link_commands: LinkCommands, sealer: Sealer) -> None:
         """A node that was a master before, or may be one, may be dialled by those who know nothing else."""
         try:
-            listener = self._listen(desk, sealer)
+            listener = self._listen(link_commands, sealer)
             await listener.start()
         except OSError as problem:
             text = f"Workers that dial this node cannot be told where the master is: {problem}."

@@ -48,7 +48,7 @@ class SyncBodies:
     def written(self, slabs: list[int]) -> None:
         """Bodies were written, or dropped with their link: our slabs become free, sync's slabs return to sync."""
         ours, theirs = self._by_owner(slabs)
-        self.give_back(ours)
+        self.free(ours)
         if theirs:
             self._sending.subtract(theirs)
             self._sending += Counter()  # without those that reached zero
@@ -58,11 +58,11 @@ class SyncBodies:
         """Returns a body of sync whose link is gone. It was not counted as being sent; other messages from the same
         slab may be."""
         ours, theirs = self._by_owner([part.slab for part in body])
-        self.give_back(ours)
+        self.free(ours)
         if theirs:
             self._tell(SlabsReturned(theirs))
 
-    def give_back(self, slabs: list[int]) -> None:
+    def free(self, slabs: list[int]) -> None:
         """Frees slabs of our own."""
         stale = self._context.slabs.take_back(slabs, self._context.clock.monotonic())
         if stale:

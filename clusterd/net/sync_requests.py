@@ -80,7 +80,7 @@ class SyncRequests:
         if self._asks.pop(request_id, None) is not None:
             self._tell(message)
         elif isinstance(message, Answered) and message.body:
-            self._bodies.give_back([part.slab for part in message.body])
+            self._bodies.free([part.slab for part in message.body])
 
     def withdraw_all(self) -> None:
         """Sync has died: no process waits for the responses any more."""

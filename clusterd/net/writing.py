@@ -43,7 +43,7 @@ class Writing:
     def resume(self) -> None:
         """The transport has written everything."""
         self._blocked_at = None
-        self.give_back(self._outbox.drained())
+        self.report_unneeded(self._outbox.drained())
         self.pump()
 
     def blocked_s(self, now: float) -> float:
@@ -75,7 +75,7 @@ class Writing:
             given += sum(map(len, buffers))
             transport.writelines(buffers)
             if self._blocked_at is None:
-                self.give_back(outbox.drained())
+                self.report_unneeded(outbox.drained())
         self._meter.bytes_out += given
         self.sent_bytes += given
         if given >= PUMP_BYTES:
@@ -87,7 +87,7 @@ class Writing:
         if self.closing and not outbox:
             transport.close()
 
-    def give_back(self, slabs: list[int]) -> None:
+    def report_unneeded(self, slabs: list[int]) -> None:
         """Tells sync that these slabs are no longer needed."""
         if slabs:
             self._sync.slabs_written(slabs)
@@ -95,4 +95,4 @@ class Writing:
     def end(self) -> None:
         """The transport has ended: nothing more is written."""
         self.transport = None
-        self.give_back(self._outbox.clear())
+        self.report_unneeded(self._outbox.clear())
