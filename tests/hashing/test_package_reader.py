@@ -283,6 +283,29 @@ def test_metadata_are_found_from_the_end(reader_of: Opened, size: int) -> None:
     assert reader_of(package).find_metadata() == len(first)
 
 
+def test_metadata_of_many_pieces_behind_a_large_entry_are_read_whole(reader_of: Opened) -> None:
+    data = noise(2 * CHUNK_BYTES + 3)
+    before = entry("a", noise(3 * WINDOW_BYTES)) + FILE_SEP
+    assert read_metadata(reader_of(before + entry(METADATA_NAME, zlib.compress(data, 0)))) == data
+    assert reader_of(before + entry(METADATA_NAME)).find_metadata() == len(before)
+
+
+def test_a_large_package_is_never_held_whole(reader_of: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
+    reader = reader_of(entry("a", noise(4 * WINDOW_BYTES)))
+    asked: list[int] = []
+    real = os.pread
+
+    def pread(fd: int, size: int, at: int) -> bytes:
+        asked.append(size)
+        return real(fd, size, at)
+
+    monkeypatch.setattr(os, "pread", pread)
+    with pytest.raises(MalformedPackage):
+        reader.find_metadata()
+    assert list(reader.separators(0, reader.size)) == []
+    assert 0 < max(asked) < WINDOW_BYTES + 100
+
+
 def test_metadata_may_be_the_only_entry_and_must_be_the_last(reader_of: Opened) -> None:
     alone = entry(METADATA_NAME)
     assert reader_of(alone).find_metadata() == 0
