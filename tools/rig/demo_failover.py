@@ -1,5 +1,5 @@
 """The demonstration of high availability: a master is killed, another candidate leads, agents are registered before and
-after, and the killed node comes back as a worker. Everything shown is asked of the nodes, as an operator would."""
+after, and the killed node returns as a worker. Everything shown comes from the nodes, as an operator would ask them."""
 
 import json
 import time
@@ -25,7 +25,7 @@ ASK_S = 60.0
 
 
 class FailoverDemo:
-    """Runs the chapters on one rig; `results` has what happened and the seconds that it took."""
+    """Runs the chapters on one rig. `results`: what happened, and the seconds that it took."""
 
     def __init__(self, rig: Rig, view: View, lease_s: int) -> None:
         self.rig = rig
@@ -34,7 +34,7 @@ class FailoverDemo:
         self.results: list[tuple[str, float]] = []
 
     def play(self) -> None:
-        """All chapters in order. Raises RigError when one does not come to its end."""
+        """Runs all chapters in order. Raises RigError when one does not succeed."""
         rig, view = self.rig, self.view
         view.title("1. Three candidates and a plain worker start, with an etcd of three members")
         made = workload.generate(rig.master.root)
@@ -74,7 +74,7 @@ class FailoverDemo:
             view.say(f"{node.name}: {role}, agents {', '.join(f'{one:03}' for one in sorted(keys(node)))}")
 
     def _register(self, node: RigNode, name: str, began: float | None = None) -> int:
-        """Asks until it is answered, as agents do. Returns the id."""
+        """Registers an agent, and repeats the request until it is answered, as agents do. Returns the id."""
         began = time.monotonic() if began is None else began
         found: dict[str, Any] = {}
 
@@ -109,7 +109,7 @@ class FailoverDemo:
         return self._facts(node).get("election") or {}
 
     def _leader(self) -> RigNode:
-        """The node that leads and serves, as any candidate says."""
+        """Returns the node that leads and serves, as any candidate reports it."""
         for node in self.rig.candidates:
             found = self._election(node) if running_pid(str(node.root)) is not None else {}
             if found.get("serves") and found.get("leader"):
@@ -117,7 +117,7 @@ class FailoverDemo:
         raise RigError("nobody leads")
 
     def _is_calm(self) -> bool:
-        """Somebody leads, the candidate that confirms may take over, and all others follow."""
+        """Whether a node leads, the confirming candidate may take over, and all others follow."""
         try:
             facts = self._facts(self._leader())
         except RigError:
@@ -130,7 +130,7 @@ class FailoverDemo:
 
 
 def keys(node: RigNode) -> set[int]:
-    """Ids in a node's client.keys."""
+    """Returns the ids in a node's client.keys."""
     try:
         lines = (node.root / "etc/client.keys").read_text().splitlines()
     except FileNotFoundError:
@@ -141,7 +141,7 @@ def keys(node: RigNode) -> set[int]:
 def run(
     console: Console, *, directory: Path | None, lease_s: int, plain: bool, program: tuple[str, ...] = PROGRAM
 ) -> int:
-    """Runs the demonstration and cleans up after it; the exit code: 0 when everything came to its end, else 1."""
+    """Runs the demonstration and cleans up after it. Returns the exit code: 0 when every chapter succeeded, else 1."""
     began = time.monotonic()
     with guarded("clusterd-demo-") as temporary:
         view: View = PlainView(console) if plain or not console.is_terminal else LiveView(console)

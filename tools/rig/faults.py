@@ -33,8 +33,8 @@ def tell_link(control: Path, command: LinkCommand, bytes_per_s: int | None = Non
 
 
 def ask_control(control: Path, who: str, line: str) -> int:
-    """Sends a line to a socket of commands; returns the number that it answers. Raises OSError when nobody is there, or
-    `who` refuses."""
+    """Sends a line to a socket of commands; returns the number that it answers. Raises OSError when no process listens
+    there, or `who` refuses."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
         sock.settimeout(CONTROL_TIMEOUT_S)
         sock.connect(str(control))

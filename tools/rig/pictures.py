@@ -34,14 +34,14 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
 NAMES = ("hq", "ams-1", "ams-2", "fra-1", "fra-2", "lon-1", "nyc-1")
-"""Of the nodes, the master first."""
+"""Names of the nodes, the master first."""
 CUT, SLOW = 5, 6
 SLOW_BYTES_PER_S = 1_600_000
 LARGE = 16 << 20
-"""Of a file for the slow link: a transfer is told after each chunk of some MiB."""
+"""Size of the file for the slow link: a transfer is reported after each chunk of some MiB."""
 FILES, AGENTS = 1200, 180
 QUIET_S = 45.0
-"""How long the rig runs before something goes wrong, so that the heat map has something to show."""
+"""How long the rig runs before its first fault, so that the heat map has something to show."""
 LARGEST = 200_000
 TERMINALS = ((80, 24), (200, 50))
 THEME = TerminalTheme(
@@ -64,8 +64,8 @@ Told = Callable[[str], None]
 
 
 def take(directory: Path, told: Told) -> list[Path]:
-    """Takes all pictures and returns their paths. Raises RigError when the cluster does not become what is to be shown,
-    or a picture too large, or there is no browser."""
+    """Takes all pictures and returns their paths. Raises RigError if the cluster does not reach the state to be shown,
+    a picture is too large, or there is no browser."""
     if missing := why_no_browser():
         raise RigError(missing)
     directory.mkdir(parents=True, exist_ok=True)
@@ -102,7 +102,7 @@ def _cluster(directory: Path, told: Told) -> Iterator[tuple[Rig, str]]:
 
 
 def _named(node: RigNode, name: str) -> RigNode:
-    """Gives a node another name, before its first start; its root stays."""
+    """Gives a node another name before its first start; its root stays."""
     path = node.root / "etc" / "ossec.conf"
     path.write_text(path.read_text().replace(f"<node_name>{node.name}<", f"<node_name>{name}<"))
     return replace(node, name=name)
@@ -116,7 +116,7 @@ def _monitor(node: RigNode, port: int) -> None:
 
 
 def _live(rig: Rig) -> None:
-    """A little of everything, for the history."""
+    """Makes changes of each kind, for the history."""
     fleet = Fleet.load(rig)
     fleet.add_direct(AGENTS, prefix="host")
     began, turn = time.monotonic(), 0
@@ -160,7 +160,7 @@ def _is_wrong(status: dict[str, Any]) -> bool:
 
 
 def _terminal(started: "Browser", node: RigNode, width: int, height: int, directory: Path) -> Path:
-    """What `clusterd top` draws in a terminal of that size."""
+    """Returns the output of `clusterd top` in a terminal of that size."""
     reader = StatusReader(str(node.root))
     reader.read()
     time.sleep(1.0)  # CPU is that since the last look
@@ -216,7 +216,7 @@ def _dashboard(started: "Browser", url: str, directory: Path) -> list[Path]:
 
 
 def _unfold(page: "Page") -> None:
-    """Waits until all is there, and unfolds the latest change that has a few files."""
+    """Waits until the page shows everything, and unfolds the latest change that has a few files."""
     page.locator("#link[data-state=live]").wait_for()
     page.locator("#history-list > li").first.wait_for()
     page.locator("#lag-figure").wait_for()
@@ -229,7 +229,7 @@ def _unfold(page: "Page") -> None:
 
 
 def _shrink(path: Path) -> None:
-    """Fewer colours do where a picture is too large. Raises RigError when it is all the same."""
+    """Reduces the colours of a picture that is too large. Raises RigError if that does not suffice."""
     if os.path.getsize(path) <= LARGEST:
         return
     from PIL import Image

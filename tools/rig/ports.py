@@ -1,4 +1,4 @@
-"""Ports for nodes of this machine. A node that is stopped has none, so a port that is free may be another node's: each
+"""Ports for nodes of this machine. A stopped node holds no port, so a free port may still be another node's: each
 process draws from a block of its own."""
 
 import itertools
@@ -14,12 +14,12 @@ BLOCK = 100
 
 
 class NoFreePort(OSError):
-    """Nothing is free in the whole range."""
+    """No port of the whole range is free."""
 
 
 @dataclass
 class _Block:
-    """Ports that belong to one process: to whoever holds the name of the block. The kernel frees the name when the last
+    """Ports that belong to one process: the one that holds the block's name. The kernel frees the name when the last
     process that has inherited it ends; no file is left."""
 
     pid: int

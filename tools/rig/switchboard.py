@@ -153,7 +153,8 @@ async def _pump(cable: Cable, reader: asyncio.StreamReader, writer: asyncio.Stre
 
 
 def node_of(roots: dict[str, str], port: int, to_port: int) -> str:
-    """The node whose process has the connection from this loopback port to that one; empty for other programs."""
+    """Returns the node whose process has the connection from this loopback port to that one; empty for other
+    programs."""
     inode = _inode(port, to_port)
     if not inode:
         return ""
