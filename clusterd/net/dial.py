@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from clusterd.clock import Backoff
 from clusterd.errors import ClusterError, in_words
+from clusterd.net.awaited import AwaitedAnswer, TermAnswer
 from clusterd.net.bridge import Bridge
 from clusterd.net.connect import connect
 from clusterd.net.context import MAIN, NetContext
@@ -70,53 +71,6 @@ def parse_address(node: str, default_port: int) -> Address:
         host, _, port = node.partition(":")
         return Address(host, int(port))
     return Address(node, default_port)
-
-
-class _AwaitedAnswer:
-    """Waits for one response: (command, payload), or raises ClusterError 3020 or ConnectionResetError. `at_once` is
-    called before anything that arrives behind a good response is handled."""
-
-    def __init__(self, context: NetContext, command: str, at_once: Callable[[], None] | None = None) -> None:
-        self._context = context
-        self._command = command
-        self._at_once = at_once
-        self.future: asyncio.Future[tuple[str, bytes]] = asyncio.get_running_loop().create_future()
-
-    def answered(self, command: str, payload: bytes, bodies: list[Sink]) -> None:
-        self._context.slabs.drop(bodies, self._context.clock.monotonic())
-        if self.future.done():
-            return
-        if self._at_once is not None and command != commands.ERR:
-            self._at_once()
-        self.future.set_result((command, payload))
-
-    def unanswered(self, why: str) -> None:
-        if self.future.done():
-            return
-        if why == "timeout":
-            self.future.set_exception(ClusterError(3020, self._command))
-        else:
-            self.future.set_exception(ConnectionResetError("the connection was closed"))
-
-
-class _TermAnswer:
-    """What a connected master says of its term."""
-
-    def __init__(self, context: NetContext, terms: Terms) -> None:
-        self._context = context
-        self._terms = terms
-
-    def answered(self, command: str, payload: bytes, bodies: list[Sink]) -> None:
-        self._context.slabs.drop(bodies, self._context.clock.monotonic())
-        if command == commands.ERR or bodies:
-            return
-        try:
-            self._terms.believe(parse_term(payload, self._terms.cluster))
-        except ClusterError as problem:
-            self._context.own_line("WARNING", f"The term of the master was not understood: {problem.extra}.")
-
-    def unanswered(self, why: str) -> None:
-        """The link has ended, or will: the next one asks again."""
 
 
 class Dialer:
@@ -318,7 +272,7 @@ class Dialer:
                 commands.TERM,
                 build_term(self._terms.note),
                 self._context.settings.communication.timeout_cluster_request_s,
-                _TermAnswer(self._context, self._terms),
+                TermAnswer(self._context, self._terms),
             )
 
     def _joined(self, link: Link) -> None:
@@ -331,7 +285,7 @@ class Dialer:
     async def _ask(
         self, link: Link, command: str, payload: bytes, at_once: Callable[[], None] | None = None
     ) -> tuple[str, bytes]:
-        answer = _AwaitedAnswer(self._context, command, at_once)
+        answer = AwaitedAnswer(self._context, command, at_once)
         link.ask(command, payload, self._context.settings.communication.timeout_cluster_request_s, answer)
         return await answer.future
 

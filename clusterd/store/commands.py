@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 from clusterd import stacks
-from clusterd.store import agents, groups, report, sql
+from clusterd.store import agents, groups, sql, stream_report
 from clusterd.store.engine import Engine, Session
 from clusterd.store.events import Tell, group_events, to_nobody
 from clusterd.store.jsontext import ANSWER_BYTES, JsonRefused, array, encode, near, parse, rows
@@ -241,13 +241,13 @@ class DatabaseCommands:
             self._info_start = leading_number(words[1])
         start = self._info_start
         status, text, self._info_start = await self._engine.write(
-            lambda session: report.sync_agent_info_get(session, start)
+            lambda session: stream_report.sync_agent_info_get(session, start)
         )
         return status + b" " + text
 
     async def _sync_agent_info_set(self, argument: str) -> bytes:
         listed = parse(argument, Any)
-        await self._engine.write(lambda session: report.sync_agent_info_set(session, listed))
+        await self._engine.write(lambda session: stream_report.sync_agent_info_set(session, listed))
         return OK
 
     async def _reset_connections(self, argument: str) -> bytes:

@@ -7,7 +7,7 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given
 
-from clusterd.store import agents, change_log, groups, report, sql, table
+from clusterd.store import agents, change_log, groups, report, sql, stream_report, table
 from clusterd.store.bounds import StatementWatch
 from clusterd.store.engine import Session
 from clusterd.store.registry import Registration
@@ -123,7 +123,7 @@ works: st.SearchStrategy[Work] = st.one_of(
     ),
     ids.map(lambda one: lambda s: groups.handed_out(s, [groups.HandedOut(one, ["web"])])),
     st.just(report.take_all),
-    st.just(lambda s: report.sync_agent_info_get(s, 0)),
+    st.just(lambda s: stream_report.sync_agent_info_get(s, 0)),
     st.lists(full, min_size=1, max_size=3).map(lambda listed: lambda s: report.merge_ours(s, listed, "w", 5)),
     ids.map(lambda one: lambda s: report.merge_ours(s, [report.Alive(one, "v", 3)], "w2", None)),
     ids.map(lambda one: lambda s: report.merge(s, [report.Status(one, "v", "active")])),
