@@ -5,10 +5,13 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from clusterd.dapi.functions import agents, group_members, groups, registrations, sca
 from clusterd.dapi.protocol.items import Items
 from clusterd.dapi.protocol.registry import Call, arguments_of
 from clusterd.dapi.protocol.request import ApiRequest
+from clusterd.dapi.query.agent_query import AgentQuery, find_agents
 from clusterd.settings import Settings
 from clusterd.wdb.blocking import BlockingDatabase
 from clusterd.wire.results import WireCallable, WireException
@@ -69,3 +72,15 @@ def agent_node() -> Iterator[AgentNode]:
 def codes(items: Items) -> dict[str, int]:
     """Returns the code with which each item failed."""
     return {item: error.code for error, ids in items.failed for item in ids}
+
+
+def found(node: AgentNode, **query: Any) -> list[int]:
+    """Returns the numbers of the agents found, including the manager."""
+    return [int(agent["id"]) for agent in find_agents(node.database, AgentQuery(**query))[0]]
+
+
+def code(node: AgentNode, **query: Any) -> int:
+    """Returns the code of the error with which this query is refused."""
+    with pytest.raises(WireException) as raised:
+        find_agents(node.database, AgentQuery(**query))
+    return raised.value.code

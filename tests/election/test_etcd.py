@@ -1,16 +1,13 @@
 """The client of etcd, with real members and with faulty ones."""
 
 import asyncio
-import base64
 import json
 import signal
-import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, aclosing
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
 from clusterd.election.etcd import (
@@ -18,24 +15,19 @@ from clusterd.election.etcd import (
     Compare,
     Delete,
     Etcd,
-    EtcdRefused,
     EtcdUnavailable,
     KeyChange,
     LeaseLost,
     Put,
 )
 from clusterd.settings import EtcdSettings
-from tests.election.certificates import Authority
+from tests.election.etcd_talks import LONG_S, post, talk, until
 from tests.election.scripted_member import HEADER, Serve, answering, endless, listening, saying, silent, way_to
 from tools.rig.etcd import EtcdCluster
 from tools.rig.etcd import etcd_cluster as running
 from tools.rig.guard import guarded
-from tools.rig.patience import slowness
 
 pytestmark = pytest.mark.slow
-
-LONG_S = 60.0
-Talk = Callable[[Etcd], Awaitable[None]]
 
 
 @pytest.fixture(scope="module")
@@ -49,32 +41,6 @@ def lone() -> Iterator[EtcdCluster]:
 def base() -> Iterator[Path]:
     with guarded("etcd-") as directory:
         yield directory
-
-
-def talk(
-    endpoints: list[str], what: Talk, *, timeout_s: float = LONG_S, witness: str = "", watch_s: float = 30, **more: Any
-) -> None:
-    """Runs this coroutine with a client that has these settings."""
-
-    async def run() -> None:
-        client = Etcd(EtcdSettings(tuple(endpoints), **more), timeout_s=timeout_s, witness=witness, watch_s=watch_s)
-        try:
-            await what(client)
-        finally:
-            await client.close()
-
-    asyncio.run(run())
-
-
-def post(endpoint: str, path: str, body: dict[str, Any]) -> Any:
-    """Sends a request without the client under test."""
-    answer = httpx.post(f"{endpoint}/v3/{path}", json=body, timeout=LONG_S, trust_env=False)
-    assert answer.status_code == 200, answer.text
-    return answer.json()
-
-
-def encoded(text: str) -> str:
-    return base64.b64encode(text.encode()).decode()
 
 
 # ---- what it does ----------------------------------------------------------------------------------------------------
@@ -196,12 +162,12 @@ def test_one_of_three_members_may_die_and_nothing_is_missed(etcd_cluster: EtcdCl
         async with aclosing(etcd.watch("/x/", revision - 1)) as changes:
             assert [one.key for one in await anext(changes)] == ["/x/a"]
             etcd_cluster.kill(etcd_cluster.names[0])  # the one that all of it has gone to
-            assert await _until(lambda: etcd.keep_alive(lease)) > 0
-            await _until(lambda: etcd.txn([], [Put("/x/b", b"2", lease)]))
+            assert await until(lambda: etcd.keep_alive(lease)) > 0
+            await until(lambda: etcd.txn([], [Put("/x/b", b"2", lease)]))
             try:
                 told = await anext(changes)
             except EtcdUnavailable:  # no leader for a moment: the next watch goes on where this one ended
-                told = await _until(lambda: anext(etcd.watch("/x/", revision)))
+                told = await until(lambda: anext(etcd.watch("/x/", revision)))
             assert {one.key for one in told} == {"/x/b"}
         states = await etcd.status()
         assert [bool(one.problem) for one in states] == [True, False, False]
@@ -214,27 +180,15 @@ async def _for_ever(call: Callable[[], Awaitable[Any]]) -> None:
         await call()
 
 
-async def _until(call: Callable[[], Awaitable[Any]]) -> Any:
-    """Returns the call's answer once a majority has a leader again."""
-    deadline = time.monotonic() + LONG_S * slowness()
-    while True:
-        try:
-            return await call()
-        except EtcdUnavailable:
-            if time.monotonic() > deadline:
-                raise
-            await asyncio.sleep(0.1)
-
-
 def test_frozen_member_costs_half_of_the_timeout_once_and_is_then_avoided(etcd_cluster: EtcdCluster) -> None:
     async def what(etcd: Etcd) -> None:
         lease = await etcd.grant(300)
         etcd_cluster.freeze(etcd_cluster.names[0])
         try:
             # If it was etcd's leader, the others elect a new one first.
-            assert await _until(lambda: etcd.keep_alive(lease)) > 0
+            assert await until(lambda: etcd.keep_alive(lease)) > 0
             assert etcd._in_turn()[0] != etcd_cluster.endpoints[0]
-            assert await _until(lambda: etcd.keep_alive(lease)) > 0
+            assert await until(lambda: etcd.keep_alive(lease)) > 0
         finally:
             etcd_cluster.thaw(etcd_cluster.names[0])
 
@@ -254,7 +208,7 @@ def test_without_a_majority_nothing_is_answered_until_it_is_back(etcd_cluster: E
         with pytest.raises(EtcdUnavailable):
             await anext(etcd.watch("/x/", 1))
         etcd_cluster.start()
-        assert await _until(lambda: etcd.keep_alive(lease)) > 0
+        assert await until(lambda: etcd.keep_alive(lease)) > 0
 
     talk(etcd_cluster.endpoints, what, timeout_s=5, witness="/x/leader")
 
@@ -299,7 +253,7 @@ def test_endpoint_that_is_no_etcd_is_named_and_the_next_one_serves(lone: EtcdClu
             assert text in state.problem
             await etcd.close()
             both = Etcd(EtcdSettings((wrong, lone.endpoints[0])), timeout_s=2 if serve is silent else LONG_S)
-            assert await _until(lambda: both.grant(60)) > 0
+            assert await until(lambda: both.grant(60)) > 0
             await both.close()
 
     asyncio.run(run())
@@ -312,7 +266,7 @@ def test_transaction_whose_answer_is_lost_is_not_sent_to_another_member(etcd_clu
             with pytest.raises(EtcdUnavailable):
                 await etcd.txn([], [Put("/once/x", b"")])
             # It was done, and the next call goes to the other member.
-            item = (await _until(lambda: etcd.read("/once/"))).items["/once/x"]
+            item = (await until(lambda: etcd.read("/once/"))).items["/once/x"]
             assert item.create_revision == item.mod_revision
             await etcd.close()
 
@@ -364,43 +318,7 @@ def test_member_of_another_etcd_is_not_asked_for_ours_unless_there_is_no_other(l
     asyncio.run(run())
 
 
-# ---- who may ---------------------------------------------------------------------------------------------------------
-
-
-def test_tls_with_certificates_of_both_sides_serves_and_anything_else_is_named(base: Path) -> None:
-    good, bad = Authority(base, "good"), Authority(base, "bad")
-    directory = base / "members"
-    directory.mkdir()
-    made = EtcdCluster.create(directory, 1, scheme="https")
-    cert, key = good.issue("server", made.host("etcd-1"))
-    made.options = {"cert-file": cert, "key-file": key, "trusted-ca-file": good.ca, "client-cert-auth": "true"}
-    mine, other = good.issue("node", "127.0.0.1"), bad.issue("stranger", "127.0.0.1")
-    try:
-        made.start()
-        url = made.endpoints[0]
-        plain = url.replace("https", "http")
-
-        async def works(etcd: Etcd) -> None:
-            assert await _until(lambda: etcd.grant(60)) > 0
-
-        talk([url], works, ca=str(good.ca), cert=str(mine[0]), key=str(mine[1]))
-
-        def refused(text: str, url: str = url, **more: str) -> None:
-            async def what(etcd: Etcd) -> None:
-                with pytest.raises((EtcdRefused, EtcdUnavailable), match=text):
-                    await etcd.read("/x/")
-                (state,) = await etcd.status()
-                assert state.problem
-
-            talk([url], what, **more)
-
-        refused("not trusted", ca=str(bad.ca), cert=str(mine[0]), key=str(mine[1]))
-        refused("does not take this node's certificate", ca=str(good.ca))
-        refused("does not take this node's certificate", ca=str(good.ca), cert=str(other[0]), key=str(other[1]))
-        refused("wants TLS", plain)
-        refused("cannot be used", ca=str(base / "none.pem"))
-    finally:
-        made.stop()
+# ---- the rest --------------------------------------------------------------------------------------------------------
 
 
 def test_https_to_a_member_without_tls_is_named_as_the_fault(lone: EtcdCluster) -> None:
@@ -409,62 +327,6 @@ def test_https_to_a_member_without_tls_is_named_as_the_fault(lone: EtcdCluster) 
             await etcd.read("/x/")
 
     talk([lone.endpoints[0].replace("http", "https")], what)
-
-
-def test_login_serves_is_renewed_when_forgotten_and_wrong_ones_are_named_without_the_password(base: Path) -> None:
-    secret = "correct-horse-7"
-    with running(base, 1) as cluster:
-        url = cluster.endpoints[0]
-        for user in ("root", "clusterd"):
-            post(url, "auth/user/add", {"name": user, "password": secret})
-        for role in ("root", "cluster"):
-            post(url, "auth/role/add", {"name": role})
-        permission = {"permType": "READWRITE", "key": encoded("/c/"), "range_end": encoded("/c0")}
-        post(url, "auth/role/grant", {"name": "cluster", "perm": permission})
-        post(url, "auth/user/grant", {"user": "root", "role": "root"})
-        post(url, "auth/user/grant", {"user": "clusterd", "role": "cluster"})
-        right, wrong = base / "right", base / "wrong"
-        right.write_text(secret + "\n")
-        wrong.write_text("wrong-" + secret)
-
-        async def open_door(etcd: Etcd) -> None:  # no login is wanted yet
-            await etcd.txn([], [Put("/c/x", b"1")])
-            post(url, "auth/enable", {})
-            assert set((await etcd.read("/c/")).items) == {"/c/x"}  # now one is
-
-        talk([url], open_door, user="clusterd", password_file=str(right))
-
-        async def works(etcd: Etcd) -> None:
-            lease = await etcd.grant(300)
-            await etcd.txn([], [Put("/c/y", b"1", lease)])
-            async with aclosing(etcd.watch("/c/", 1)) as changes:
-                assert [one.key for one in await anext(changes)] == ["/c/x", "/c/y"]
-                cluster.kill("etcd-1")  # it knows no login of before
-                cluster.start()
-                cluster.wait_leader()
-                assert await _until(lambda: etcd.keep_alive(lease)) > 0
-                await etcd.txn([], [Put("/c/z", b"1")])
-            async with aclosing(etcd.watch("/c/", 1)) as changes:
-                assert [one.key for one in await anext(changes)] == ["/c/x", "/c/y", "/c/z"]
-            with pytest.raises(EtcdRefused, match="user clusterd read and write"):
-                await etcd.read("/d/")
-            with pytest.raises(EtcdRefused, match="user clusterd read and write"):
-                await anext(etcd.watch("/d/", 1))
-
-        talk([url], works, user="clusterd", password_file=str(right), witness="/c/leader")
-
-        def refused(text: str, **more: str) -> None:
-            async def what(etcd: Etcd) -> None:
-                with pytest.raises(EtcdRefused, match=text) as failure:
-                    await etcd.read("/c/")
-                assert secret not in str(failure.value)
-
-            talk([url], what, **more)
-
-        refused("does not let the user clusterd in", user="clusterd", password_file=str(wrong))
-        refused("does not let the user nobody in", user="nobody", password_file=str(right))
-        refused("wants a login")
-        refused("cannot be read", user="clusterd", password_file=str(base / "none"))
 
 
 def test_no_member_of_etcd_is_left_when_its_harness_ends(base: Path) -> None:

@@ -1,0 +1,62 @@
+"""The agent list where it is longer than one answer of the database."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from clusterd.dapi.query.agent_query import AgentQuery, find_agents
+from clusterd.dapi.query.sql_condition import LONGEST_CONDITION, LONGEST_LIST, among
+from tests.contracts.helpers import add_many
+from tests.dapi.agent_node import AgentNode, agent_node, code, found
+
+MANY = 700
+
+
+@pytest.fixture(scope="module")
+def big() -> Iterator[AgentNode]:
+    """Agents 1 to MANY, more than fit into one answer of the database."""
+    with agent_node() as made:
+        add_many(made.db, MANY)
+        made.db.command(
+            f"global sql update agent set os_uname = '{'x' * 300}', manager_host = 'm' || (id % 7) where id > 0"
+        )
+        yield made
+
+
+@pytest.mark.parametrize("sort", [None, ["manager"], ["id"]])
+def test_pages_together_are_the_whole_list(big: AgentNode, sort: list[str] | None) -> None:
+    whole, total = find_agents(big.database, AgentQuery(limit=None, sort=sort, ascending=sort != ["id"]))
+    assert total == len(whole) == MANY + 1
+    parts: list[dict[str, Any]] = []
+    for offset in range(0, total, 150):
+        page, counted = find_agents(
+            big.database, AgentQuery(offset=offset, limit=150, sort=sort, ascending=sort != ["id"])
+        )
+        assert counted == total
+        parts += page
+    assert parts == whole
+    if sort == ["manager"]:
+        assert [agent.get("manager", "") for agent in whole] == sorted(agent.get("manager", "") for agent in whole)
+    assert len({agent["id"] for agent in whole}) == total
+
+
+def test_any_set_of_agents_can_be_named(big: AgentNode) -> None:
+    for ids in (
+        [],
+        [5],
+        [1, 2, 3, 4, 9, 11, 12],
+        range(1, MANY, 2),
+        [number for number in range(190_000) if number % 3],
+        [number for number in range(MANY) if number % 7 < 3] + [191_999],
+        [*range(100, 20_000, 2), 191_998],
+    ):
+        wanted = set(ids)
+        condition = among("id", wanted).sql
+        assert len(condition) <= LONGEST_CONDITION + 200
+        assert found(big, ids=list(ids), select=["id"], limit=None) == [n for n in range(MANY + 1) if n in wanted]
+    assert "x'" in among("id", range(0, 2 * LONGEST_LIST, 2)).sql
+
+
+def test_too_many_agents_that_are_too_far_apart_are_1731(big: AgentNode) -> None:
+    assert code(big, ids=list(range(1, 4_000_000, 300))) == 1731
