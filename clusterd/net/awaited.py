@@ -38,7 +38,7 @@ class AwaitedAnswer:
             self.future.set_exception(ConnectionResetError("the connection was closed"))
 
 
-class TermAnswer:
+class AwaitedTerm:
     """Takes the answer of a connected master to a question about its term."""
 
     def __init__(self, context: NetContext, terms: Terms) -> None:

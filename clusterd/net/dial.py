@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from clusterd.clock import Backoff
 from clusterd.errors import ClusterError, in_words
-from clusterd.net.awaited import AwaitedAnswer, TermAnswer
+from clusterd.net.awaited import AwaitedAnswer, AwaitedTerm
 from clusterd.net.bridge import Bridge
 from clusterd.net.connect import connect
 from clusterd.net.context import MAIN, NetContext
@@ -272,7 +272,7 @@ class Dialer:
                 commands.TERM,
                 build_term(self._terms.note),
                 self._context.settings.communication.timeout_cluster_request_s,
-                TermAnswer(self._context, self._terms),
+                AwaitedTerm(self._context, self._terms),
             )
 
     def _joined(self, link: Link) -> None:
