@@ -106,6 +106,21 @@ def running_daemon(root: str) -> tuple[int, str] | None:
     return None
 
 
+def is_process(pid: int) -> bool:
+    """Whether there is a process with this pid, a zombie included; one of the threads of another process is none."""
+    try:
+        os.kill(pid, 0)
+    except PermissionError:
+        pass  # another user's
+    except (OSError, OverflowError):
+        return False
+    try:
+        with open(f"/proc/{pid}/status", "rb") as file:
+            return any(line.split() == [b"Tgid:", str(pid).encode()] for line in file)
+    except OSError:
+        return True  # /proc is hidden
+
+
 def _write_own(directory: str) -> PidFile:
     pid = os.getpid()
     path = f"{directory}/wazuh-clusterd-{pid}.pid"

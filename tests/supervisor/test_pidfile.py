@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from clusterd import pidfile
-from clusterd.pidfile import AlreadyRunning, claim, running_pid
+from clusterd.pidfile import AlreadyRunning, claim, is_process, running_pid
 from tests.supervisor.helpers import make_tree, until
 
 HOLDER = """
@@ -219,3 +219,19 @@ def test_many_starts_at_once_give_one_daemon(root: str) -> None:
     for one in started:
         one.kill()
         one.communicate()
+
+
+def test_process_is_told_from_a_thread_and_from_one_that_is_gone() -> None:
+    assert is_process(os.getpid())
+    assert is_process(1)
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    thread = threading.Thread(target=(stop := threading.Event()).wait)
+    thread.start()
+    try:
+        assert thread.native_id is not None
+        assert not is_process(thread.native_id)
+    finally:
+        stop.set()
+        thread.join()
+    assert [pid for pid in (ended.pid, 2**31 - 1, 9999999999) if is_process(pid)] == []

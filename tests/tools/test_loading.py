@@ -50,15 +50,16 @@ for name in sorted(COMMANDS):
 """Returns what each command has loaded after its help, in forks: modules that all commands load are loaded once."""
 
 
-def loaded_by(root: Path, *arguments: str) -> set[str]:
+def loaded_by(root: Path, *arguments: str, program: str = "clusterd") -> set[str]:
+    words = ["--root", str(root), *arguments] if program == "clusterd" else arguments
     paths = [str(Path(tools.__file__).parents[1]), str(Path(click.__file__).parents[1])]
     done = subprocess.run(
         # -S: what an editable installation adds to every start is not the command's.
-        [sys.executable, "-S", "-c", LISTING, "--root", str(root), *arguments],
+        [sys.executable, "-S", "-c", LISTING.replace("clusterd as main", f"{program} as main"), *words],
         capture_output=True,
         text=True,
         timeout=60,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), "CLUSTERD_ROOT": str(root)},
     )
     return set(json.loads(done.stdout.splitlines()[-1]))
 
@@ -117,6 +118,14 @@ def test_configuration_is_checked_without_what_only_a_running_node_needs(busy: P
     heavy = tuple(name for name in HEAVY if name != "lz4")  # loaded with the rules of files
     assert below(loaded, (*DAEMON, *heavy, *SLOW_TO_LOAD, "click", "rich", "psutil")) == set()
     assert len(loaded) <= 210, sorted(loaded)
+
+
+def test_the_stock_tool_loads_no_large_library_beside_the_configuration(busy: Path) -> None:
+    loaded = loaded_by(busy, "-l", program="cluster_control")
+    heavy = tuple(name for name in HEAVY if name != "lz4")
+    slow = tuple(name for name in SLOW_TO_LOAD if name != "logging")  # its messages are those of `logging`
+    assert below(loaded, (*DAEMON, *heavy, *slow, "click", "rich", "psutil")) == set()
+    assert len(loaded) <= 225, sorted(loaded)
 
 
 @pytest.mark.parametrize("arguments", ["--help", "version", "status --json", "history", "history --json"])

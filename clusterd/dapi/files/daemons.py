@@ -4,8 +4,7 @@ import os
 import re
 from collections.abc import Iterable
 
-import psutil
-
+from clusterd.pidfile import is_process
 from clusterd.wire.results import INTERNAL_ERROR, WireException
 
 DAEMONS = (
@@ -84,6 +83,6 @@ def _state(daemon: str, files: frozenset[str], pids: list[int]) -> str:
     if not pids:
         return "stopped"
     try:
-        return "running" if any(psutil.pid_exists(pid) for pid in pids) else "failed"
-    except (OSError, psutil.Error) as failure:
+        return "running" if any(is_process(pid) for pid in pids) else "failed"
+    except OSError as failure:
         raise WireException(1913, str(failure), wire_class=INTERNAL_ERROR) from None
