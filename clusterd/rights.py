@@ -37,6 +37,17 @@ def own_files_of_proc() -> Iterator[None]:
         _libc.prctl(_PR_SET_DUMPABLE, 1 if before == 1 else 0, 0, 0, 0)
 
 
+def owner_for_daemon(directory: str | os.PathLike[str]) -> tuple[int, int]:
+    """Returns user and group that a file of root's commands gets in this directory, so that the daemon can read it: the
+    directory's, or where that is root's the user that a node which root starts becomes."""
+    found = os.stat(directory)
+    if found.st_uid == 0:
+        with contextlib.suppress(KeyError):
+            user = pwd.getpwnam(DEFAULT_OWNER)
+            return user.pw_uid, user.pw_gid
+    return found.st_uid, found.st_gid
+
+
 def too_many_rights(owner: str) -> str | None:
     """The warning for a node that stays root because no user was named (`owner`: as configured), else None."""
     if os.geteuid() != 0 or owner:

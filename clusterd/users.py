@@ -17,6 +17,7 @@ from typing import Literal, get_args
 
 import msgspec
 
+from clusterd.rights import owner_for_daemon
 from hashing.atomic import FileOps
 from hashing.locks import locked_directory
 from hashing.write import write_atomic
@@ -196,9 +197,8 @@ def _change(root: str, change: Callable[[dict[str, User]], bool]) -> bool:
         path = Path(root, USERS_FILE)
         write_atomic(FileOps(), str(path), content, FILE_MODE)
         if os.geteuid() == 0:
-            # A command run by root must not take the file away from the daemon, which owns `etc`.
-            owner = path.parent.stat()
-            os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)
+            # A command run by root must not take the file away from the daemon.
+            os.chown(path, *owner_for_daemon(path.parent), follow_symlinks=False)
         return outcome
 
 

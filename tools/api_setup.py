@@ -17,6 +17,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from clusterd.config.loading import CLUSTER_JSON, load
 from clusterd.errors import in_words
+from clusterd.rights import owner_for_daemon
 from clusterd.settings import ApiSettings
 from clusterd.users import UserProblem, read_users
 from hashing.atomic import FileOps
@@ -82,13 +83,13 @@ def turn_on(root: str, content: dict[str, Any], *, name: str, port: int | None =
     if port is not None:
         own["port"] = port
     path = Path(root, CLUSTER_JSON)
-    mode, owner = JSON_MODE, None
+    mode, owner = JSON_MODE, owner_for_daemon(path.parent)
     if path.exists():
         found = path.stat()
-        mode, owner = found.st_mode & 0o777, found
+        mode, owner = found.st_mode & 0o777, (found.st_uid, found.st_gid)
     write_atomic(FileOps(), str(path), json.dumps(content, indent=2).encode() + b"\n", mode)
-    if owner is not None and os.geteuid() == 0:
-        os.chown(path, owner.st_uid, owner.st_gid)
+    if os.geteuid() == 0:
+        os.chown(path, *owner, follow_symlinks=False)
     return [*made, path]
 
 
@@ -152,15 +153,14 @@ def _usage() -> x509.KeyUsage:
 
 
 def _write_new(path: Path, content: bytes, mode: int) -> None:
-    """Writes a new file with the owner of its directory, so that the daemon can read its key."""
+    """Writes a new file that the daemon can read."""
     path.parent.mkdir(parents=True, exist_ok=True)
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
     try:
         with os.fdopen(fd, "wb") as file:
             os.fchmod(fd, mode)
             if os.geteuid() == 0:
-                owner = path.parent.stat()
-                os.fchown(fd, owner.st_uid, owner.st_gid)
+                os.fchown(fd, *owner_for_daemon(path.parent))
             file.write(content)
     except BaseException:
         path.unlink()

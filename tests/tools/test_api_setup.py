@@ -2,6 +2,8 @@
 
 import ipaddress
 import json
+import os
+import pwd
 import stat
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +13,7 @@ from click.testing import CliRunner, Result
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
+from clusterd import rights
 from clusterd.config.loading import load
 from clusterd.users import FILE_MODE, USERS_FILE, read_users
 from tools.cli import cluster
@@ -44,6 +47,24 @@ def test_init_with_api_makes_all_that_it_needs(root: Path) -> None:
     names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     assert "localhost" in names.get_values_for_type(x509.DNSName)
     assert ipaddress.ip_address("127.0.0.1") in names.get_values_for_type(x509.IPAddress)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+@pytest.mark.parametrize(("owner", "expected"), [(1234, (1234, 4321)), (0, (65534, 65533))])
+def test_files_that_root_makes_can_be_read_by_the_daemon(
+    root: Path, monkeypatch: pytest.MonkeyPatch, owner: int, expected: tuple[int, int]
+) -> None:
+    """`etc` belongs to the daemon, or to root, as some packages make it."""
+    daemon = pwd.struct_passwd(("wazuh", "x", 65534, 65533, "", "/", "/"))
+    monkeypatch.setattr(rights.pwd, "getpwnam", lambda name: daemon)
+    made = ("etc/cluster.json", "etc/clusterd-api.crt", "etc/clusterd-api.key", USERS_FILE)
+    for name in made[:3]:
+        (root / name).unlink()
+    os.chown(root / "etc", owner, 4321)
+    assert clusterd(root, "api", "enable").exit_code == 0
+    assert clusterd(root, "api", "user", "add", "op", "--password-file", "-", given=PASSWORD).exit_code == 0
+    owners = {name: (found.st_uid, found.st_gid) for name in made if (found := (root / name).stat())}
+    assert owners == dict.fromkeys(made, expected)
 
 
 def test_a_users_password_is_in_no_file_and_no_output(root: Path) -> None:

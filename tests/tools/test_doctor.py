@@ -1,5 +1,6 @@
 """`clusterd doctor`: findings about the master's port, files, disks and the machine."""
 
+import contextlib
 import os
 import socket
 import sqlite3
@@ -118,6 +119,17 @@ def test_a_port_that_is_silent_or_closed_or_whose_name_does_not_resolve(
     assert probe(worker, Address("127.255.255.255", 1516)).kind == "route"  # a broadcast: no TCP goes there
 
 
+def test_port_to_which_no_packet_comes_through_is_a_firewall(worker: Settings) -> None:
+    """As behind a packet filter, SYN is not answered: two connections fill the line of those that wait."""
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as server, contextlib.ExitStack() as waiting:
+        for _ in range(2):
+            sock = waiting.enter_context(socket.socket())
+            sock.setblocking(False)
+            sock.connect_ex(server.getsockname())
+        found = probe(worker, Address("127.0.0.1", server.getsockname()[1]), timeout_s=0.2)
+    assert (found.kind, "a firewall" in found.text) == ("time-out", True)
+
+
 def test_http_server_that_waits_for_a_line_is_named(worker: Settings) -> None:
     """Hello is no line: most servers say nothing to it, as a master that hangs. `doctor` then asks in HTTP."""
     with socket.create_server(("127.0.0.1", 0)) as server:
@@ -149,14 +161,16 @@ def test_files_that_the_nodes_user_cannot_read_are_named(worker: Settings, monke
             path.chmod(path.stat().st_mode | 0o5)
     for directory, _, _ in os.walk(worker.root):
         os.chmod(directory, 0o777)
-    rule = Path(worker.root, "etc/rules/local.xml")
-    rule.write_text("<group/>")
-    rule.chmod(0o600)
-    found = named(files.rights(worker))
-    assert found["unreadable file"].what == f"nobody cannot read {rule}"
-    assert "owner without rights" not in found
-    rule.chmod(0o644)
-    assert not named(files.rights(worker))
+    Path(worker.root, "etc/ossec.conf").chmod(0o644)
+    for relative in ("etc/rules/local.xml", "etc/cluster.json"):  # the latter is read again at a reload
+        path = Path(worker.root, relative)
+        path.write_text("{}")
+        path.chmod(0o600)
+        found = named(files.rights(worker))
+        assert found["unreadable file"].what == f"nobody cannot read {path}"
+        assert "owner without rights" not in found
+        path.chmod(0o644)
+        assert not named(files.rights(worker))
 
 
 def test_missing_directory_is_a_matter_of_rights(worker: Settings) -> None:

@@ -100,6 +100,21 @@ def test_every_kind_of_secret_is_known(root: Path) -> None:
         assert secret.encode() in found
 
 
+def test_password_and_key_for_etcd_are_known_wherever_they_are(root: Path, tmp_path: Path) -> None:
+    secret, key = tmp_path / "etcd.password", tmp_path / "etcd.key"
+    secret.write_text("password-of-etcd\n")
+    key.write_text("-----BEGIN EC PRIVATE KEY-----\nMHcCAQEEIetcd\n-----END EC PRIVATE KEY-----\n")
+    for path in (secret, key):
+        path.chmod(0o600)
+    etcd = {"endpoints": ["https://127.0.0.1:2379"], "user": "m", "password_file": str(secret)}
+    etcd |= {"cert": str(tmp_path / "etcd.crt"), "key": str(key)}
+    (root / "etc/cluster.json").write_text(json.dumps({"clusterd": {"ha": {"etcd": etcd}}}))
+    with open(root / "logs/cluster.log", "a") as log:
+        log.write("oh no: password-of-etcd\n")
+    assert {b"password-of-etcd", b"MHcCAQEEIetcd"} <= set(secrets_of(str(root)))
+    assert run(root, "-o", str(tmp_path / "s.tar.gz")).exit_code == 1
+
+
 @pytest.mark.parametrize("secret", [KEY, AGENT_KEY, "registration-password"])
 def test_secret_in_a_log_ends_it_and_leaves_nothing(root: Path, tmp_path: Path, secret: str) -> None:
     with open(root / "logs/cluster.log", "a") as log:

@@ -11,8 +11,11 @@ from pathlib import Path
 
 from cryptography import x509
 
+from clusterd.config.loading import CLUSTER_JSON
 from clusterd.settings import Settings
 from clusterd.supervisor.privileges import Owner, PrivilegeProblem, become, owner_to_become, tree_problem
+from clusterd.token_secret import SECRET_FILE
+from clusterd.users import USERS_FILE
 from tools.check import links_of
 from tools.doctor.finding import Finding
 
@@ -79,7 +82,20 @@ def _as_owner(owner: Owner | None, look: Callable[[], list[str]]) -> list[str]:
 
 
 def _unreadable(settings: Settings) -> list[str]:
-    return [path for path in _synchronised(settings) if not os.access(path, os.R_OK, effective_ids=True)]
+    wanted = [*_of_the_node(settings), *_synchronised(settings)]
+    return [path for path in wanted if not os.access(path, os.R_OK, effective_ids=True)]
+
+
+def _of_the_node(settings: Settings) -> Iterator[str]:
+    """Yields the files that a running node reads again: at a reload, at a login, when a child is replaced."""
+    own = settings.clusterd
+    names = [settings.conf or "etc/ossec.conf", CLUSTER_JSON]
+    if own.api.enabled:
+        names += [own.api.cert, own.api.key, SECRET_FILE, USERS_FILE]
+    if own.tls.enabled:
+        names += [own.tls.cert, own.tls.key, own.tls.ca]
+    paths = [os.path.join(settings.root, name) for name in names if name]
+    yield from (path for path in paths if os.path.exists(path))
 
 
 def _synchronised(settings: Settings) -> Iterator[str]:
