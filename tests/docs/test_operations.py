@@ -61,7 +61,7 @@ def findings() -> Iterator[str]:
                 case ast.Call(func=ast.Name(id="Finding"), args=[ast.Constant(value=str(name)), *_]):
                     yield name
     yield from (name for name, _ in (*cluster.MASTERS.values(), *cluster.CODES.values()))
-    yield from cluster.PROBLEMS.values()
+    yield from (*cluster.PROBLEMS.values(), *cluster.NO_AGENTS_CURES)
 
 
 def test_every_finding_of_doctor_is_explained() -> None:

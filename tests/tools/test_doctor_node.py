@@ -69,6 +69,11 @@ def row(**given: Any) -> dict[str, Any]:
         ({"problems": {"store": "database or disk is full. Make room on its disk"}}, "store cannot be used"),
         ({"problems": {"room of w1": "Files for w1 wait"}}, "room of w1"),
         ({"agents": {"problem": "no answer within 0.8 s"}}, "store locked"),
+        ({"agents": {"problem": "2011 nobody listens"}}, "no agent database"),
+        (
+            {"agents": {"problem": "2011 nobody listens"}, "problems": {"store": "damaged. clusterd store renew"}},
+            "database damaged",
+        ),
         ({"manifest": {"failure": "etc/rules: Permission denied"}}, "scan fails"),
         ({"manifest": {"withheld": 40}}, "deletions wait"),
         ({"peers": None, "problem": "no answer"}, "node does not answer"),

@@ -122,7 +122,8 @@ def node(status: dict[str, Any]) -> Iterator[Finding]:
         yield Finding("not running", text, cure, is_fault=was_killed)
         return
     if status["peers"] is None:
-        yield Finding("node does not answer", status["problem"], "see logs/cluster.log and logs/clusterd-crash.log")
+        cure = "clusterd log --level warning; logs/clusterd-crash.log; if it stays so: clusterd restart"
+        yield Finding("node does not answer", status["problem"], cure)
         return
     if (status["node"].get("term") or {}).get("is_deposed"):
         yield Finding("leads no more", status["problem"], "see docs/ha.md")
@@ -141,13 +142,17 @@ def node(status: dict[str, Any]) -> Iterator[Finding]:
     if manifest.get("unwatched"):
         yield Finding("files are not watched", manifest["unwatched"], "see inotify limits above", is_fault=False)
     agents = status["agents"]
-    if agents and agents["problem"]:
-        yield Finding(
-            "store locked", f"the agent database does not answer: {agents['problem']}", "clusterd status; lsof"
-        )
+    if agents and agents["problem"] and "store" not in status["problems"]:  # that says why
+        is_slow = "no answer within" in agents["problem"] or "locked" in agents["problem"]
+        name = "store locked" if is_slow else "no agent database"
+        yield Finding(name, f"the agent database does not answer: {agents['problem']}", NO_AGENTS_CURES[name])
 
 
 MAKE_ROOM = "make room, or lower disk_reserve_bytes and disk_reserve_share of clusterd.limits; then clusterd reload"
+NO_AGENTS_CURES = {
+    "store locked": "lsof queue/db/global.db names who has it open: end that program, or wait for it",
+    "no agent database": "with a manager: start its wazuh-db; else clusterd log --grep Store, and clusterd.store",
+}
 STORE_CURE = "what the text says; lsof queue/db/global.db names who has it open; the store tries again every 5 s"
 PROBLEM_CURES = {
     "rights": 'see Owner in docs/operations/install.md; if root is meant, set clusterd.owner to "root"',
@@ -200,7 +205,7 @@ def workers(root: str, status: dict[str, Any]) -> Iterator[Finding]:
             yield Finding("worker behind", text, f"clusterd diff {shlex.quote(name)}; its log says why")
             yield from _keys(root, name)
         for path, why in list(row["problems"].items())[:MOST]:
-            yield Finding("file not sent", f"{path} to {name}: {why}", "see that file on this node")
+            yield Finding("file not sent", f"{path} to {name}: {why}", _cure(path, why, "this node"))
 
 
 def left_out(status: dict[str, Any]) -> Iterator[Finding]:

@@ -24,6 +24,7 @@ LOW_SHARE = 0.05
 LOW_BYTES = 1 << 30
 LOW_INODES = 0.01
 SOON_DAYS = 30
+DAMAGED = "put a backup in its place (docs/operations/day2.md, Back up), or: clusterd store renew"
 MOST = 5
 """Most findings of one kind that are listed; there may be very many."""
 
@@ -204,17 +205,11 @@ def databases(settings: Settings) -> Iterator[Finding]:
             found = database.execute("pragma quick_check(1)").fetchone()[0]
     except sqlite3.OperationalError as problem:
         if "locked" in str(problem):
-            yield Finding("store locked", f"{path}: {problem}", f"see who has it open: lsof {path}")
+            yield Finding("store locked", f"{path}: {problem}", f"lsof {path} names who has it open: end that program")
         elif "readonly" not in str(problem) and "unable to open" not in str(problem):
-            yield Finding(
-                "database damaged", f"{path}: {problem}", "put a backup in its place (docs/operations/day2.md, Back up)"
-            )
+            yield Finding("database damaged", f"{path}: {problem}", DAMAGED)
     except sqlite3.DatabaseError as problem:
-        yield Finding(
-            "database damaged", f"{path}: {problem}", "put a backup in its place (docs/operations/day2.md, Back up)"
-        )
+        yield Finding("database damaged", f"{path}: {problem}", DAMAGED)
     else:
         if found != "ok":
-            yield Finding(
-                "database damaged", f"{path}: {found}", "put a backup in its place (docs/operations/day2.md, Back up)"
-            )
+            yield Finding("database damaged", f"{path}: {found}", DAMAGED)
