@@ -175,7 +175,8 @@ def test_files_that_the_nodes_user_cannot_read_are_named(worker: Settings, monke
 
 def test_missing_directory_is_a_matter_of_rights(worker: Settings) -> None:
     Path(worker.root, "logs").rmdir()
-    assert "logs is missing" in named(files.rights(worker))["owner without rights"].what
+    found = named(files.rights(worker))["owner without rights"]
+    assert ("logs is missing" in found.what, "install -d" in found.cure) == (True, True)
 
 
 def test_mounted_files_are_distinguished_from_directories_and_others(

@@ -41,8 +41,10 @@ def rights(settings: Settings) -> Iterator[Finding]:
     owner = owner_of(settings)
     user = owner.name if owner is not None else "this user"
     problem, *unreadable = _as_owner(owner, lambda: [tree_problem(settings.root) or "", *_unreadable(settings)])
-    if problem:
-        yield Finding("owner without rights", problem, "give the directory to the user that the node runs as")
+    if problem and "read-only" not in problem:  # that is a finding of its own
+        whose = f"-o {owner.name} " if owner is not None else ""
+        cure = f"install -d -m 0770 {whose}PATH" if "is missing" in problem else "chown, as the text says"
+        yield Finding("owner without rights", problem, cure)
     for path in unreadable[:MOST]:
         yield Finding("unreadable file", f"{user} cannot read {path}", _cure(owner, path))
     if len(unreadable) > MOST:

@@ -40,7 +40,7 @@ def limits(settings: Settings) -> Iterator[Finding]:
         )
     if not os.access("/proc/1/stat", os.R_OK):
         text = "other users' processes are hidden (/proc is mounted with hidepid)"
-        cure = "mount /proc with gid= of the node's group, or take SupplementaryGroups= of the unit"
+        cure = "mount /proc with gid=GROUP, and let the node's user be in GROUP (SupplementaryGroups= of the unit)"
         yield Finding("/proc hidden", text, cure, is_fault=False)
 
 
