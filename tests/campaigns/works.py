@@ -7,7 +7,7 @@ import os
 import shutil
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 
@@ -47,36 +47,45 @@ NEW = {
 }
 
 
-def receive(tree_root: Path, ops: FileOps, name: str) -> None:
-    """Does what a worker does with a package that turns OLD into NEW, however much of it is done already."""
+Tree = dict[str, bytes]
+
+
+def receive(tree_root: Path, ops: FileOps, name: str, old: Tree, new: Tree) -> None:
+    """Does what a worker does with a package that turns `old` into `new`, however much of it is done already."""
     spool = tree_root.parent / f"spool-{name}"
     shutil.rmtree(spool, ignore_errors=True)
     spool.mkdir()
-    missing = {path: wire_of(path, data) for path, data in NEW.items() if path not in OLD}
-    shared = {path: wire_of(path, data) for path, data in NEW.items() if path in OLD}
-    entries = [*NEW.items(), metadata(missing, shared, sorted(OLD.keys() - NEW.keys()))]
+    missing = {path: wire_of(path, data) for path, data in new.items() if path not in old}
+    shared = {path: wire_of(path, data) for path, data in new.items() if path in old}
+    entries = [*new.items(), metadata(missing, shared, sorted(old.keys() - new.keys()))]
     Receiver(tree_root, spool, build_as_stock(entries), ops).run()
 
 
 class Apply(Work):
+    old: ClassVar[Tree] = OLD
+    new: ClassVar[Tree] = NEW
+
+    def lasting(self, root: Path) -> Path:
+        return root / "tree"
+
     def ops(self) -> FileOps:
         return FileOps()
 
     def prepare(self, root: Path) -> None:
-        write_tree(root / "tree", OLD)
+        write_tree(root / "tree", self.old)
 
     def work(self, root: Path, say: Say) -> None:
-        receive(root / "tree", self.ops(), "first")
+        receive(root / "tree", self.ops(), "first", self.old, self.new)
 
     def heal(self, root: Path, say: Say) -> None:
         sweep_temporary(str(root / "tree"), RULES, self.ops())
-        say({path: data in (OLD.get(path), NEW.get(path)) for path, data in read_tree(root / "tree").items()})
-        receive(root / "tree", self.ops(), "second")
+        say({path: data in (self.old.get(path), self.new.get(path)) for path, data in read_tree(root / "tree").items()})
+        receive(root / "tree", self.ops(), "second", self.old, self.new)
 
     def broken(self, root: Path, said: list[Any]) -> str:
         found = read_tree(root / "tree")
-        for path in OLD.keys() | NEW.keys():
-            if found.get(path) not in (OLD.get(path), NEW.get(path)):
+        for path in self.old.keys() | self.new.keys():
+            if found.get(path) not in (self.old.get(path), self.new.get(path)):
                 return f"{path} is neither old nor new"
         return ""
 
@@ -87,7 +96,7 @@ class Apply(Work):
         found = read_tree(root / "tree")
         if (root / "tree/etc/shared/gone").exists():
             return "an emptied directory stays"
-        return "" if found == NEW else f"the next application leaves {sorted(found)}"
+        return "" if found == self.new else f"the next application leaves {sorted(found)}"
 
 
 class _Mounted(FileOps):
@@ -100,7 +109,11 @@ class _Mounted(FileOps):
 
 
 class ApplyInPlace(Apply):
-    """Readers may see a half-written file, only here; after a start or the next application it is old or new."""
+    """Readers may see a half-written file, only here: one that takes several writes. After a start or the next
+    application it is old or new. `Apply` does all that this has in common with other files."""
+
+    old: ClassVar[Tree] = {"etc/lists/a": b"old" * 400_000, "etc/rules/r.xml": OLD["etc/rules/r.xml"]}
+    new: ClassVar[Tree] = {"etc/lists/a": b"new content" * 100_000, "etc/rules/r.xml": NEW["etc/rules/r.xml"]}
 
     def ops(self) -> FileOps:
         return _Mounted()
