@@ -11,7 +11,6 @@ import ssl
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any, TypeVar
 
-import httpx
 import msgspec
 
 from clusterd.config.ha import read_password
@@ -48,6 +47,7 @@ from clusterd.election.gateway import (
     refusal,
 )
 from clusterd.election.member_failures import member_failed, unavailable
+from clusterd.http_client import httpx
 from clusterd.settings import EtcdSettings
 
 __all__ = [

@@ -5,9 +5,8 @@ import socket
 import ssl
 from collections.abc import Iterator
 
-import httpx
-
 from clusterd.election.gateway import EtcdRefused, EtcdUnavailable, MemberFailed, cut
+from clusterd.http_client import httpx
 
 MOST_CAUSES = 20
 

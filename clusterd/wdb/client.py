@@ -6,10 +6,10 @@ import os
 from collections.abc import AsyncIterator
 from typing import Any
 
-import httpx
 import msgspec
 
 from clusterd.errors import ClusterError
+from clusterd.http_client import httpx
 from clusterd.rundir import HTTP_SOCKET, WDB_SOCKET
 from clusterd.wdb.stream import Stream, is_served
 

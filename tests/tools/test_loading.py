@@ -20,6 +20,7 @@ HEAVY = ("zmq", "uvloop", "httpx", "starlette", "uvicorn", "cryptography", "watc
 SLOW_TO_LOAD = ("asyncio", "logging", "ssl", "email", "http", "urllib.request", "zmq", "httpx", "sqlite3", "subprocess")
 NOT_AT_ONCE = ("click", "rich", "msgspec", "psutil", "inspect", "pathlib", "ctypes", "hashlib", "shutil", "random")
 """Each takes 3 to 70 ms of CPU to load; a bare interpreter takes 13."""
+ROOT = Path(__file__).parents[2]
 LISTING = """
 import json, sys
 from tools.entry import clusterd as main
@@ -148,6 +149,17 @@ def test_help_of_a_command_does_not_load_the_daemon() -> None:
     assert loaded.keys() == COMMANDS.keys()
     daemon = ("clusterd.supervisor.run", "clusterd.net", "clusterd.sync")
     assert {name: found for name, modules in loaded.items() if (found := below(set(modules), daemon))} == {}
+
+
+def test_http_client_of_the_daemon_loads_no_program_of_its_library() -> None:
+    code = (
+        "import asyncio, sys; from clusterd.http_client import httpx; asyncio.run(httpx.AsyncClient().aclose()); "
+        "print(*(name for name in ('httpx._main', 'rich', 'click', 'pygments') if name in sys.modules)); import rich"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
+    direct = [path.name for path in (ROOT / "clusterd").rglob("*.py") if "\nimport httpx" in path.read_text()]
+    assert direct == [], "they take it from clusterd.http_client"
 
 
 def test_closed_pipe_ends_the_command_without_a_message(tmp_path: Path) -> None:
