@@ -193,6 +193,28 @@ def test_an_asker_that_goes_away_is_forgotten(framework: FakeFramework, tmp_path
     play(story, framework, tmp_path)
 
 
+def test_what_changes_something_ends_once_although_its_asker_was_restarted(
+    framework: FakeFramework, tmp_path: Path
+) -> None:
+    """As when the API is restarted: its connection ends in the middle, and it asks other things on a new one."""
+
+    async def story(lone: LonePort) -> None:
+        await lone.run("wazuh.agent", "get_agents")
+        (before,) = lone.shown
+        changes = {"is_read_only": False, "seconds": 0.5, "text": "changing"}
+        gone = asyncio.create_task(lone.run("wazuh.bad_luck", "sleep", asker="the API", **changes))
+        await lone.until(lambda: "slept-changing" in framework.calls, "it has begun")
+        gone.cancel()
+        await asyncio.gather(gone, return_exceptions=True)
+        found = await lone.run("wazuh.agent", "get_agents", asker="the API")
+        assert found["total_affected_items"] == 5
+        await lone.until(lambda: lone.shown[0]["running"] == 0, "it has ended")
+        assert [helper["pid"] for helper in lone.shown] == [before["pid"]]
+        assert framework.calls == ["slept-changing"]
+
+    play(story, framework, tmp_path)
+
+
 def test_worn_processes_are_replaced_with_no_request_lost(framework: FakeFramework, tmp_path: Path) -> None:
     async def story(lone: LonePort) -> None:
         pids = set()
