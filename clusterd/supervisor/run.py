@@ -24,7 +24,7 @@ from clusterd.framework import location
 from clusterd.leadership import Leadership
 from clusterd.logs import Log, stderr_stream
 from clusterd.memory import MemoryGauge
-from clusterd.messages.journal import ReloadEvent
+from clusterd.messages.journal import ProcessEvent, ReloadEvent
 from clusterd.pidfile import AlreadyRunning, claim
 from clusterd.reload import adopt, changes
 from clusterd.rights import keep_memory_private, too_many_rights
@@ -167,7 +167,9 @@ def _run_node(
             sweep.sweep_before_start(root)
             if unreadable:
                 Path(problem_path(root, SUPERVISOR)).write_text(f"{unreadable}\n", encoding="utf-8")
-            _Supervisor(settings, log, crash_log, crash_fd, starter, plans, pace).run()
+            supervisor = _Supervisor(settings, log, crash_log, crash_fd, starter, plans, pace)
+            supervisor.tell_of_earlier(stale)
+            supervisor.run()
     except CouldNotStart as failure:
         log.line("ERROR", TAG, SUBTAG, f"The node could not start: {failure}")
         raise
@@ -271,6 +273,13 @@ class _Supervisor:
         """What systemd was told of the lease of an election."""
         self._started = 0.0
         self._rounds = Rounds(lambda level, text: log.line(level, TAG, SUBTAG, text))
+
+    def tell_of_earlier(self, stale: list[str]) -> None:
+        """The journal hears now that an earlier life was killed. `stale`: the pid files that it left."""
+        for name in (name for name in stale if "_child_" not in name):
+            pid = int(name.removesuffix(".pid").rpartition("-")[2])
+            why = "it was not stopped: killed, or the machine was"
+            self._events.tell(ProcessEvent(process=SUPERVISOR, what="died", pid=pid, why=why))
 
     def run(self) -> None:
         """Until a stop signal. Raises CouldNotStart."""

@@ -62,6 +62,14 @@ def test_monitor_that_dies_comes_back_alone_and_goes_on(rig: Rig) -> None:
     assert numbers == sorted(set(numbers))
 
 
+def test_kill_of_the_whole_node_is_in_the_journal_after_the_next_start(rig: Rig) -> None:
+    pid = rig.processes("master")["supervisor"] or 0
+    os.kill(pid, signal.SIGKILL)
+    rig.start()
+    died = wait_for(rig, "its death is known", "process:died", process="supervisor", pid=pid)
+    assert "was not stopped" in died["why"]
+
+
 def test_reload_is_in_the_journal_with_what_changed(rig: Rig) -> None:
     path = rig.master.root / "etc/cluster.json"
     text = path.read_text()

@@ -370,9 +370,11 @@ def test_node_that_only_says_hello_is_no_worker_that_came_and_is_lost(tmp_path: 
         await node.core.handle(LinkDown(WORKER.link, "it ended"))
         node.clock.move(60)
         node.side._known._say_lost()
+        assert await members(node) == ["w1"]
         await node.up(msgspec.structs.replace(WORKER, connected_at=node.clock.wall()))
         await turns()
         assert (states(), told(node)) == ({"w1": "lost"}, ["connected", "lost"])
+        assert await members(node) == []  # else the list of nodes would have it twice
 
     on(node, story())
 
@@ -391,3 +393,11 @@ def test_worker_that_has_been_connected_for_a_while_is_known_before_it_asks(tmp_
 
 def told(node: Node) -> list[str]:
     return [event.what for event in cast(Any, node.context.events).told]
+
+
+async def members(node: Node) -> list[str]:
+    """Who is away, as `control nodes` is told."""
+    if node.context.roster.at(PROGRAM.link) is None:
+        await node.up(PROGRAM)
+    reply = await node.reply(await node.ask(PROGRAM, "get_members"))
+    return [row["name"] for row in json.loads(reply.payload)["workers"]]

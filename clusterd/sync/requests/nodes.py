@@ -88,7 +88,8 @@ class Nodes:
         """`workers`: the known workers without a link; `refused`: nodes that may not join. Both are rows of
         KnownWorkers."""
         rows = self._known.shown(self._integrity.records)
-        away = [row for row in rows if row["state"] != "connected"]
+        here = {peer.name for peer in self._context.roster.workers()}  # who has only said hello yet, too
+        away = [row for row in rows if row["state"] != "connected" and row["name"] not in here]
         return {"workers": away, "refused": self._known.shown_refused()}
 
     async def _active_agents(self) -> dict[str, int]:
