@@ -8,6 +8,8 @@ DEMO_STAMP := $(VENV)/.installed-demo
 COMPILED := $(VENV)/.tests-compiled
 JOBS ?= 4
 PYTEST_ARGS ?=
+# Without what only benchmarks use: it asks git for the state of the checkout in each process of a run.
+PYTEST := $(BIN)/python -m pytest -p no:benchmark
 BENCH ?= full
 BENCH_DIR ?= /dev/shm
 TOLERANCE ?= 0.3
@@ -46,20 +48,21 @@ demo: $(DEMO_STAMP)
 demo-failover: $(STAMP)
 	$(BIN)/python -m tools.rig demo-failover
 
-# In a new checkout each process of a run would compile all tests for itself.
+# In a new checkout each process of a run would compile all tests for itself, and find out which characters UTF-8 has.
 $(COMPILED): $(STAMP)
 	@echo "Compiling the tests ..."
-	@for part in 'tests/[a-h]*/' 'tests/[i-z]*/'; do $(BIN)/python -m pytest -q --collect-only $$part > /dev/null & done; wait
+	@$(BIN)/python -c "from hypothesis.strategies import characters; characters(codec='utf-8').validate()"
+	@for part in 'tests/[a-h]*/' 'tests/[i-z]*/'; do $(PYTEST) -q --collect-only $$part > /dev/null & done; wait
 	@touch $(COMPILED)
 
 # While one works: lint, types, and every test that starts no nodes.
 check: lint $(COMPILED)
-	$(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal -m 'not slow and not stress' --hypothesis-profile quick $(PYTEST_ARGS)
+	$(PYTEST) -q -n $(JOBS) --dist worksteal -m 'not slow and not stress' --hypothesis-profile quick $(PYTEST_ARGS)
 
 # Many tests wait for something: four at a time keep two cores busy. One that is done with its share takes over
 # another's.
 test: $(STAMP) $(COMPILED)
-	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m 'not stress' $(PYTEST_ARGS)
+	$(PYTEST) -n $(JOBS) --dist worksteal -m 'not stress' $(PYTEST_ARGS)
 
 # Everything but bench_agents.py, about twelve minutes; BENCH=quick: small sizes, under two minutes; BENCH_DIR: where
 # the trees are (a disk);

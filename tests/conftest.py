@@ -2,6 +2,7 @@
 
 import contextlib
 import gc
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -11,6 +12,7 @@ from typing import Any, NoReturn
 import hypothesis
 import pytest
 
+from tests.order import slow_first
 from tests.warm import WARM
 from tools.rig import workload
 from tools.rig.etcd import EtcdCluster
@@ -48,10 +50,20 @@ def pytest_configure(config: pytest.Config) -> None:
             signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """After pytest-randomly, which is the same in all processes."""
+    processes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    if processes > 1:
+        items[:] = slow_first(
+            items, processes, lambda item: item.path, lambda item: item.get_closest_marker("slow") is not None
+        )
+
+
 def pytest_collection_finish() -> None:
     """Thousands of collected tests stay for ever: no search for garbage looks at them, neither while they come nor
-    later, here or in forks, where a look copies every page."""
-    gc.collect()
+    later, here or in forks, where a look copies every page. What is garbage by now stays, too: that costs less than a
+    search."""
     gc.freeze()
     gc.enable()
 
