@@ -93,6 +93,7 @@ def test_goals_say_reached_or_not_or_not_measured() -> None:
     assert found["repeat manifest, full walk", "5 times the reference"].is_reached is None
 
 
+@pytest.mark.slow
 def test_the_page_keeps_what_people_wrote(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text(f"above\n{tables.BEGIN}\nold\n{tables.END}\nbelow\n")

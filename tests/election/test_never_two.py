@@ -3,6 +3,7 @@ terms only grow, and once everything works again a node leads."""
 
 import asyncio
 import random
+from typing import Any
 
 import pytest
 
@@ -198,8 +199,13 @@ class World:
         self.check()
 
 
+def seeds(count: int) -> list[Any]:
+    """`make check` has three of them."""
+    return [pytest.param(seed, marks=[pytest.mark.slow] * (seed >= 3)) for seed in range(count)]
+
+
 @pytest.mark.parametrize("failsafe", [False, True])
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", seeds(12))
 def test_never_two_nodes_lead_and_nothing_answered_is_lost(seed: int, failsafe: bool) -> None:
     async def story() -> None:
         world = World(seed, failsafe=failsafe)
@@ -216,7 +222,7 @@ def test_never_two_nodes_lead_and_nothing_answered_is_lost(seed: int, failsafe: 
 
 
 @pytest.mark.parametrize("failsafe", [False, True])
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", seeds(6))
 def test_second_loss_right_after_a_takeover_is_survived(seed: int, failsafe: bool) -> None:
     """After any history a leader is killed for good, another node takes over, a candidate has just learnt what that one
     has, and that one is killed, too. The last node leads, with everything answered."""

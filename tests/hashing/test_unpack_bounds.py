@@ -27,6 +27,7 @@ def test_bomb_is_stopped_at_the_bound_of_a_file(root: Path, spool: Path) -> None
     assert reasons(ranges[0].notes) == {"etc/lists/bomb": f"has more than {4 << 20} bytes"}
 
 
+@pytest.mark.slow
 def test_all_ranges_together_respect_one_bound(root: Path, spool: Path) -> None:
     """Many files of 4 MiB that compress to almost nothing, in many ranges: some are written, far from all."""
     files = {f"etc/lists/{number:02}": bytes(4 << 20) for number in range(30)}
@@ -41,6 +42,7 @@ def test_all_ranges_together_respect_one_bound(root: Path, spool: Path) -> None:
     assert "in all" in ranges[-1].notes[0].why
 
 
+@pytest.mark.slow
 def test_compressible_set_within_the_bounds_passes_in_little_memory(root: Path, spool: Path) -> None:
     files = {f"etc/lists/{number}": bytes(48 << 20) + b"%d" % number for number in range(2)}
     receiver = Receiver(root, spool, package_of(files, 9))

@@ -294,6 +294,7 @@ def tls(certificate: Path) -> dict[str, object]:
 # ---- TLS -------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_tls_carries_the_same_protocol_and_large_bodies(master: Master, certificate: Path) -> None:
     node = master(**tls(certificate))
     context = ssl.create_default_context(cafile=str(certificate / "sslmanager.cert"))

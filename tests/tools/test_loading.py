@@ -143,6 +143,7 @@ def test_help_of_a_command_begins_with_its_line_in_the_list(name: str) -> None:
     assert command.help.startswith(line)
 
 
+@pytest.mark.slow
 def test_help_of_a_command_does_not_load_the_daemon() -> None:
     done = subprocess.run([sys.executable, "-c", HELPS], capture_output=True, text=True, timeout=300, check=True)
     loaded = dict(json.loads(line) for line in done.stdout.splitlines())
