@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,9 @@ import pytest
 from clusterd.pidfile import OURS, STOCK, running_daemon
 from tests.fakes.manager import OTHER, Manager
 from tests.supervisor.helpers import until
+from tests.warm import WARM
 from tools.rig.guard import MARK, guarded
+from tools.rig.nodes import PROGRAM
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -34,12 +35,7 @@ def manager() -> Iterator[Manager]:
 
 
 def clusterd(manager: Manager, *arguments: str) -> Done:
-    """Its output goes through a file, because a daemon that it starts would keep a pipe open."""
-    out = manager.root / "clusterd.out"
-    command = [sys.executable, "-m", "tools.cli", "--root", str(manager.root), *arguments]
-    with out.open("w") as file:
-        code = subprocess.run(command, stdout=file, stderr=file, timeout=600).returncode
-    return Done(command, code, out.read_text(), "")
+    return WARM.capture([*PROGRAM, "--root", str(manager.root), *arguments], os.environ, 600)
 
 
 def running(manager: Manager) -> tuple[int, str]:
@@ -66,7 +62,7 @@ def test_a_day_of_an_adopted_manager(manager: Manager) -> None:
 
     # the cluster daemon alone is swapped
     done = clusterd(manager, "adopt", "--now")
-    assert done.returncode == 0, done.stdout
+    assert done.returncode == 0, done.stdout + done.stderr
     pid, program = running(manager)
     assert program == OURS
     assert f"clusterd runs (pid {pid})" in done.stdout
@@ -110,7 +106,7 @@ def test_a_day_of_an_adopted_manager(manager: Manager) -> None:
 
     # and back
     done = clusterd(manager, "adopt", "--undo", "--now")
-    assert done.returncode == 0, done.stdout
+    assert done.returncode == 0, done.stdout + done.stderr
     assert running(manager)[1] == STOCK
     assert manager.pids(OTHER) == [other]
     now = manager.facts()

@@ -18,6 +18,7 @@ import pytest
 from clusterd.exits import ExitCode
 from tests.conftest import MakeRig, rigs
 from tests.system.new_lines import NewLines
+from tests.warm import WARM
 from tools.rig.faults import signal_process
 from tools.rig.nodes import MARK, Rig, RigNode, run_program
 from tools.rig.peer import wait_until
@@ -96,15 +97,16 @@ def clusterd(rig: Rig, *arguments: str, node: RigNode | None = None) -> Done:
     return rig.command(node or rig.master, *arguments, timeout_s=60)
 
 
+STOCK = (sys.executable, "-m", "tools.wazuh_clusterd")
+
+
+def of_stock(rig: Rig) -> dict[str, str]:
+    """`wazuh-clusterd` knows its root from the environment only."""
+    return os.environ | {"CLUSTERD_ROOT": str(rig.master.root), MARK: str(rig.directory)}
+
+
 def stock(rig: Rig, *arguments: str) -> Done:
-    """`wazuh-clusterd`, which knows its root from the environment only."""
-    return subprocess.run(
-        [sys.executable, "-m", "tools.wazuh_clusterd", *arguments],
-        env=os.environ | {"CLUSTERD_ROOT": str(rig.master.root), MARK: str(rig.directory)},
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    return WARM.capture([*STOCK, *arguments], of_stock(rig))
 
 
 def status(rig: Rig, node: RigNode | None = None) -> dict[str, Any]:
@@ -335,7 +337,7 @@ def test_watch_goes_on_until_interrupted(pair: Rig) -> None:
 def test_stock_flags_start_the_same_daemon(rig: Rig) -> None:
     assert re.search(r"v4\.14\.1", stock(rig, "-V").stdout)
     assert stock(rig, "-t").returncode == 0
-    done = stock(rig, "-r", "-d")
+    done = subprocess.run([*STOCK, "-r", "-d"], env=of_stock(rig), capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     assert status(rig)["running"]
     assert stock(rig).returncode == 1
