@@ -94,6 +94,8 @@ class Follower:
         self._keys_read: tuple[int, ...] | None = None
         self._keyless_since: dict[int, float] = {}
         self._again_at = 0.0
+        self._changes_since: float | None = None
+        """Since when each look has found that the file changed while it was read."""
 
     async def run(self) -> None:
         """Runs for ever. An unexpected failure of one check is logged, and the next check follows."""
@@ -205,18 +207,26 @@ class Follower:
         found = await asyncio.to_thread(self._read_keys)
         is_sure = await asyncio.to_thread(is_accepted, self._root, found.content.digest)
 
-        def work(session: Session) -> list[int] | None:
+        def work(session: Session) -> tuple[list[int], tuple[int, ...]] | None:
             # authd writes the file before it deletes a row: a row that is missing here, and whose key was read before,
-            # must not be made again. What it deletes from now on it deletes after this.
-            is_newest = self._key_file_identity() == identity
-            return self._reconcile(session, found, is_sure) if is_newest else None
+            # must not be made again. What it deletes from now on it deletes after this. A worker has no authd.
+            newest = self._key_file_identity()
+            if newest == identity or self._on_worker:
+                return self._reconcile(session, found, is_sure), identity
+            if newest is None or self._changes_since is None or now < self._changes_since + AGAIN_S:
+                return None
+            # It changes all the time. While this thread reads it no row is deleted.
+            latest = self._read_keys()
+            return self._reconcile(session, latest, is_accepted(self._root, latest.content.digest)), newest
 
-        deleted = await self._engine.write(work)
-        if deleted is None:
+        done = await self._engine.write(work)
+        if done is None:
+            self._changes_since = self._changes_since or now
             return  # it is read again at the next look
+        deleted, self._keys_read = done
+        self._changes_since = None
         for agent_id in deleted:
             self._private.unlink(agent_id)
-        self._keys_read = identity
 
     def _key_file_identity(self) -> tuple[int, ...] | None:
         try:

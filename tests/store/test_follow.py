@@ -205,6 +205,33 @@ def test_agent_that_is_deleted_while_its_key_is_read_stays_away(
     live(work)
 
 
+@pytest.mark.parametrize("on_worker", [True, False])
+def test_file_that_changes_whenever_it_is_read_is_followed(
+    live: Callable[..., None], monkeypatch: pytest.MonkeyPatch, on_worker: bool
+) -> None:
+    """Registrations without a pause: each read of a large file ends with an old one."""
+
+    async def work(node: Node) -> None:
+        count = 0
+
+        def read_while_one_is_added() -> Any:
+            nonlocal count
+            count += 1
+            found = keys_in_use(str(node.keys.parents[1]))
+            lines = "".join(f"{number:03} a{number} any k\n" for number in range(1, count + 2))
+            node.keys.with_name("new").write_text(lines)
+            node.keys.with_name("new").replace(node.keys)
+            return found
+
+        node.keys.write_text("001 a1 any k\n")
+        monkeypatch.setattr(node.follower, "_read_keys", read_while_one_is_added)
+        await node.look()
+        await node.look()
+        assert 2 in await node.agents()
+
+    live(work, on_worker=on_worker)
+
+
 def test_agents_without_a_key_that_was_never_seen_are_kept(live: Callable[..., None]) -> None:
     async def work(node: Node) -> None:
         await node.engine.write(lambda session: agents.insert_agent(session, agents.NewAgentRow(9, "own", 1)))
