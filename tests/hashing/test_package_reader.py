@@ -249,7 +249,18 @@ def test_content_of_a_whole_chunk_is_small_and_the_last_entry_is_not(reader_of: 
 
 
 @pytest.mark.parametrize(
-    "at", [0, 1, 5, WINDOW_BYTES - len(FILE_SEP), WINDOW_BYTES - 3, WINDOW_BYTES, WINDOW_BYTES + 9]
+    "at",
+    [
+        0,
+        1,
+        5,
+        WINDOW_BYTES - len(FILE_SEP),
+        WINDOW_BYTES - len(FILE_SEP) + 1,
+        WINDOW_BYTES - 3,
+        WINDOW_BYTES - 1,
+        WINDOW_BYTES,
+        WINDOW_BYTES + 9,
+    ],
 )
 def test_separator_is_found_wherever_it_lies_and_only_within_its_bounds(reader_of: Opened, at: int) -> None:
     package = b"-" * at + FILE_SEP + b"-" * 20
@@ -321,7 +332,16 @@ def test_metadata_may_be_the_only_entry_and_must_be_the_last(reader_of: Opened) 
         read_metadata(reader_of(alone + FILE_SEP + entry("a")))
 
 
-@pytest.mark.parametrize("package", [b"", entry("a"), entry("a") + FILE_SEP + entry("b"), METADATA_NAME.encode()])
+@pytest.mark.parametrize(
+    "package",
+    [
+        b"",
+        entry("a"),
+        entry("a") + FILE_SEP + entry("b"),
+        METADATA_NAME.encode(),
+        entry("a") + FILE_SEP + entry(METADATA_NAME + "2"),
+    ],
+)
 def test_package_without_metadata_is_refused(reader_of: Opened, package: bytes) -> None:
     with pytest.raises(MalformedPackage, match=f"holds no {METADATA_NAME}"):
         reader_of(package).find_metadata()
