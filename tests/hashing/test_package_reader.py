@@ -37,7 +37,7 @@ class Opened:
     def __call__(self, package: bytes, start: int = 0) -> PackageReader:
         self.path.write_bytes(package)
         self._fds.append(os.open(self.path, os.O_RDONLY))
-        return PackageReader(self._fds[-1], len(package), start)
+        return PackageReader(self._fds[-1], len(package), *([start] if start else []))
 
     def close(self) -> None:
         for fd in self._fds:
@@ -211,13 +211,15 @@ def test_small_content_moves_to_the_next_entry(reader_of: Opened, stream: bytes)
         (DEFLATED + b"x", GIB),
         (FRAME + b"x", GIB),
         (b"", GIB),
+        (DEFLATED[:2] + b"\xff" * 9, GIB),
+        (FRAME[:4] + b"\xff" * 19, GIB),
         (zlib.compress(noise(FEED_BYTES), 0), GIB),
         (zlib.compress(bytes(CHUNK_BYTES + 1)), GIB),
         (lz4.frame.compress(bytes(CHUNK_BYTES + 1)), GIB),
     ],
 )
 def test_what_is_no_small_content_moves_nothing(reader_of: Opened, stream: bytes, limit: int) -> None:
-    """Above the limit, cut, with bytes behind, without any, longer than what is fed, or than a chunk."""
+    """Above the limit, cut, with bytes behind, without any, damaged, longer than what is fed, or than a chunk."""
     reader = reader_of(entry("a", stream) + FILE_SEP + entry("b", FRAME) + FILE_SEP + entry("c"))
     reader.read_path()
     before = reader.position
