@@ -85,9 +85,11 @@ def live_through_kills(
     seed: int,
     deletions: float,
     may_go: Callable[[int], bool] | None = None,
+    rate: float = 0,
 ) -> tuple[int, int, float]:
     """Returns how many requests and kills there were, and the seconds until all nodes were equal afterwards. `may_go`:
-    agents that get no groups and may be deleted; without it any agent may get groups and be deleted."""
+    agents that get no groups and may be deleted; without it any agent may get groups and be deleted. `rate`: requests a
+    second, 0: as fast as possible."""
     (rig.master.root / "etc/client.keys").write_text("")
     rig.start()
     fleet = Fleet(rig)
@@ -109,7 +111,7 @@ def live_through_kills(
     try:
         said = fleet.report(
             seconds=seconds,
-            rate=0,
+            rate=rate,
             changes=0.6,
             moves=0.05,
             deletions=deletions,
@@ -133,7 +135,14 @@ def live_through_kills(
 def test_nothing_is_lost_while_children_are_killed(make_rig: MakeRig) -> None:
     rig = make_rig(2, overrides=OVERRIDES, links=True)
     said, kills, _ = live_through_kills(
-        rig, agents=160, seconds=10, every_s=1.0, seed=1, deletions=0.05, may_go=lambda agent_id: agent_id % 4 == 0
+        rig,
+        agents=160,
+        seconds=10,
+        every_s=1.0,
+        seed=1,
+        deletions=0.05,
+        may_go=lambda agent_id: agent_id % 4 == 0,
+        rate=150,
     )
     assert said > 100
     assert kills >= 3

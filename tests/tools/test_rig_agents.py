@@ -63,7 +63,7 @@ def test_reports_go_on_when_a_store_is_killed(make_rig: MakeRig) -> None:
     assign(rig, "shop", fleet.agents, mode="override")
     stop, killed = threading.Event(), 0
     talking = threading.Thread(
-        target=fleet.report, kwargs={"seconds": 60, "rate": 0, "changes": 0.5, "moves": 0.05, "seed": 2, "stop": stop}
+        target=fleet.report, kwargs={"seconds": 60, "rate": 100, "changes": 0.5, "moves": 0.05, "seed": 2, "stop": stop}
     )
     talking.start()
     try:
