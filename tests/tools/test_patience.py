@@ -30,7 +30,25 @@ def test_a_slow_check_is_followed_by_a_long_pause(monkeypatch: pytest.MonkeyPatc
         now[0] += took_s
         spent[0] += spent_s
         waiting.rest(0.01)
-    assert rests == pytest.approx([0.01, 0.2, 0.2, 0.25, 1.0, 0.01])
+    assert rests == pytest.approx([0.01, 0.2, 0.2, 0.25, 1.0, 0.05])
+
+
+def test_looks_are_quick_at_first_and_rarer_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, rests = [1000.0], list[float]()
+
+    def sleep(seconds: float) -> None:
+        rests.append(seconds)
+        now[0] += seconds
+
+    monkeypatch.setattr(patience.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(patience.time, "thread_time", lambda: 0.0)
+    monkeypatch.setattr(patience.time, "sleep", sleep)
+    waiting = Patience(60)
+    while now[0] < 1005:
+        waiting.rest(0.01)
+    assert rests[:20] == pytest.approx([0.01] * 20)
+    assert max(rests) == pytest.approx(0.05)
+    assert 100 < len(rests) < 160
 
 
 def test_the_load_is_that_of_this_machine() -> None:

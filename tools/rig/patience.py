@@ -4,6 +4,7 @@ import os
 import time
 
 LOOK_SHARE = 4
+WAITED_SHARE = 20
 
 
 class Patience:
@@ -12,7 +13,7 @@ class Patience:
 
     def __init__(self, seconds: float) -> None:
         self._left = seconds
-        self._looked = time.monotonic()
+        self._began = self._looked = time.monotonic()
         self._rested, self._spent = self._looked, time.thread_time()
 
     def is_over(self) -> bool:
@@ -24,10 +25,13 @@ class Patience:
 
     def rest(self, least_s: float) -> None:
         """Sleeps until the next look: for `least_s`, or as long as the last look took (a quarter of a second at most),
-        or four times the CPU time that it took here (a second at most). So looking at thousands of files, or with one
-        command after the other, does not take the CPU from the nodes that do the work."""
-        took_s, spent_s = time.monotonic() - self._rested, time.thread_time() - self._spent
-        time.sleep(max(least_s, min(0.25, took_s), min(1.0, LOOK_SHARE * spent_s)))
+        or four times the CPU time that it took here (a second at most), or a twentieth of the time since the first look
+        (50 ms at most). So looking at thousands of files, or at one node again and again, does not take the CPU from
+        the nodes that do the work."""
+        now = time.monotonic()
+        took_s, spent_s = now - self._rested, time.thread_time() - self._spent
+        waited_s = (now - self._began) / WAITED_SHARE
+        time.sleep(max(least_s, min(0.25, took_s), min(1.0, LOOK_SHARE * spent_s), min(0.05, waited_s)))
         self._rested, self._spent = time.monotonic(), time.thread_time()
 
 
