@@ -38,7 +38,7 @@ def test_a_stall_while_a_package_is_under_way_costs_no_more_than_the_stall(make_
     for node in rig.workers:
         tell(node, "slow", 3_000_000)
         carried[node.name] = tell(node, "carried")
-    for number in range(12):  # more than the system buffers
+    for number in range(6):  # more than the system buffers
         (rig.master.root / f"etc/rules/large_{number}.xml").write_bytes(random.randbytes(2_500_000))
     for node in rig.workers:
         wait_until(
