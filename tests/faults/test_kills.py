@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.campaigns.frame import Changed
 from tests.conftest import MakeRig
 from tests.ipc.processes import named_memory
 from tools.rig.faults import signal_process
@@ -35,6 +36,7 @@ class Swapped:
         self._turn = 0
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._read)
+        self._changed = Changed()
         self.reads = 0
         self.torn: list[tuple[Path, int]] = []
         self.swap()
@@ -49,10 +51,10 @@ class Swapped:
         while not self._stop.wait(0.02):
             for path in self._targets:
                 with contextlib.suppress(FileNotFoundError):  # taken away by the test itself
-                    content = path.read_bytes()
+                    found = self._changed.read(path)
                     self.reads += 1
-                    if content not in self._contents:
-                        self.torn.append((path, len(content)))
+                    if found is not None and found[1] not in self._contents:
+                        self.torn.append((path, len(found[1])))
 
     def __enter__(self) -> "Swapped":
         self._thread.start()
