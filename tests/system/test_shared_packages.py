@@ -18,11 +18,11 @@ from tools.rig.ports import HOST
 
 pytestmark = pytest.mark.slow
 
-LARGE = 40_000_000
+LARGE = 24_000_000
 CHUNK = 5 * 1024 * 1024
 SEALED = 4 / 3
 """Bytes on the wire for each byte of a package: a Fernet token is base64."""
-SLOW = 8_000_000
+SLOW = 5_000_000
 """Bytes a second: LARGE takes seven seconds."""
 ONE_METHOD = {"clusterd": {"caps": {"lz4": False}}}
 """Stock and clusterd workers get the same packages."""
