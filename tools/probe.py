@@ -59,7 +59,8 @@ def probe(settings: Settings, address: Address, timeout_s: float = PROBE_S) -> P
                 failure = Probed(stage, f"{address}: {problem.strerror or problem}")
                 continue
             found_out = _converse(settings, address, sock, timeout_s)
-        if found_out.kind == "silent":
+        # With TLS it has spoken TLS: whoever asks without is told just that, whatever it speaks behind.
+        if found_out.kind == "silent" and not settings.clusterd.tls.enabled:
             return _other_protocol(address, where, family) or found_out
         return found_out
     return failure

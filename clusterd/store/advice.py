@@ -6,6 +6,7 @@ import errno
 import sqlite3
 
 from clusterd.errors import StartFailure
+from clusterd.store.errors import OtherSchema
 
 LOCKED = "another program has locked it"
 """`doctor` recognises the text by these words."""
@@ -15,6 +16,7 @@ _RIGHTS = "See the owner and the mode of the file and of its directory, and dmes
 _BY_CODE = {
     sqlite3.SQLITE_BUSY: f"It is good, but {LOCKED}: lsof names it",
     sqlite3.SQLITE_LOCKED: f"It is good, but {LOCKED}: lsof names it",
+    sqlite3.SQLITE_PROTOCOL: f"It is good, but {LOCKED}: lsof names it",
     sqlite3.SQLITE_FULL: _ROOM,
     sqlite3.SQLITE_READONLY: _RIGHTS,
     sqlite3.SQLITE_CANTOPEN: _RIGHTS,
@@ -29,5 +31,6 @@ def advice(failure: BaseException) -> str:
     if isinstance(cause, OSError):
         return _ROOM if cause.errno in (errno.ENOSPC, errno.EDQUOT) else _RIGHTS
     if isinstance(cause, sqlite3.Error):
-        return _BY_CODE.get(getattr(cause, "sqlite_errorcode", 0) & 0xFF, _RENEW)
-    return _RENEW if isinstance(cause, StartFailure) else ""
+        code = getattr(cause, "sqlite_errorcode", None)
+        return "" if code is None else _BY_CODE.get(code & 0xFF, _RENEW)  # without a code it is not SQLite's own
+    return _RENEW if isinstance(cause, StartFailure) and not isinstance(cause, OtherSchema) else ""

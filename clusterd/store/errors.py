@@ -2,6 +2,8 @@
 
 import sqlite3
 
+from clusterd.errors import StartFailure
+
 
 class StoreFailed(Exception):
     """The commit failed and nothing was written. The text says why (disk full, database locked)."""
@@ -9,6 +11,10 @@ class StoreFailed(Exception):
 
 class SocketTaken(Exception):
     """A live server holds one of the store's sockets. The text names it and says what to do."""
+
+
+class OtherSchema(StartFailure):
+    """The agent database is of another version of wazuh-db: good, and not for this store."""
 
 
 class NotLeading(sqlite3.OperationalError):

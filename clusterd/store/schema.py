@@ -11,6 +11,7 @@ from pathlib import Path
 from clusterd.clock import boot_us
 from clusterd.errors import StartFailure
 from clusterd.store import change_log
+from clusterd.store.errors import OtherSchema
 from clusterd.store.manager_row import FIRST_NAME, write_manager
 from hashing.locks import locked_directory
 
@@ -226,7 +227,7 @@ def make(connection: sqlite3.Connection, path: str, *, is_copy: bool = False) ->
             )
         elif "metadata" not in tables or _version(connection) != VERSION:
             found = _version(connection) if "metadata" in tables else "none"
-            raise StartFailure(
+            raise OtherSchema(
                 f"{path} has schema version {found}, this store knows version {VERSION} only: start the wazuh-db that "
                 "made it (clusterd.store: off)"
             )

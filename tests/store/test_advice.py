@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from clusterd.errors import StartFailure
+from clusterd.store import schema
 from clusterd.store.advice import LOCKED, advice
-from clusterd.store.errors import SocketTaken
+from clusterd.store.errors import NotLeading, SocketTaken
 
 RENEW = "clusterd store renew"
 
@@ -67,3 +68,15 @@ def test_only_a_damaged_database_is_to_be_renewed(tmp_path: Path, fail: Callable
 def test_damage_that_a_check_found_needs_a_backup_and_a_taken_socket_speaks_for_itself() -> None:
     assert RENEW in advice(StartFailure("the agent database is damaged"))
     assert advice(SocketTaken("stop the other one")) == ""
+
+
+def test_good_database_that_is_not_for_us_now_is_not_to_be_renewed(tmp_path: Path) -> None:
+    """That of another version of wazuh-db, and one that a master may not write while it does not lead."""
+    (tmp_path / "queue/db").mkdir(parents=True)
+    schema.prepare(str(tmp_path), "node", "4.14.1")
+    with sqlite3.connect(tmp_path / schema.DATABASE) as database:
+        database.execute("update metadata set value = '99' where key = 'db_version'")
+    with pytest.raises(StartFailure, match=r"schema version 99.*clusterd\.store: off") as failed:
+        schema.prepare(str(tmp_path), "node", "4.14.1")
+    assert advice(failed.value) == ""
+    assert advice(NotLeading("this master does not lead")) == ""

@@ -4,6 +4,7 @@ import contextlib
 import os
 import socket
 import sqlite3
+import ssl
 import subprocess
 import sys
 import threading
@@ -19,8 +20,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from clusterd.net.dial import Address
-from clusterd.settings import MonitorSettings, Settings
+from clusterd.settings import MonitorSettings, Settings, Tls
 from clusterd.supervisor.privileges import Owner
+from tests.election.certificates import Authority
 from tests.net.harness import CLUSTER, KEY, VERSION, Talker, free_port, wait_until
 from tests.tools.doctored import named
 from tools.doctor import cluster, files, system
@@ -146,6 +148,37 @@ def test_http_server_that_waits_for_a_line_is_named(worker: Settings) -> None:
         found = probe(worker, Address("127.0.0.1", server.getsockname()[1]), timeout_s=0.2)
         thread.join(30)
     assert (found.kind, "it speaks HTTP" in found.text) == ("protocol", True)
+
+
+def test_silent_master_behind_tls_is_no_wrong_port(worker: Settings, tmp_path: Path) -> None:
+    """As behind a balancer that ends TLS itself and has no master: the handshake is good, and nothing follows."""
+    cert, key = Authority(tmp_path, "a").issue("m", "127.0.0.1")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(cert, key)
+    settings = msgspec.structs.replace(
+        worker, clusterd=msgspec.structs.replace(worker.clusterd, tls=Tls(enabled=True, verify=False))
+    )
+    done = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(30)
+
+        def serve() -> None:
+            sock, _ = server.accept()
+            with context.wrap_socket(sock, server_side=True):
+                with contextlib.suppress(OSError):  # there is none
+                    other, _ = server.accept()
+                    with other:
+                        other.recv(1024)
+                        other.sendall(b"\x15\x03\x03\x00\x02\x02\x46")  # an alert, as of balancers in Go
+                done.wait(30)
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        found = probe(settings, Address("127.0.0.1", server.getsockname()[1]), timeout_s=1)
+        server.shutdown(socket.SHUT_RDWR)
+        done.set()
+        thread.join(30)
+    assert (found.kind, "does not answer hello" in found.text) == ("silent", True), found
 
 
 # ---- files and disks -------------------------------------------------------------------------------------------------
