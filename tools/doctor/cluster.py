@@ -166,7 +166,7 @@ PROBLEM_CURES = {
     "room of ": "make room on the disk of that worker",
     "files that have vanished": "put the files back, or: clusterd sync --allow-delete",
     "framework": "clusterd log --grep Framework",
-    "monitor": "free the port, or set clusterd.monitor.port in cluster.json and then: clusterd restart",
+    "monitor": "what the text says (port: clusterd.monitor.port, then clusterd restart); it is tried again every 5 s",
 }
 """By the subject, or the words with which it begins. The node says by itself when the reason is gone."""
 PROBLEMS = {"store": "database damaged", "log": "log cannot be written", "spool": "spool cannot be used"}
