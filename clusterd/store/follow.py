@@ -61,6 +61,7 @@ class Follower:
         is_first_life: bool,
         read_keys: Callable[[], KeysRead],
         is_own: Callable[[tuple[int, ...]], bool],
+        foreign: Callable[[], tuple[int, ...] | None] = lambda: None,
         say: Callable[[str, str], None],
         guard: Callable[[], KeyRules] = KeyRules,
         rules: Callable[[], Rules] = lambda: DEFAULT_RULES,
@@ -68,10 +69,11 @@ class Follower:
         gate: WriteGate | None = None,
     ) -> None:
         """`gate`: a master of an election follows nothing while it does not lead. `is_own`: whether this process wrote
-        the file with this identity, and the database with it. `is_first_life`: the node was started (as opposed to this
-        process being restarted), so nothing was seen yet. `guard`: limits how many keys a master's file may lose at
-        once. `rules`: what is synchronised, for links and for empty groups. `tell`: takes groups that come and go on a
-        master, for the journal."""
+        the file with this identity, and the database with it; `foreign`: the file of others that it read last, whose
+        keys it has written again into the file, but not into the database. `is_first_life`: the node was started (as
+        opposed to this process being restarted), so nothing was seen yet. `guard`: limits how many keys a master's file
+        may lose at once. `rules`: what is synchronised, for links and for empty groups. `tell`: takes groups that come
+        and go on a master, for the journal."""
         self._root = root
         self._gate = gate
         self._guard = guard
@@ -86,6 +88,8 @@ class Follower:
         self._is_first_life = is_first_life
         self._read_keys = read_keys
         self._is_own = is_own
+        self._foreign = foreign
+        self._foreign_followed: tuple[int, ...] | None = None
         self._say = say
         self._tell = tell
         self._told: dict[str, float] = {}
@@ -198,8 +202,10 @@ class Follower:
             return
         now = time.monotonic()
         waits = bool(self._keyless_since) or self._in_doubt
-        if self._keys_read is not None and self._is_own(identity) and not waits:
-            self._keys_read = identity
+        foreign = self._foreign()
+        is_followed = foreign in (self._foreign_followed, self._keys_read)
+        if self._keys_read is not None and self._is_own(identity) and is_followed and not waits:
+            self._keys_read, self._foreign_followed = identity, foreign
             return
         if identity == self._keys_read and (not waits or now < self._again_at):
             return
@@ -224,7 +230,7 @@ class Follower:
             self._changes_since = self._changes_since or now
             return  # it is read again at the next look
         deleted, self._keys_read = done
-        self._changes_since = None
+        self._foreign_followed, self._changes_since = foreign, None
         for agent_id in deleted:
             self._private.unlink(agent_id)
 

@@ -24,6 +24,7 @@ _PARTS = 4
 _ID_WIDTH = 3
 Identity = tuple[int, int, int, int]
 """Device, inode, size, mtime_ns: shows whether another program has written the file."""
+_NO_FILE: Identity = (0, 0, 0, 0)
 
 
 class Unreadable(ValueError):
@@ -172,6 +173,8 @@ class KeyFile:
         self._identity: Identity | None = None
         self.written: Identity | None = None
         """Identity of the file when this object wrote it last."""
+        self.foreign: Identity | None = None
+        """Identity of the file when this object read it last: others had written it."""
         self._stamps: dict[int, str] | None = None
         # Lines of agents-timestamp, cached: with 100,000 agents making them takes most of the time of a batch.
         self._greatest = 0
@@ -203,6 +206,7 @@ class KeyFile:
         self.table.count_from(self._greatest)
         self._greatest = self.table.greatest
         self._identity = identity
+        self.foreign = identity or _NO_FILE
         self._stamps = None
         return identity is not None
 

@@ -11,13 +11,14 @@ from typing import Any
 import msgspec
 import pytest
 
+from clusterd.agent_keys import Key
 from clusterd.key_guard import KeyContent, note_accepted
 from clusterd.rundir import STATE
 from clusterd.settings import DEFAULT_RULES
 from clusterd.store import agents, empty_groups, follow, groups, schema
 from clusterd.store.engine import Engine
 from clusterd.store.follow import Follower
-from clusterd.store.keys import keys_in_use
+from clusterd.store.keys import KeyFile, keys_in_use
 from clusterd.store.private import PrivateDatabases
 
 
@@ -230,6 +231,48 @@ def test_file_that_changes_whenever_it_is_read_is_followed(
         assert 2 in await node.agents()
 
     live(work, on_worker=on_worker)
+
+
+def test_key_of_others_that_authd_has_written_again_is_followed(
+    live: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Registrations without a pause: authd reads what others wrote, and writes the file, before the follower looks."""
+
+    async def work(node: Node) -> None:
+        file = KeyFile(str(node.keys.parents[1]))
+        reads = 0
+
+        def counted() -> Any:
+            nonlocal reads
+            reads += 1
+            return keys_in_use(str(node.keys.parents[1]))
+
+        monkeypatch.setattr(node.follower, "_read_keys", counted)
+        node.follower._is_own = lambda identity: identity == file.written
+        node.follower._foreign = lambda: file.foreign
+
+        def register(number: int) -> None:
+            file.refresh()
+            file.table.add(Key(f"{number:03}", f"a{number}", "any", "k"))
+            file.save()
+
+        node.keys.write_text("001 a1 any k\n")
+        await node.look()
+        register(3)
+        await node.look()
+        register(4)
+        await node.look()
+        assert reads == 1, "what authd writes it has written to the database, too"
+        with node.keys.open("a") as others:
+            others.write("002 a2 any k\n")
+        register(5)
+        await node.look()
+        assert 2 in await node.agents()
+        register(6)
+        await node.look()
+        assert reads == 2
+
+    live(work)
 
 
 def test_agents_without_a_key_that_was_never_seen_are_kept(live: Callable[..., None]) -> None:
