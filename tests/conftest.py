@@ -123,6 +123,7 @@ def _rigs(base: Path) -> Iterator[MakeRig]:
     def make(workers: int = 2, *, files: int = 0, size: int = 8192, tree: Path | None = None, **options: Any) -> Rig:
         options.setdefault("scale", SCALE)
         options.setdefault("key", KEY)
+        options.setdefault("within", "run" not in options and "program" not in options)
         options.setdefault("run", WARM.run)
         rig = Rig.create(base / str(len(made)), workers, **options)
         made.append(rig)

@@ -24,8 +24,11 @@ import tempfile
 import threading
 import traceback
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import IO, Any, NoReturn
 
+from clusterd.status.status import StatusReader
+from tools.cli_ha import ha_facts
 from tools.rig.nodes import PROJECT, run_program
 
 MODULE = (sys.executable, "-m")
@@ -156,6 +159,23 @@ class Warm:
             )
         process.returncode = 0  # it ends when nobody has our end any more
         self._socket, self._pid = ours, os.getpid()
+
+
+def read_ha(root: Path) -> dict[str, Any] | None:
+    """Returns what `clusterd ha status --json` prints, without a process; None where it prints nothing, or null."""
+    found: dict[str, Any] | None = json.loads(json.dumps(ha_facts(str(root), StatusReader(str(root)))[0]))
+    return found
+
+
+def without_figures(value: Any) -> Any:
+    """Replaces all numbers, for comparisons of what was read twice; a measured one may be missing."""
+    if isinstance(value, dict):
+        return {name: without_figures(one) for name, one in value.items()}
+    if isinstance(value, list):
+        return [without_figures(one) for one in value]
+    if value is None or (isinstance(value, int | float) and not isinstance(value, bool)):
+        return "a figure"
+    return value
 
 
 def _python(environment: Mapping[str, str]) -> dict[str, str]:

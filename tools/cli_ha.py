@@ -37,11 +37,9 @@ def status(root: str, as_json: bool, watch: bool) -> None:
     reader = StatusReader(root)
     try:
         while True:
-            found = reader.read_sync()
-            election = _election(root)
-            if found["peers"] is None and election is None and not watch:
-                fail(found["problem"] or not_running(root), ExitCode.NOT_RUNNING)
-            facts = _joined(found["ha"], election, found["left_behind"])
+            facts, problem = ha_facts(root, reader)
+            if problem and not watch:
+                fail(problem, ExitCode.NOT_RUNNING)
             _show(facts, as_json)
             if not watch:
                 break
@@ -52,6 +50,16 @@ def status(root: str, as_json: bool, watch: bool) -> None:
         return  # the way to end it, as of every other view
     if is_wanting(facts):
         raise SystemExit(ExitCode.DEGRADED)
+
+
+def ha_facts(root: str, reader: StatusReader) -> tuple[dict[str, Any] | None, str]:
+    """Returns the facts, None of a node that takes no part; and why there are none of a node that does not answer."""
+    found = reader.read_sync()
+    election = _election(root)
+    problem = ""
+    if found["peers"] is None and election is None:
+        problem = found["problem"] or not_running(root)
+    return _joined(found["ha"], election, found["left_behind"]), problem
 
 
 def _election(root: str) -> dict[str, Any] | None:

@@ -13,6 +13,7 @@ from clusterd.left_behind import LEFT_BEHIND
 from clusterd.pidfile import running_pid
 from tests.conftest import MakeRig
 from tests.system.test_agents import QUICK
+from tests.warm import read_ha
 from tools.rig import candidates
 from tools.rig.nodes import Rig, RigNode
 from tools.rig.peer import wait_until
@@ -35,7 +36,7 @@ def rig(make_rig: MakeRig) -> Rig:
 
 def election(rig: Rig, node: RigNode) -> dict[str, Any]:
     """Returns what `clusterd ha status` shows; empty while it shows nothing."""
-    found = json.loads(rig.command(node, "ha", "status", "--json", timeout_s=60).stdout or "null") or {}
+    found = read_ha(node.root) or {}
     return found.get("election") or {}
 
 

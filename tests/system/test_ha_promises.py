@@ -24,6 +24,7 @@ from tests.system.impatient import Clients
 from tests.system.rest import OVERRIDES, turn_on
 from tests.system.test_election import election, ids, leader, register, registered
 from tests.tools.test_ha_recipes import in_namespace
+from tests.warm import read_ha
 from tools.rig import candidates
 from tools.rig.etcd import EtcdCluster
 from tools.rig.nodes import PROJECT, Rig, RigNode
@@ -59,10 +60,7 @@ class Site:
         return self.rig.nodes[3]
 
     def ha(self, node: RigNode) -> dict[str, Any]:
-        found: dict[str, Any] | None = json.loads(
-            self.rig.command(node, "ha", "status", "--json", timeout_s=60).stdout or "null"
-        )
-        return found or {}
+        return read_ha(node.root) or {}
 
     def text(self, node: RigNode, *words: str) -> str:
         """What a command writes, on one line."""

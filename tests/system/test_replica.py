@@ -15,6 +15,7 @@ from tests.conftest import MakeRig
 from tests.store.change_pair import rows
 from tests.system.test_agents import QUICK, assign, make_group, report
 from tests.system.test_agents import rows as sql
+from tests.warm import read_ha, without_figures
 from tools.rig.nodes import Rig, RigNode
 from tools.rig.peer import wait_until
 from tools.rig.wdb_client import WdbError, authd
@@ -61,7 +62,7 @@ def is_equal(rig: Rig) -> bool:
 
 
 def ha(rig: Rig, node: RigNode) -> Any:
-    return json.loads(rig.command(node, "ha", "status", "--json", timeout_s=60).stdout or "null")
+    return read_ha(node.root)
 
 
 def confirms(rig: Rig) -> bool:
@@ -111,6 +112,8 @@ def test_candidate_holds_what_the_master_knows_whichever_process_is_killed(rig: 
     wait_until(lambda: confirms(rig), PATIENCE_S, "the candidate again")
     wait_until(lambda: ha(rig, candidate)["digest_equal"] is True, PATIENCE_S, "equal digests")
     shown = ha(rig, candidate)
+    printed = json.loads(rig.command(candidate, "ha", "status", "--json", timeout_s=60).stdout)
+    assert without_figures(printed) == without_figures(shown)
     assert (shown["state"], shown["may_not_lead"]) == ("following", None)
     assert shown["greatest_id"] >= made[2] + 5
     assert rig.command(master, "ha", "status", timeout_s=60).returncode == 0

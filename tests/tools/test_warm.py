@@ -1,6 +1,7 @@
 """Commands behave in forks as they do as programs: tests that start nodes rely on it (tests/warm.py)."""
 
 import contextlib
+import json
 import os
 import re
 import shlex
@@ -13,9 +14,9 @@ import psutil
 import pytest
 
 from tests.conftest import MakeRig
-from tests.warm import WARM
+from tests.warm import WARM, without_figures
 from tests.warm_programs import programs
-from tools.rig.nodes import PROGRAM, PROJECT, Rig, Run, run_program
+from tools.rig.nodes import PROGRAM, PROJECT, Rig, RigNode, Run, run_program
 from tools.rig.patience import Patience
 from tools.rig.peer import wait_until
 
@@ -38,6 +39,44 @@ Looks = dict[str, set[Hashable]]
 )
 def test_a_fork_prints_and_returns_what_the_program_does(arguments: list[str]) -> None:
     assert done(WARM.run, *arguments) == done(run_program, *arguments)
+
+
+def test_a_status_without_a_process_is_what_the_program_prints(make_rig: MakeRig) -> None:
+    rig = make_rig(0)
+    assert rig.within
+    line = ["--root", str(rig.master.root), "status", "--json"]
+
+    def differ() -> str:
+        (ours,) = rig.status().values()
+        theirs = json.loads(done(run_program, *line)[1])
+        ours, theirs = without_figures(ours), without_figures(theirs)
+        return "" if ours == theirs else f"{ours}\n{theirs}"
+
+    assert differ() == ""
+    rig.start()
+    patience = Patience(60)
+    while different := differ():  # the node goes on with its start between the two
+        assert not patience.is_over(), different
+        patience.rest(0.1)
+
+
+def test_nodes_made_without_a_process_are_those_of_the_program(make_rig: MakeRig) -> None:
+    ours, theirs = make_rig(1), make_rig(1, run=run_program)
+    assert (ours.within, theirs.within) == (True, False)
+    for one, other in zip(ours.nodes, theirs.nodes, strict=True):
+        assert tree_of(ours, one) == tree_of(theirs, other)
+
+
+def tree_of(rig: Rig, node: RigNode) -> dict[str, tuple[int, int, str]]:
+    """Path to mode, owner and content, without what differs between any two rigs."""
+    found = {}
+    for path in node.root.rglob("*"):
+        facts = path.lstat()
+        text = path.read_text("latin-1") if path.is_file() else ""
+        text = text.replace(str(rig.directory), "").replace(f":{rig.master.port}<", ":PORT<")
+        text = text.replace(f"<port>{rig.master.port}</port>", "<port>PORT</port>")
+        found[str(path.relative_to(node.root))] = facts.st_mode, facts.st_uid, text
+    return found
 
 
 def test_a_fork_that_takes_too_long_is_killed(tmp_path: Path) -> None:
@@ -94,7 +133,7 @@ def test_command_for_a_shell_script_ends_with_its_client(tmp_path: Path) -> None
 
 
 def test_a_node_that_a_fork_started_looks_like_one_of_the_program(make_rig: MakeRig) -> None:
-    forked, plain = (make_rig(0, run=run) for run in (WARM.run, run_program))
+    forked, plain = (make_rig(0, run=run, within=True) for run in (WARM.run, run_program))
     for rig in (forked, plain):
         rig.start()
 

@@ -37,6 +37,7 @@ from tools.rig.etcd import EtcdCluster
 from tools.rig.guard import MARK, carrying
 from tools.rig.patience import Patience
 from tools.rig.ports import HOST, free_port
+from tools.rig.within import init_within, read_status
 
 STATE = "rig.json"
 SWITCHBOARD = "switchboard.sock"
@@ -96,6 +97,7 @@ class Rig:
     """`directory` contains everything. Returned by `create` or `load`; `down` removes the rig in whatever state it is.
 
     `program` is the command line of `clusterd`, so that the same tests can run on another build of it. `run` runs it.
+    `within`: `init` and `status --json` are done in this process, by what the commands run.
     """
 
     directory: Path
@@ -103,6 +105,7 @@ class Rig:
     scale: float = 1.0
     program: tuple[str, ...] = PROGRAM
     run: Run = run_program
+    within: bool = False
     helpers: list[int] = field(default_factory=list)
     """Pids of the rig's own processes beside links and etcd."""
 
@@ -118,6 +121,7 @@ class Rig:
         program: tuple[str, ...] = PROGRAM,
         key: str | None = None,
         run: Run = run_program,
+        within: bool = False,
     ) -> "Rig":
         """Creates the nodes' directories and configuration; starts nothing but the links.
 
@@ -136,7 +140,7 @@ class Rig:
         if directory.stat().st_uid != os.geteuid():
             raise RigError(f"{directory} belongs to another user: choose another --dir")
         directory.chmod(0o711)
-        rig = cls(directory, scale=scale, program=program, run=run)
+        rig = cls(directory, scale=scale, program=program, run=run, within=within)
         rig._save()
         try:
             key = key or secrets.token_hex(16)
@@ -227,6 +231,8 @@ class Rig:
         nodes = [self.node(name) for name in names] or self.nodes
 
         def one(node: RigNode) -> dict[str, Any]:
+            if self.within:
+                return read_status(node.root)
             try:
                 done = self.command(node, "status", "--json", timeout_s=STATUS_TIMEOUT_S)
                 facts: dict[str, Any] = json.loads(done.stdout)
@@ -342,11 +348,13 @@ class Rig:
             where = ["--master", f"{HOST}:{node.port}"]
         self.nodes.append(node)
         self._save()
-        done = self.command(
-            node, "init", "--type", node.kind, "--name", name, "--cluster", "rig", *where, timeout_s=120, key=key
-        )
-        if done.returncode:
-            raise RigError(f"{name}: init failed (exit {done.returncode}): {done.stderr.strip()}")
+        line = ("init", "--type", node.kind, "--name", name, "--cluster", "rig", *where)
+        if self.within:
+            init_within(root, line[1:], key)
+        else:
+            done = self.command(node, *line, timeout_s=120, key=key)
+            if done.returncode:
+                raise RigError(f"{name}: init failed (exit {done.returncode}): {done.stderr.strip()}")
         # Nodes of one machine cannot share a monitoring port. The user that runs the rig also owns its nodes, even
         # root.
         own: dict[str, Any] = {"clusterd": {"monitor": {"enabled": False}}}
