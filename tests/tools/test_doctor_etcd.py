@@ -12,8 +12,8 @@ from click.testing import CliRunner
 from clusterd.config.loading import load
 from clusterd.exits import ExitCode
 from clusterd.settings import Settings
+from tests.election.etcd_talks import encoded, post
 from tests.election.scripted_member import HEADER, answering, listening
-from tests.election.test_etcd import encoded, post
 from tests.net.harness import free_port
 from tools.cli import cluster as command
 from tools.doctor.etcd import etcd
