@@ -12,6 +12,7 @@ LOCKED = "another program has locked it"
 """`doctor` recognises the text by these words."""
 _RENEW = "Put a backup in its place, or begin with an empty one: clusterd store renew (it keeps the old one)"
 _ROOM = "Make room on its disk"
+DISK = "Is its disk full, or does it fail? See df -h and dmesg"
 _RIGHTS = "See the owner and the mode of the file and of its directory, and dmesg"
 _BY_CODE = {
     sqlite3.SQLITE_BUSY: f"It is good, but {LOCKED}: lsof names it",
@@ -21,7 +22,7 @@ _BY_CODE = {
     sqlite3.SQLITE_READONLY: _RIGHTS,
     sqlite3.SQLITE_CANTOPEN: _RIGHTS,
     sqlite3.SQLITE_PERM: _RIGHTS,
-    sqlite3.SQLITE_IOERR: _RIGHTS,
+    sqlite3.SQLITE_IOERR: DISK,
 }
 
 

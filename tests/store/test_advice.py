@@ -1,6 +1,7 @@
 """What an operator is told to do about a database that cannot be used."""
 
 import errno
+import resource
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
@@ -36,6 +37,17 @@ def closed(path: Path) -> None:
     sqlite3.connect(path / "nowhere")
 
 
+def failing(path: Path) -> None:
+    with sqlite3.connect(path) as database:
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
+        try:
+            database.execute("create table a (b)")
+            database.commit()
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
 def no_room(path: Path) -> None:
     raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -51,6 +63,7 @@ def no_right(path: Path) -> None:
         (full, "Make room"),
         (damaged, RENEW),
         (closed, "owner"),
+        (failing, "disk full"),
         (no_room, "Make room"),
         (no_right, "owner"),
     ],

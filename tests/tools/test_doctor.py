@@ -2,6 +2,8 @@
 
 import contextlib
 import os
+import resource
+import shutil
 import socket
 import sqlite3
 import ssl
@@ -285,6 +287,25 @@ def test_damaged_or_locked_database_is_named(master: Settings) -> None:
 
 
 # ---- the machine -----------------------------------------------------------------------------------------------------
+
+
+def test_database_on_a_full_disk_is_not_called_damaged(master: Settings, tmp_path: Path) -> None:
+    """As after a node that was killed: SQLite goes through what is in the -wal, and has no room for it."""
+    path = Path(master.root, "queue/db/global.db")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.closing(sqlite3.connect(tmp_path / "a")) as database:
+        database.execute("pragma journal_mode = wal")
+        database.execute("create table agent (id integer)")
+        database.commit()
+        shutil.copy(tmp_path / "a", path)
+        shutil.copy(tmp_path / "a-wal", f"{path}-wal")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
+    try:
+        found = list(files.databases(master))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert [(one.name, "renew" in one.cure) for one in found] == [("store cannot be used", False)], found
 
 
 def test_limits_of_the_machine_are_named(master: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

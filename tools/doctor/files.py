@@ -13,6 +13,7 @@ from cryptography import x509
 
 from clusterd.config.loading import CLUSTER_JSON
 from clusterd.settings import Settings
+from clusterd.store.advice import DISK
 from clusterd.supervisor.privileges import Owner, PrivilegeProblem, become, owner_to_become, tree_problem
 from clusterd.token_secret import SECRET_FILE
 from clusterd.users import USERS_FILE
@@ -209,7 +210,8 @@ def databases(settings: Settings) -> Iterator[Finding]:
         if "locked" in str(problem):
             yield Finding("store locked", f"{path}: {problem}", f"lsof {path} names who has it open: end that program")
         elif "readonly" not in str(problem) and "unable to open" not in str(problem):
-            yield Finding("database damaged", f"{path}: {problem}", DAMAGED)
+            # A damaged one is no OperationalError.
+            yield Finding("store cannot be used", f"{path}: {problem}", DISK)
     except sqlite3.DatabaseError as problem:
         yield Finding("database damaged", f"{path}: {problem}", DAMAGED)
     else:
