@@ -39,12 +39,13 @@ def own_files_of_proc() -> Iterator[None]:
 
 def owner_for_daemon(directory: str | os.PathLike[str]) -> tuple[int, int]:
     """Returns user and group that a file of root's commands gets in this directory, so that the daemon can read it: the
-    directory's, or where that is root's the user that a node which root starts becomes."""
+    directory's, or where that is root's the user that a node which root starts becomes. A group of the directory stays:
+    the node may run as another user (clusterd.owner), who reads what is there as a member of it."""
     found = os.stat(directory)
     if found.st_uid == 0:
         with contextlib.suppress(KeyError):
             user = pwd.getpwnam(DEFAULT_OWNER)
-            return user.pw_uid, user.pw_gid
+            return user.pw_uid, found.st_gid or user.pw_gid
     return found.st_uid, found.st_gid
 
 

@@ -50,17 +50,20 @@ def test_init_with_api_makes_all_that_it_needs(root: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
-@pytest.mark.parametrize(("owner", "expected"), [(1234, (1234, 4321)), (0, (65534, 65533))])
+@pytest.mark.parametrize(
+    ("owner", "group", "expected"),
+    [(1234, 4321, (1234, 4321)), (0, 0, (65534, 65533)), (0, 4321, (65534, 4321))],
+)
 def test_files_that_root_makes_can_be_read_by_the_daemon(
-    root: Path, monkeypatch: pytest.MonkeyPatch, owner: int, expected: tuple[int, int]
+    root: Path, monkeypatch: pytest.MonkeyPatch, owner: int, group: int, expected: tuple[int, int]
 ) -> None:
-    """`etc` belongs to the daemon, or to root, as some packages make it."""
+    """`etc` belongs to the daemon, or to root, as some packages make it, perhaps with a group of the daemon's."""
     daemon = pwd.struct_passwd(("wazuh", "x", 65534, 65533, "", "/", "/"))
     monkeypatch.setattr(rights.pwd, "getpwnam", lambda name: daemon)
     made = ("etc/cluster.json", "etc/clusterd-api.crt", "etc/clusterd-api.key", USERS_FILE)
     for name in made[:3]:
         (root / name).unlink()
-    os.chown(root / "etc", owner, 4321)
+    os.chown(root / "etc", owner, group)
     assert clusterd(root, "api", "enable").exit_code == 0
     assert clusterd(root, "api", "user", "add", "op", "--password-file", "-", given=PASSWORD).exit_code == 0
     owners = {name: (found.st_uid, found.st_gid) for name in made if (found := (root / name).stat())}
