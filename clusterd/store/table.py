@@ -28,7 +28,8 @@ class StoreTable:
         self._engine = engine
         self._private = private
         self._replicated = replicated
-        self._position = 0
+        self._position: int | None = None
+        """Of the last change by this object. None before the first: what an earlier life did may be unconfirmed."""
         self._remembers: bool | None = None
 
     async def facts(self, agent_id: int) -> AgentFacts | None:
@@ -66,7 +67,11 @@ class StoreTable:
         return await self._engine.read(change_log.greatest_id) if self._remembers else 0
 
     async def replicated(self) -> bool:
-        return self._replicated is None or await self._replicated(self._position)
+        if self._replicated is None:
+            return True
+        if self._position is None:
+            self._position = await self._engine.read(change_log.head)
+        return await self._replicated(self._position)
 
 
 def _apply(session: Session, added: Sequence[Registration], removed: Sequence[int]) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from clusterd.settings import ForceRules
-from clusterd.store import agents, gate, schema, table
+from clusterd.store import agents, change_log, gate, schema, table
 from clusterd.store.authd import Authd
 from clusterd.store.engine import Engine, Session
 from clusterd.store.errors import NotLeading
@@ -175,6 +175,25 @@ def test_what_no_candidate_has_confirmed_is_not_answered_as_done(tmp_path: Path)
         bench.may_answer = True
         assert b'"error":9008' in await bench.add("one")
         assert b'"error":0' in await bench.add("two")
+
+    run(tmp_path, story)
+
+
+def test_what_an_earlier_life_of_the_store_has_done_is_confirmed_before_it_counts(tmp_path: Path) -> None:
+    """It was killed between the file and the answer: that the name is taken now may be lost with this node, too."""
+
+    async def story(bench: Bench) -> None:
+        assert b'"error":0' in await bench.add("one")
+        asked: list[int] = []
+
+        async def replicated(position: int) -> bool:
+            asked.append(position)
+            return True
+
+        bench.authd._table = table.StoreTable(bench.engine, bench.private, replicated)
+        assert b'"error":9008' in await bench.add("one")
+        assert asked == [await bench.engine.read(change_log.head)]
+        assert asked[0] > 0
 
     run(tmp_path, story)
 
