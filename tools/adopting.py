@@ -18,7 +18,11 @@ from hashing.atomic import OPEN_DIRECTORY, FileOps, create_temporary, temporary_
 from hashing.locks import lock
 
 Does = Literal["keep", "keep again", "launch", "restore", "forget"]
-_HAS_WAY_BACK = frozenset({State.HALF, State.ADOPTED, State.KEPT})
+_GOOD_FOR: dict[Does, frozenset[State]] = {
+    "launch": frozenset({State.HALF, State.ADOPTED, State.KEPT}),
+    "restore": frozenset({State.ADOPTED, State.KEPT}),
+}
+"""Changes that write over `bin/NAME`: in which states no file of a package is lost by that."""
 _OWNER = "adopt"
 _AGAIN = "adopt-again"
 TEXTS: dict[Does, str] = {
@@ -114,7 +118,7 @@ def carry_out(
     clean(bin_fd, ops)
     for change in changes:
         say(change.text)
-        if change.does == "launch" and look(root, change.name).state not in _HAS_WAY_BACK:
+        if change.does in _GOOD_FOR and look(root, change.name).state not in _GOOD_FOR[change.does]:
             raise CannotAdopt(
                 f"{root}/{BIN}/{change.name} was replaced in this moment, by a package: repeat the command"
             )

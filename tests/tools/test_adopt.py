@@ -214,6 +214,24 @@ def test_file_that_a_package_puts_there_in_the_middle_is_not_lost(manager: Manag
     assert {name: (manager.bin / name).read_bytes() for name in MODULES} == wanted
 
 
+def test_file_that_a_package_puts_there_in_the_middle_of_undo_is_not_lost(manager: Manager) -> None:
+    assert adopt(manager).ok
+    counting = FaultyOps(lambda number, name: None)
+    assert undo(manager, ops=counting).ok
+    assert adopt(manager).ok
+    after_first = counting.names.index("fsync") + 1
+
+    def upgrade(number: int, name: str) -> None:
+        if number == after_first:
+            manager.install("2")
+
+    done = undo(manager, ops=FaultyOps(upgrade))
+    assert (done.ok, "was replaced in this moment" in done.reason) == (False, True)
+    assert undo(manager).ok
+    assert states(manager) == [State.STOCK, State.STOCK]
+    assert all(b"build 2" in (manager.bin / name).read_bytes() for name in MODULES)
+
+
 @pytest.mark.parametrize("way", ["adopt", "undo", "adopt again"])
 def test_each_change_is_on_the_disk_before_the_next(manager: Manager, way: str) -> None:
     if way != "adopt":
