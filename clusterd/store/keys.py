@@ -174,7 +174,7 @@ class KeyFile:
         self.written: Identity | None = None
         """Identity of the file when this object wrote it last."""
         self.foreign: Identity | None = None
-        """Identity of the file when this object read it last: others had written it."""
+        """Identity of the file of others that this object read last."""
         self._stamps: dict[int, str] | None = None
         # Lines of agents-timestamp, cached: with 100,000 agents making them takes most of the time of a batch.
         self._greatest = 0
@@ -206,7 +206,8 @@ class KeyFile:
         self.table.count_from(self._greatest)
         self._greatest = self.table.greatest
         self._identity = identity
-        self.foreign = identity or _NO_FILE
+        if identity is None or identity != self.written:
+            self.foreign = identity or _NO_FILE
         self._stamps = None
         return identity is not None
 
