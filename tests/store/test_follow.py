@@ -260,8 +260,9 @@ def test_key_of_others_that_authd_has_written_again_is_followed(
         await node.look()
         register(3)
         await node.look()
-        file.forget()  # as after a batch that no candidate has confirmed
         register(4)
+        file.forget()  # as after a batch that no candidate has confirmed
+        register(7)
         await node.look()
         assert reads == 1, "what authd writes it has written to the database, too"
         with node.keys.open("a") as others:
