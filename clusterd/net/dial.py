@@ -43,6 +43,7 @@ TERM = "term"
 TIMED_OUT = 3020
 SHOWN_CHARACTERS = 100
 _NO_ANSWER = "it closed the connection instead of answering hello; does it have the same cluster key? Its log says why"
+_CHANGING = "it closed the connection, as a node does that begins or ceases to be the master"
 OURS = {
     3028: 'our node_name is "{0.name}", and another node has it',
     3029: 'our node_name is "{0.name}", and so is the master\'s',
@@ -116,9 +117,8 @@ class Dialer:
             if lasted_s > 0:
                 soon.reset()
             self._hurry.clear()
-            is_changing = self._terms.term > 0 and self._context.clock.monotonic() < self._change_until
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(soon.next_s() if is_changing else backoff.next_s()):
+                async with asyncio.timeout(soon.next_s() if self._is_changing() else backoff.next_s()):
                     await self._hurry.wait()
                 backoff.reset()
                 soon.reset()
@@ -212,9 +212,7 @@ class Dialer:
             if command == commands.ERR:
                 raise decode_err_payload(payload)
         except ConnectionResetError:
-            reason = self._why or _NO_ANSWER
-            if self._bridge.master_away(f"{link.name}: {reason}"):
-                self._context.own_line("WARNING", f"No answer from the master at {link.name}: {reason}.")
+            self._say_unanswered(link)
             return False
         except ClusterError as refusal:
             elsewhere = read_refusal(refusal)
@@ -240,9 +238,7 @@ class Dialer:
             if command != commands.ERR:
                 note = parse_term(payload, self._terms.cluster)
         except ConnectionResetError:
-            reason = self._why or _NO_ANSWER
-            if self._bridge.master_away(f"{link.name}: {reason}"):
-                self._context.own_line("WARNING", f"No answer from the master at {link.name}: {reason}.")
+            self._say_unanswered(link)
             return False
         except ClusterError as problem:
             if problem.code == TIMED_OUT:
@@ -264,6 +260,17 @@ class Dialer:
                 )
                 self._context.own_line("INFO", text)
         return note.leads
+
+    def _is_changing(self) -> bool:
+        """Whether another master is expected: nodes that change their role close their connections."""
+        return self._terms.term > 0 and self._context.clock.monotonic() < self._change_until
+
+    def _say_unanswered(self, link: Link) -> None:
+        level, reason = ("INFO", _CHANGING) if self._is_changing() else ("WARNING", _NO_ANSWER)
+        if self._why:
+            level, reason = "WARNING", self._why
+        if self._bridge.master_away(f"{link.name}: {reason}"):
+            self._context.own_line(level, f"No answer from the master at {link.name}: {reason}.")
 
     def capabilities(self, link: Link, agreed: list[str]) -> None:
         """Both ends of the link have agreed on these. A master that has something to say about terms is asked."""

@@ -80,6 +80,22 @@ def test_a_worker_that_has_lost_its_master_asks_again_and_again_who_leads_now(
     first.accept()
 
 
+def test_master_that_closes_connections_while_it_changes_its_role_is_not_taken_for_one_with_another_key(
+    start: Start, bosses: list[ScriptedMaster]
+) -> None:
+    boss = bosses[0]
+    node = start(given(NodeRole(3, master=boss.node, master_name="m2"), worker_settings, "w1", (boss.node,)))
+    talker = boss.accept()
+    talker.respond(talker.read(), "ok", note(master=boss.node))
+    talker.respond(talker.read(), "ok", "Client w1 added")
+    node.logged("Successfully connected to master.")
+    talker.close()
+    boss.accept().close()
+    line = node.logged("No answer from the master at")
+    assert line.startswith("INFO: ")
+    assert "as a node does that begins or ceases to be the master" in line
+
+
 def test_a_node_that_does_not_lead_sends_a_worker_on_to_the_master(start: Start, bosses: list[ScriptedMaster]) -> None:
     first, second = bosses
     start(given(NodeRole(3, master=first.node, master_name="m2"), worker_settings, "w1", (first.node,)))
