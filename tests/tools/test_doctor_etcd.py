@@ -58,33 +58,40 @@ def tried(settings: Settings) -> list[tuple[str, str]]:
     return [(one.name, one.what) for one in etcd(settings)]
 
 
-def test_etcd_that_serves_is_no_finding_and_is_not_changed(tmp_path: Path, lone: EtcdCluster) -> None:
-    settings = node(tmp_path / "m", lone.endpoints)
+@pytest.fixture
+def base() -> Iterator[Path]:
+    """Not below tmp_path: socket paths may have 107 bytes."""
+    with guarded("doctor-") as made:
+        yield made
+
+
+def test_etcd_that_serves_is_no_finding_and_is_not_changed(base: Path, lone: EtcdCluster) -> None:
+    settings = node(base / "m", lone.endpoints)
     before = post(lone.endpoints[0], "kv/range", {"key": encoded("/"), "range_end": encoded("0")})
     assert tried(settings) == []
     assert post(lone.endpoints[0], "kv/range", {"key": encoded("/"), "range_end": encoded("0")}) == before
 
 
-def test_member_that_is_down_is_a_note_and_no_majority_a_fault(tmp_path: Path, lone: EtcdCluster) -> None:
+def test_member_that_is_down_is_a_note_and_no_majority_a_fault(base: Path, lone: EtcdCluster) -> None:
     closed = f"http://127.0.0.1:{free_port()}"
-    (found,) = etcd(node(tmp_path / "m", [closed, lone.endpoints[0]]))
+    (found,) = etcd(node(base / "m", [closed, lone.endpoints[0]]))
     assert (found.name, found.is_fault) == ("etcd member", False)
     assert closed in found.what
     assert "Connection refused" in found.what
-    (found,) = etcd(node(tmp_path / "n", [closed]))
+    (found,) = etcd(node(base / "n", [closed]))
     assert (found.name, found.is_fault) == ("no etcd", True)
-    shown = CliRunner().invoke(command, ["--root", str(tmp_path / "n"), "check-config", "--connect"])
+    shown = CliRunner().invoke(command, ["--root", str(base / "n"), "check-config", "--connect"])
     assert shown.exit_code == ExitCode.FAILED
     assert f"no etcd: no member of etcd serves this node: {closed}" in shown.output
 
 
-def test_members_of_two_etcds_and_alarms_are_faults(tmp_path: Path, lone: EtcdCluster) -> None:
+def test_members_of_two_etcds_and_alarms_are_faults(base: Path, lone: EtcdCluster) -> None:
     def answer(path: str, body: dict[str, Any]) -> tuple[int, bytes]:
         return 200, json.dumps({"header": HEADER, "leader": "8", "errors": ["memberID:8 alarm:NOSPACE "]}).encode()
 
     async def run() -> list[Finding]:
         async with listening(answering(answer)) as other:
-            settings = node(tmp_path / "m", [lone.endpoints[0], other])
+            settings = node(base / "m", [lone.endpoints[0], other])
             return await asyncio.to_thread(lambda: list(etcd(settings)))
 
     found = asyncio.run(run())
@@ -93,7 +100,7 @@ def test_members_of_two_etcds_and_alarms_are_faults(tmp_path: Path, lone: EtcdCl
     assert lone.endpoints[0] in found[1].what
 
 
-def test_login_and_rights_are_tried(tmp_path: Path) -> None:
+def test_login_and_rights_are_tried(base: Path) -> None:
     with guarded("etcd-") as directory, running(directory, 1) as cluster:
         url = cluster.endpoints[0]
         for user in ("root", "reader", "other"):
@@ -110,11 +117,11 @@ def test_login_and_rights_are_tried(tmp_path: Path) -> None:
             (directory / name).chmod(0o600)
 
         def one(name: str, **given: str) -> tuple[str, str]:
-            (found,) = tried(node(tmp_path / name, [url], **given))
+            (found,) = tried(node(base / name, [url], **given))
             return found
 
         right = str(directory / "right")
-        assert tried(node(tmp_path / "root", [url], user="root", password_file=right)) == []
+        assert tried(node(base / "root", [url], user="root", password_file=right)) == []
         assert "does not let the user other in" in one("a", user="other", password_file=str(directory / "wrong"))[1]
         name, text = one("b", user="other", password_file=right)
         assert name == "etcd refuses"
@@ -123,9 +130,9 @@ def test_login_and_rights_are_tried(tmp_path: Path) -> None:
         assert "wants a login" in one("d")[1]
 
 
-def test_nothing_is_tried_while_the_election_is_off(tmp_path: Path) -> None:
-    settings = node(tmp_path / "m", ["http://127.0.0.1:1"])
-    (tmp_path / "m/etc/cluster.json").write_text("{}")
+def test_nothing_is_tried_while_the_election_is_off(base: Path) -> None:
+    settings = node(base / "m", ["http://127.0.0.1:1"])
+    (base / "m/etc/cluster.json").write_text("{}")
     off = load(settings.root).settings
     assert off is not None
     assert tried(off) == []
