@@ -256,6 +256,11 @@ def test_only_a_short_patch_goes_before_other_jobs(tmp_path: Path) -> None:
             node.keeper.touch([f"etc/rules/{name}" for name in names])
             await until_equal(node)
         assert (lanes[0], lanes[-1]) == ("chunk", "long")
+        node.write("etc/rules/moved-here/with-much-below")
+        lanes.clear()
+        node.keeper.touch(["etc/rules/moved-here"])
+        await until_equal(node)
+        assert lanes[0] == "long"
 
     play(node, story)
 

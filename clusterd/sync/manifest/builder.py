@@ -1,5 +1,7 @@
 """Makes manifests: what each job of the pool is given, and the result on which the next one builds (wire.md 5.1)."""
 
+import asyncio
+import os
 from collections.abc import Iterable, Sequence
 
 import msgspec
@@ -92,8 +94,12 @@ class ManifestBuilder:
             self._guard.key_rules.least,
             self._changes_path("" if judge else "events"),
         )
-        # With thousands of files it is as long as a walk.
-        is_short = not trees and len(places) <= MOST_AT_ONCE
+        # With thousands of files it is as long as a walk. So is one place if it is a directory that was moved here.
+        is_short = (
+            not trees
+            and len(places) <= MOST_AT_ONCE
+            and not await asyncio.to_thread(_has_directory, self._root, places)
+        )
         return self._accept(await self.jobs.run(job, lane="chunk" if is_short else "long"))
 
     def _changes_path(self, source: str) -> str:
@@ -110,3 +116,7 @@ class ManifestBuilder:
         if self._events is not None:
             self._events.note(built)
         return built
+
+
+def _has_directory(root: str, places: list[str]) -> bool:
+    return any(os.path.isdir(f"{root}/{place}") for place in places)
