@@ -18,7 +18,7 @@ def member_failed(failure: httpx.HTTPError) -> MemberFailed:
     for cause in causes:
         if isinstance(cause, ssl.SSLCertVerificationError):
             return MemberFailed(f"has a certificate that is not trusted: {cause.verify_message}", is_tls=True)
-        if isinstance(cause, ssl.SSLEOFError | ssl.SSLZeroReturnError) and not is_sent:
+        if isinstance(cause, ssl.SSLEOFError | ssl.SSLZeroReturnError | ConnectionResetError) and not is_sent:
             return MemberFailed("hangs up when TLS begins: it is ending, or speaks no TLS (then write http://)")
         if isinstance(cause, ssl.SSLError):
             return MemberFailed(_tls_text(cause.reason or str(cause)), is_tls=True)

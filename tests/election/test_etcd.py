@@ -3,6 +3,8 @@
 import asyncio
 import json
 import signal
+import socket
+import struct
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, aclosing
 from pathlib import Path
@@ -327,6 +329,23 @@ def test_https_to_a_member_without_tls_is_named_as_the_fault(lone: EtcdCluster) 
             await etcd.read("/x/")
 
     talk([lone.endpoints[0].replace("http", "https")], what)
+
+
+def test_member_that_resets_the_connection_when_tls_begins_may_speak_none() -> None:
+    """The same member, when the kernel drops its answer: it closed the connection before it had read everything."""
+
+    async def reset(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readexactly(1)
+        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+    async def story() -> None:
+        async with listening(reset) as url:
+            client = Etcd(EtcdSettings((url.replace("http", "https"),)), timeout_s=LONG_S, witness="", watch_s=30)
+            with pytest.raises(EtcdUnavailable, match="speaks no TLS"):
+                await client.read("/x/")
+            await client.close()
+
+    asyncio.run(story())
 
 
 def test_no_member_of_etcd_is_left_when_its_harness_ends(base: Path) -> None:
