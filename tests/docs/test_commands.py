@@ -186,6 +186,7 @@ def test_day_2_with_a_master_that_is_destroyed_twice(rig: Place) -> None:
     deleted."""
     master, worker = rig.root("master"), rig.root("w1")
     restore, destroyed = None, 0
+    rig.clusterd("master", "sync", "--wait", "--expect", "1")  # another page may have started the master just now
     for block in steps("docs/operations/day2.md"):
         if "-xzpf" not in block.text:
             rig.run(block)
