@@ -96,6 +96,17 @@ def test_master_that_closes_connections_while_it_changes_its_role_is_not_taken_f
     assert "as a node does that begins or ceases to be the master" in line
 
 
+def test_master_that_hangs_up_while_nothing_changes_may_have_another_key(
+    start: Start, bosses: list[ScriptedMaster]
+) -> None:
+    boss = bosses[0]
+    node = start(given(NodeRole(3, master=boss.node, master_name="m2"), worker_settings, "w1", (boss.node,)))
+    boss.accept().close()
+    line = node.logged("No answer from the master at")
+    assert line.startswith("WARNING: ")
+    assert "does it have the same cluster key?" in line
+
+
 def test_a_node_that_does_not_lead_sends_a_worker_on_to_the_master(start: Start, bosses: list[ScriptedMaster]) -> None:
     first, second = bosses
     start(given(NodeRole(3, master=first.node, master_name="m2"), worker_settings, "w1", (first.node,)))
