@@ -10,7 +10,7 @@ import pytest
 from clusterd.adoption import MODULES, State, launcher_text, look, notice, own_python
 from clusterd.status.status import StatusReader
 from tests.fakes.file_ops import FaultyOps
-from tests.fakes.manager import Manager
+from tests.fakes.manager import Facts, Manager
 from tests.tools.adopted import adopt, as_root, fine, states, undo
 from tools import adopt_checks
 from tools.adopting import opened
@@ -23,6 +23,10 @@ class Killed(BaseException):
 
 
 # ---- there and back --------------------------------------------------------------------------------------------------
+
+
+def contents(facts: Facts) -> dict[str, bytes]:
+    return {name: content for name, (content, *_) in facts.items()}
 
 
 def test_stock_files_are_kept_as_they_are_and_come_back_to_the_last_bit(manager: Manager) -> None:
@@ -292,9 +296,7 @@ def test_edited_launcher_never_costs_the_stock_file(manager: Manager, way: str) 
         path.write_text(edited)
         if way == "adopt":
             assert adopt(manager).ok
-            assert {name: facts[0] for name, facts in manager.facts().items()} == {
-                name: facts[0] for name, facts in during.items()
-            }
+            assert contents(manager.facts()) == contents(during)
         assert undo(manager).ok
         assert manager.facts() == before
         assert adopt(manager).ok
@@ -324,9 +326,7 @@ def test_file_that_is_gone_comes_back_from_the_stock_file_beside_it(manager: Man
     assert [one.ok for one in (adopt_checks._installation(root), adopt_checks._owners(root))] == [True, True]
     if way == "adopt":
         assert adopt(manager).ok
-        assert {name: facts[0] for name, facts in manager.facts().items()} == {
-            name: facts[0] for name, facts in during.items()
-        }
+        assert contents(manager.facts()) == contents(during)
     assert undo(manager).ok
     assert manager.facts() == before
 
