@@ -15,7 +15,7 @@ import pytest
 from tests.conftest import KEY, rigs
 from tests.fakes.framework import FakeFramework
 from tests.supervisor.helpers import until
-from tests.system.dapi_client import ask, audit_of, failure, result
+from tests.system.dapi_client import ask, audit_of, client_of, failure, later, request, result
 from tools.rig.nodes import Rig, RigNode
 
 pytestmark = pytest.mark.slow
@@ -43,6 +43,7 @@ def files(**others):
 @exposed
 def run(**others):
     _wait("changed")
+    common.count("ended")
     return {"changed": True}
 """
 
@@ -142,6 +143,30 @@ def test_what_changes_something_never_runs_twice(site: Site) -> None:
     answer, calls = _killed(site, "run")
     assert failure(answer)["code"] == 1000
     assert calls == ["changed"]
+
+
+def test_an_api_that_is_restarted_meanwhile_changes_nothing_twice_and_hears_no_old_answer(site: Site) -> None:
+    """Its connection ends in the middle: the function runs to its end, once, and the new connection gets only what it
+    has asked for itself."""
+    framework = site.of(site.worker)
+    gate = framework.directory / "go-on"
+    gate.unlink(missing_ok=True)
+    before = len(framework.calls)
+    node = {"node_id": site.worker.name}
+    with client_of(site.worker) as old:
+        old.ask("dapi", request("wazuh.syscheck", "run", node, **site.to(site.worker)))
+        until(lambda: len(framework.calls) > before, "it runs", 120)
+    with client_of(site.worker) as new:
+        try:
+            new.ask("dapi", request("wazuh.manager", "read_ossec_conf", node, **site.to(site.worker)))
+            assert "cluster" in json.dumps(result(json.loads(new.answer_of("dapi_res"))))
+        finally:
+            gate.touch()
+        until(lambda: len(framework.calls) > before + 1, "it ends", 120)
+        answer = ask(site.worker, "wazuh.syscheck", "files", node, **site.to(site.worker))
+        assert result(answer)["result"] == {"read": True}
+        assert len(later(new, "dapi_res", "dapi_err")) == 1
+    assert framework.calls[before:] == ["changed", "ended", "read"]
 
 
 def test_a_master_that_misses_a_function_says_so(site: Site) -> None:
