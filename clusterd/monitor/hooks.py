@@ -4,6 +4,7 @@ nothing of it."""
 
 import asyncio
 import os
+import subprocess
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -33,18 +34,22 @@ class Hooks:
         self._problem = problem
         self._count = count
         self._hooks: list[_Hook] = []
+        self._made = 0
 
     def adopt(self, settings: Sequence[HookSettings]) -> None:
         """Takes the hooks of the configuration. An unchanged hook keeps its waiting events; a removed one ends when its
         program has ended."""
         kept = {hook.settings: hook for hook in self._hooks}
         wanted = list(dict.fromkeys(settings))
-        self._hooks = [
-            kept.pop(one) if one in kept else _Hook(one, self._environment, self._say, self._problem, self._count)
-            for one in wanted
-        ]
+        self._hooks = [kept.pop(one) if one in kept else self._make(one) for one in wanted]
         for hook in kept.values():
             hook.retire()
+
+    def _make(self, settings: HookSettings) -> "_Hook":
+        """Each has a subject of its own: two hooks may run one program, and the next one of that name may work."""
+        self._made += 1
+        subject = f"hook {self._made}"
+        return _Hook(settings, self._environment, self._say, lambda text: self._problem(subject, text), self._count)
 
     def take(self, batch: Sequence[Heard]) -> None:
         """Takes new events. Neither waits nor raises."""
@@ -70,12 +75,11 @@ class _Hook:
         settings: HookSettings,
         environment: dict[str, str],
         say: Say,
-        problem: Callable[[str, str], None],
+        problem: Callable[[str], None],
         count: Callable[[str], None],
     ) -> None:
         self.settings = settings
         self._name = os.path.basename(settings.run[0])
-        self._subject = f"hook {self._name}"
         self._environment = environment
         self._say = say
         self._problem = problem
@@ -84,6 +88,7 @@ class _Hook:
         self._started: deque[float] = deque(maxlen=PER_MINUTE)
         self._is_failing = False
         self._is_full = False
+        self._is_retired = False
         self._task: asyncio.Task[None] | None = None
 
     def take(self, heard: Heard) -> None:
@@ -98,8 +103,10 @@ class _Hook:
             self._task = asyncio.create_task(self._work_off())
 
     def retire(self) -> None:
+        """What becomes of the program that runs is no problem of the node any more: nothing would end it."""
+        self._is_retired = True
         self._waiting.clear()
-        self._problem(self._subject, "")
+        self._problem("")
 
     async def close(self) -> None:
         self._waiting.clear()
@@ -118,8 +125,8 @@ class _Hook:
             self._count("hooks_run")
             try:
                 why = program_problem(self.settings.run[0], os.geteuid()) or await self._run(heard)
-            except OSError as failure:
-                why = f"{self.settings.run[0]} cannot be run: {failure.strerror}"
+            except (OSError, subprocess.SubprocessError) as failure:
+                why = f"{self.settings.run[0]} cannot be run: {getattr(failure, 'strerror', None) or failure}"
             self._ended(heard, why)
 
     async def _have_turn(self) -> None:
@@ -131,11 +138,12 @@ class _Hook:
         """Logs a problem once, until the hook works again. `why`: what went wrong."""
         if why:
             self._count("hooks_failed")
-            self._problem(self._subject, f"{self._name} (clusterd.hooks), event {heard.seq}: {calm(why)}")
+            if not self._is_retired:
+                self._problem(f"{self._name} (clusterd.hooks), event {heard.seq}: {calm(why)}")
             if not self._is_failing:
                 self._say("WARNING", f"{self._name}, event {heard.seq} ({heard.event.kind}): {calm(why)}.")
         elif self._is_failing:
-            self._problem(self._subject, "")
+            self._problem("")
             self._say("INFO", f"{self._name} works again.")
         self._is_failing = bool(why)
 

@@ -116,7 +116,7 @@ def test_program_that_writes_without_end_is_killed(tmp_path: Path) -> None:
         await site.until(lambda: bool(site.problems))
 
     site = play(tmp_path, story)
-    assert "flood (clusterd.hooks), event 1: wrote more than 16 MiB and was killed" in site.problems["hook flood"]
+    assert "flood (clusterd.hooks), event 1: wrote more than 16 MiB and was killed" in str(site.problems)
     with pytest.raises(ProcessLookupError):
         os.kill(int((tmp_path / "pid").read_text()), 0)
     assert sum(text == "flood: flood" for _, text in site.said) == MOST_LINES
@@ -134,7 +134,7 @@ def test_what_a_program_has_sent_out_of_reach_holds_up_no_later_event(tmp_path: 
 
     site = play(tmp_path, story)
     os.kill(int((tmp_path / "pid").read_text()), signal.SIGKILL)
-    assert "ran for more than 0.5 s" in site.problems["hook far"]
+    assert "ran for more than 0.5 s" in str(site.problems)
 
 
 def test_program_may_write_more_than_is_kept_of_it(tmp_path: Path) -> None:
@@ -154,7 +154,7 @@ def test_failure_is_logged_once_and_shown_until_it_works(tmp_path: Path) -> None
         site.hooks.adopt([HookSettings(("worker",), (path,))])
         site.tell(LOST, LOST)
         await site.until(lambda: site.counts["hooks_failed"] == 2)
-        assert "shaky (clusterd.hooks), event 2: ended with exit code 3" in site.problems["hook shaky"]
+        assert "shaky (clusterd.hooks), event 2: ended with exit code 3" in str(site.problems)
         (tmp_path / "good").touch()
         site.tell(LOST)
         await site.until(lambda: not site.problems)
@@ -222,6 +222,43 @@ def test_hooks_of_a_reload_take_the_place_of_those_before(tmp_path: Path) -> Non
         site.tell(LOST)
         await site.until(lambda: ("INFO", "two: hello") in site.said)
         assert ("INFO", "one: hello") not in site.said
+
+    play(tmp_path, story)
+
+
+def test_program_of_a_hook_that_was_taken_out_leaves_no_problem_behind(tmp_path: Path) -> None:
+    """It ran when the configuration was read again: nothing could ever end a problem that it leaves."""
+
+    async def story(site: Site) -> None:
+        slow = site.script("page", f"touch {tmp_path}/runs; while [ ! -e {tmp_path}/go ]; do sleep 0.01; done; exit 3")
+        site.hooks.adopt([HookSettings(("worker",), (slow,))])
+        site.tell(LOST)
+        await site.until((tmp_path / "runs").exists)
+        site.hooks.adopt([])
+        (tmp_path / "go").touch()
+        await site.until(lambda: site.counts["hooks_failed"] == 1)
+
+    site = play(tmp_path, story)
+    assert site.problems == {}
+    assert "exit code 3" in site.said[-1][1]
+
+
+def test_two_hooks_of_one_program_have_a_problem_each(tmp_path: Path) -> None:
+    """That one of them works again does not hide that the other one fails."""
+
+    async def story(site: Site) -> None:
+        path = site.script("page", f"test $1 = good -o ! -e {tmp_path}/failing")
+        site.hooks.adopt([HookSettings(("worker",), (path, "bad")), HookSettings(("login",), (path, "good"))])
+        (tmp_path / "failing").touch()
+        site.tell(LOST)
+        await site.until(lambda: site.counts["hooks_failed"] == 1)
+        site.script("page", "test $1 = worse")
+        site.tell(LoginEvent(user="u", address="10.0.0.1", result="ok"))
+        await site.until(lambda: site.counts["hooks_failed"] == 2)
+        site.script("page", "test $1 = good")
+        site.tell(LoginEvent(user="u", address="10.0.0.1", result="ok"))
+        await site.until(lambda: any("works again" in text for _, text in site.said))
+        assert len(site.problems) == 1
 
     play(tmp_path, story)
 
