@@ -78,6 +78,7 @@ class MasterSide:
     def link_up(self, peer: Peer) -> None:
         if peer.info.kind == "worker":
             self._groups.joined(peer)
+            self._known.arrives(peer)
             peer.spawn(self._meet(peer))
             peer.spawn(self._exchange.run(peer))
 

@@ -49,6 +49,9 @@ class Master:
         tag_log = TagLog(cast(Any, self.log), "Master", "Workers")
         self.known = KnownWorkers(str(self.path), cast(Clock, self.clock), tag_log, self.troubles)
 
+    def arrives(self, peer: FakePeer) -> None:
+        self.known.arrives(cast(Peer, peer))
+
     def joined(self, peer: FakePeer) -> None:
         self.known.joined(cast(Peer, peer))
 
@@ -135,6 +138,35 @@ def test_end_of_an_older_link_does_not_lose_a_worker_that_has_a_newer_one(master
     master.joined(new)
     master.left(old)
     assert master.states() == {"w1": "connected"}
+
+
+def test_worker_whose_link_is_up_again_is_neither_lost_nor_forgotten_before_it_asks(master: Master) -> None:
+    """It says nothing for a moment: a busy node, as a rule."""
+    first, second, third = FakePeer("w1"), FakePeer("w1"), FakePeer("w1")
+    master.joined(first)
+    master.left(first)
+    master.clock.move(BACK_SOON_S - 0.1)
+    master.arrives(second)
+    master.clock.move(1.0)
+    assert master.known._next_due_s() == 0
+    master.known._say_lost()
+    assert (master.states(), master.log.written) == ({"w1": "expected"}, [])
+    with pytest.raises(ClusterError, match="worker w1 is connected: stop it first"):
+        master.known.forget("w1")
+    master.joined(second)
+    assert (master.states(), master.log.written) == ({"w1": "connected"}, [])
+    # Another one that ends without having asked, as that of `doctor`, keeps nothing from being said.
+    master.left(second)
+    master.arrives(third)
+    master.clock.move(BACK_SOON_S + 0.1)
+    master.known._changed.clear()
+    master.left(third)
+    assert master.known._changed.is_set()
+    master.known._say_lost()
+    assert [line for _, line in master.log.written] == ["Worker w1 (10.0.0.7) is lost. 0 of 1 workers are connected."]
+    assert master.states() == {"w1": "lost"}
+    master.arrives(FakePeer("w1"))
+    assert master.states() == {"w1": "lost"}, "once that was said it holds until the worker has joined"
 
 
 def test_loss_and_return_are_logged_once(master: Master, monkeypatch: pytest.MonkeyPatch) -> None:

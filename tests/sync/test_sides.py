@@ -375,6 +375,8 @@ def test_node_that_only_says_hello_is_no_worker_that_came_and_is_lost(tmp_path: 
         await turns()
         assert (states(), told(node)) == ({"w1": "lost"}, ["connected", "lost"])
         assert await members(node) == []  # else the list of nodes would have it twice
+        refused = await node.reply(await node.ask(PROGRAM, "forget", b"w1"))
+        assert b"worker w1 is connected: stop it first" in refused.payload
 
     on(node, story())
 

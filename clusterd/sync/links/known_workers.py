@@ -89,6 +89,8 @@ class KnownWorkers:
         self._refusals_told: deque[float] = deque(maxlen=MOST_REFUSALS_TOLD)
         self._workers: dict[str, KnownWorker] = {}
         self._connected: dict[str, Peer] = {}
+        self._arriving: dict[str, Peer] = {}
+        """Links that are up and may be a worker's, or only tries of this port."""
         self._refused: dict[tuple[str, str], RefusedNode] = {}
         self._unsaid: set[str] = set()
         self._said_lost: set[str] = set()
@@ -101,8 +103,14 @@ class KnownWorkers:
 
     # ---- what happens ------------------------------------------------------------------------------------------------
 
+    def arrives(self, peer: Peer) -> None:
+        """A worker's link is up; it is one that joins if it asks for something or stays."""
+        self._arriving[peer.name] = peer
+
     def joined(self, peer: Peer) -> None:
-        """A worker's link is up."""
+        """A worker is connected."""
+        if self._arriving.get(peer.name) is peer:
+            del self._arriving[peer.name]
         info, now = peer.info, self._clock.wall()
         known = self._workers.get(peer.name)
         if known is None:
@@ -124,6 +132,10 @@ class KnownWorkers:
 
     def left(self, peer: Peer, record: WorkerRecord | None, why: str = "") -> None:
         """A worker's link has ended. A newer link of the same worker takes precedence."""
+        if self._arriving.get(peer.name) is peer:
+            del self._arriving[peer.name]
+            if peer.name in self._unsaid:
+                self._changed.set()
         if self._connected.get(peer.name) is not peer:
             return
         self._take(peer, record)
@@ -163,7 +175,7 @@ class KnownWorkers:
         refusals = [key for key in self._refused if key[0] == name]
         for key in refusals:
             del self._refused[key]
-        if name in self._connected:
+        if name in self._connected or name in self._arriving:
             if refusals:
                 return False
             raise ClusterError(1000, f"worker {name} is connected: stop it first")
@@ -192,7 +204,11 @@ class KnownWorkers:
             self._take(peer, records.get(name))
         for known in sorted(self._workers.values(), key=lambda known: known.name):
             lost_s = None if known.lost_at is None else max(0.0, now - known.lost_at)
-            is_expected = lost_s is not None and (lost_s < BACK_SOON_S or (is_new and known.name in self._of_before))
+            is_expected = lost_s is not None and (
+                lost_s < BACK_SOON_S
+                or (is_new and known.name in self._of_before)
+                or known.name in self._unsaid & self._arriving.keys()
+            )
             rows.append(
                 {
                     "name": known.name,
@@ -246,14 +262,16 @@ class KnownWorkers:
 
     def _next_due_s(self) -> float:
         """Until the first of the workers that have left may be called lost."""
-        left = [known.lost_at for name in self._unsaid if (known := self._workers[name]).lost_at is not None]
+        unsaid = self._unsaid - self._arriving.keys()
+        left = [known.lost_at for name in unsaid if (known := self._workers[name]).lost_at is not None]
         due_s = min(left, default=0.0) + BACK_SOON_S - self._clock.wall()
         return min(BACK_SOON_S, max(0.0, due_s))
 
     def _say_lost(self) -> None:
-        """Links that ended a moment ago are reported by a later round."""
+        """Links that ended a moment ago are reported by a later round, and so are those in whose place another
+        one is up: within a moment it is known whether the worker is back."""
         due = self._clock.wall() - BACK_SOON_S
-        for name in sorted(self._unsaid):
+        for name in sorted(self._unsaid - self._arriving.keys()):
             known = self._workers[name]
             if known.lost_at is not None and known.lost_at > due:
                 self._changed.set()
