@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from clusterd.errors import ClusterError
+from clusterd.listening.addresses import look_up
 from clusterd.net.dial import OURS, Address
 from clusterd.net.tls import client_context
 from clusterd.settings import Settings
@@ -40,7 +41,7 @@ def probe(settings: Settings, address: Address, timeout_s: float = PROBE_S) -> P
     """Sends hello under this node's name, and hangs up. Only for a node that does not run, or has no link to its
     master, because the master takes the probe for that node."""
     try:
-        found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
+        found = look_up(address.host, address.port)
     except OSError as problem:
         return Probed("address", f"{address.host} has no address: {problem.strerror or problem}")
     failure = Probed("port", "no address")

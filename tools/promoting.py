@@ -9,6 +9,7 @@ import msgspec
 
 from clusterd.config.loading import load, missing_files
 from clusterd.exits import ExitCode
+from clusterd.listening.addresses import look_up
 from clusterd.net.dial import Address, parse_address
 from clusterd.net.term_question import TermAnswer, ask_term
 from clusterd.pidfile import running_pid
@@ -146,7 +147,7 @@ def _of_this_node(settings: Settings) -> Iterator[str]:
         return  # its net listens there already
     cluster = settings.cluster
     try:
-        found = socket.getaddrinfo(cluster.bind_addr, cluster.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        found = look_up(cluster.bind_addr, cluster.port, flags=socket.AI_PASSIVE)
         family, kind, protocol, _, where = found[0]
         with socket.socket(family, kind, protocol) as sock:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 
 from clusterd.exits import ExitCode
+from clusterd.listening.addresses import look_up
 from clusterd.net.dial import Address
 from clusterd.pidfile import running_pid
 from clusterd.role import NodeRole, RoleDamaged, read_role
@@ -89,7 +90,7 @@ def own_address(settings: Settings, towards: list[Address]) -> str:
     them."""
     for address in towards:
         try:
-            found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_DGRAM)
+            found = look_up(address.host, address.port, kind=socket.SOCK_DGRAM)
             family, kind, protocol, _, where = found[0]
             with socket.socket(family, kind, protocol) as sock:
                 sock.connect(where)  # sends nothing

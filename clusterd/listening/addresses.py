@@ -1,7 +1,37 @@
-"""What counts as one caller and as one network where connections are counted."""
+"""Addresses: of a host's name, and what counts as one caller and as one network where connections are counted."""
 
+import asyncio
+import errno
 import functools
 import ipaddress
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+Found = tuple[int, int, int, str, Any]
+"""Family, kind, protocol, canonical name, address."""
+
+
+def look_up(host: str, port: int, *, kind: int = socket.SOCK_STREAM, flags: int = 0) -> list[Found]:
+    """The addresses of a host. Blocking. Raises OSError, also for a text that can be no name, like `10.0.0..1`."""
+    with _no_name_is_an_oserror():
+        return [*socket.getaddrinfo(host, port, type=kind, flags=flags)]
+
+
+async def look_up_soon(host: str, port: int, *, flags: int = 0) -> list[Found]:
+    """The same for stream sockets, without blocking the loop."""
+    with _no_name_is_an_oserror():
+        loop = asyncio.get_running_loop()
+        return [*await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=flags)]
+
+
+@contextmanager
+def _no_name_is_an_oserror() -> Iterator[None]:
+    try:
+        yield
+    except UnicodeError as failure:  # an empty part, or one of more than 63 letters
+        raise OSError(errno.EINVAL, "That is no name of a host") from failure
 
 
 @functools.lru_cache(maxsize=4096)

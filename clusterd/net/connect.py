@@ -5,12 +5,11 @@ import asyncio
 import os
 import socket
 from itertools import chain, zip_longest
-from typing import Any
+
+from clusterd.listening.addresses import Found, look_up_soon
 
 NEXT_AFTER_S = 0.5
 """After this time without an answer the next address is tried as well: a dead address costs no more than this."""
-
-Found = tuple[int, int, int, str, Any]
 
 
 def in_turn(found: list[Found]) -> list[Found]:
@@ -22,8 +21,7 @@ def in_turn(found: list[Found]) -> list[Found]:
 
 async def connect(host: str, port: int) -> socket.socket:
     """Returns the first connection that succeeds and cancels the other attempts. Raises OSError: the last failure."""
-    found: list[Found] = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)  # type: ignore[assignment]
-    waiting = in_turn(found)
+    waiting = in_turn(await look_up_soon(host, port))
     attempts: set[asyncio.Task[socket.socket]] = set()
     failure: BaseException = OSError(f"{host} has no address")
     try:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 from clusterd.errors import ClusterError
 from clusterd.listening.accepting import Acceptor
+from clusterd.listening.addresses import look_up_soon
 from clusterd.listening.admission import Bounds, Gatekeeper
 from clusterd.messages.links import HelloRefused
 from clusterd.net.bridge import Bridge
@@ -83,9 +84,7 @@ class Listener:
     async def start(self) -> str:
         """Binds and listens; returns the address as text. Raises OSError."""
         cluster = self._context.settings.cluster
-        found = await asyncio.get_running_loop().getaddrinfo(
-            cluster.bind_addr, cluster.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )
+        found = await look_up_soon(cluster.bind_addr, cluster.port, flags=socket.AI_PASSIVE)
         family, kind, protocol, _, address = found[0]
         listening = socket.socket(family, kind, protocol)
         try:

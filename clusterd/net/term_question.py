@@ -8,6 +8,7 @@ import time
 import msgspec
 
 from clusterd.errors import ClusterError
+from clusterd.listening.addresses import look_up
 from clusterd.net.dial import Address
 from clusterd.net.tls import client_context
 from clusterd.settings import Settings
@@ -31,7 +32,7 @@ class TermAnswer(msgspec.Struct, frozen=True):
 def ask_term(settings: Settings, address: Address, own: TermNote, timeout_s: float) -> TermAnswer:
     """Every address of the host is tried until one takes the connection."""
     try:
-        found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
+        found = look_up(address.host, address.port)
     except OSError as problem:
         return TermAnswer("address", f"{address.host} has no address: {problem.strerror or problem}")
     last = TermAnswer("address", f"{address} has no address")

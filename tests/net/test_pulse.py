@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
+from clusterd.listening.addresses import look_up
 from clusterd.messages.links import LinkDown, LinkUp, Request, TaskNote, Unanswered
 from clusterd.net.connect import connect, in_turn
 from clusterd.net.pulse import PULSE_S, SILENT_S, Pulse
@@ -215,6 +216,19 @@ def test_of_several_addresses_one_that_answers_is_taken(monkeypatch: pytest.Monk
         assert asyncio.run(found()) == good.getsockname()
         for filler in fillers:
             filler.close()
+
+
+@pytest.mark.parametrize("name", ["10.0.0..1", f"{'m' * 64}.example", "."])
+def test_text_that_can_be_no_name_is_a_failure_like_any_other(name: str) -> None:
+    """The dialler tries the next address, as for one that does not answer."""
+
+    async def story() -> None:
+        with pytest.raises(OSError, match="no name of a host"):
+            await connect(name, 1)
+
+    asyncio.run(story())
+    with pytest.raises(OSError, match="no name of a host"):
+        look_up(name, 1)
 
 
 def test_the_last_failure_is_reported_when_none_answers() -> None:

@@ -275,11 +275,16 @@ def test_answers_to_a_question_for_the_term_are_distinguished(master: Master) ->
     assert asked(free_port()) == "closed"
     with socket.create_server(("127.0.0.1", 0)) as frozen:
         assert asked(frozen.getsockname()[1], timeout_s=0.2) == "silent"
-    assert ask_term(settings, parse_address("no.such.host.invalid", 1), own, 5).kind == "address"
+    for name in ("no.such.host.invalid", "10.0.0..1"):
+        assert ask_term(settings, parse_address(name, 1), own, 5).kind == "address"
 
 
 @pytest.mark.parametrize(
-    "bad", [b"", b"[]", note(term=-1), note(term=2**60), note(master="a b"), note(master="x\n"), note(node="../x")]
+    "bad",
+    [
+        *(b"", b"[]", note(term=-1), note(term=2**60), note(master="a b"), note(master="x\n"), note(node="../x")),
+        *(note(master=f"10.0.0.2:{port}") for port in (0, 65536, 99999)),
+    ],
 )
 def test_a_note_of_anything_else_is_refused(bad: bytes) -> None:
     with pytest.raises(Exception, match="1000"):
@@ -291,3 +296,4 @@ def test_refusals_are_read_back() -> None:
     assert parse_term(build_term(made)) == made
     assert read_refusal(not_leading(made)) == TermNote(7, False, "", "[fe80::1]:1516", "m2")
     assert read_refusal(not_leading(TermNote(7, False, "x"))) == TermNote(7, False, "")
+    assert read_refusal(not_leading(TermNote(7, False, "x", "10.0.0.2:99999"))) is None

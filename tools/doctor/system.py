@@ -9,6 +9,7 @@ from pathlib import Path
 
 import psutil
 
+from clusterd.listening.addresses import look_up
 from clusterd.pidfile import running_pid
 from clusterd.settings import Settings
 from tools.doctor.finding import Finding
@@ -111,7 +112,7 @@ def _stock_daemons(root: str) -> Iterator[psutil.Process]:
 def _port_problem(host: str, port: int) -> str:
     """Tells why a process cannot listen there, and names the program that does."""
     try:
-        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        family, _, _, _, address = look_up(host, port)[0]
         with socket.socket(family, socket.SOCK_STREAM) as sock:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             sock.bind(address)
