@@ -47,6 +47,7 @@ _BY_TABLE = (9007, 9008, 9011, 9012)
 """Refusals caused by other agents, including agents whose registration failed in the end."""
 Outcome = bytes | AuthdError
 _UNSURE = "what this node says of the agent may be lost with it: no candidate has confirmed it, ask again"
+_NOT_BEGUN = "nothing is changed, because no candidate could confirm it: {}"
 _UNCONFIRMED = "it is done on this node, but no candidate has confirmed it, and etcd does not know so: ask again"
 
 
@@ -170,12 +171,18 @@ class Authd:
             outcomes = await self._decide_all(requests, changes)
             if not changes.any:
                 return await self._based_on_what_lasts(outcomes)
+            why = await self._table.ready()
+            if why:
+                # It could not be answered, and who asked again later would find that the name is taken.
+                self._file.forget()
+                return await self._not_written(requests, outcomes, _NOT_BEGUN.format(why))
             try:
                 await self._write(changes)
             except (OSError, StoreFailed) as failure:
                 self._file.forget()
                 if not isinstance(failure, ChangedMeanwhile) or attempt == ATTEMPTS:
-                    return await self._not_written(requests, outcomes, failure)
+                    self._failed(f"Requests for agent keys are refused, nothing is changed: {failure}")
+                    return await self._not_written(requests, outcomes, str(failure))
             else:
                 if self._is_failing:
                     self._is_failing = False
@@ -215,14 +222,11 @@ class Authd:
         if loss is not None and not await asyncio.to_thread(is_accepted, self._root, news.digest):
             raise SuddenLoss(loss.text)
 
-    async def _not_written(
-        self, requests: list[AuthRequest], outcomes: list[Outcome], failure: Exception
-    ) -> list[Outcome]:
-        """Answers for a batch that was rolled back: queries get the true state, changes get 9009."""
-        self._failed(f"Requests for agent keys are refused, nothing is changed: {failure}")
+    async def _not_written(self, requests: list[AuthRequest], outcomes: list[Outcome], why: str) -> list[Outcome]:
+        """Answers for a batch that was not written, or taken back: queries get the true state, changes get 9009."""
         asks = [request for request in requests if request.function == "get"]
         answers = iter(await self._decide_all(asks, _Changes()))
-        refused = AuthdError(9009, str(failure))
+        refused = AuthdError(9009, why)
         return [
             next(answers)
             if request.function == "get"
@@ -306,6 +310,8 @@ class Authd:
         if key is None:
             raise AuthdError(9011)
         if request.function == "get":
+            if key.number not in changes.added and not await self._table.is_kept(key.number):
+                raise AuthdError(9009, _UNSURE)
             return success(key)
         self._remove(key, changes, purge=request.arguments.get("purge") is True)
         return REMOVED

@@ -46,6 +46,8 @@ class ConfirmingChoice:
         """What etcd has; None: not known, and nothing is answered."""
         self._why = "etcd has not been asked yet"
         self._leads_since: float | None = None
+        self._unset_since: float | None = None
+        """Since when this node leads and nothing can be answered, because `_set` is None."""
         self._gives_up_at: float | None = None
         """Until when answers wait for a candidate that catches up."""
         self._said = ""
@@ -61,14 +63,29 @@ class ConfirmingChoice:
         while True:
             with self._rounds.survive("the candidate that confirms"):
                 await self._look()
+            if self._set is not None or self._leads_since is None:
+                self._unset_since = None
+            elif self._unset_since is None:
+                self._unset_since = time.monotonic()
             await self._candidates.wait(LOOK_S)
+
+    async def ready(self) -> str:
+        """Waits until what is written from now on can be answered; why it cannot be: it is not to be written."""
+        while self._holds() and self._set is None and time.monotonic() < self._given_up_at():
+            await self._candidates.wait(max(0.0, self._given_up_at() - time.monotonic()))
+        return self._why if self._set is None else ""
+
+    def _given_up_at(self) -> float:
+        """Nobody waits longer for etcd to have a name: who asks while it has had none for that long waits no more."""
+        since = time.monotonic() if self._unset_since is None else self._unset_since
+        return since + self._limit_s + SET_S
 
     async def have(self, position: int) -> bool:
         """Waits until what was written up to `position` may be answered. False: it may not."""
         self._candidates.urge(position)
         late_at = time.monotonic() + self._limit_s
-        until = late_at + SET_S
         while self._holds():
+            until = min(late_at + SET_S, self._given_up_at())
             one = self._present()
             if self._set == NOBODY or (one is not None and one.held >= position):
                 self._answered = max(self._answered, position)

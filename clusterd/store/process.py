@@ -283,7 +283,9 @@ class _StoreProcess:
         self._keys.sweep()
         authd = Authd(
             settings.root,
-            StoreTable(engine, private, None if replica is None else replica.have),
+            StoreTable(engine, private)
+            if replica is None
+            else StoreTable(engine, private, replica.have, replica.ready),
             self._keys,
             lambda: self._settings.clusterd.force,
             say=self._say,

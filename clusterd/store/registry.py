@@ -41,6 +41,13 @@ class RegisteredAgents(Protocol):
         """Waits until a candidate has all that was applied, within a limit; returns at once without one. Whether the
         answer may be given."""
 
+    async def ready(self) -> str:
+        """Waits until a change could be answered, within a limit; empty, or why it could not be."""
+
+    async def is_kept(self, agent_id: int) -> bool:
+        """Whether this agent would not be lost with this node; waits for a candidate that may lack it, as `replicated`
+        does."""
+
     async def apply(self, added: Sequence[Registration], removed: Sequence[int]) -> None:
         """Deletes `removed` (with groups, labels, private database) and inserts `added` with their groups, each in
         place of a row with its id, in one transaction that is on disk when this returns. Raises StoreFailed: nothing

@@ -148,6 +148,10 @@ class ReplicaSource:
         """Waits until what was written up to there may be answered; False: it may not."""
         return await (self.candidates if self.confirming is None else self.confirming).have(position)
 
+    async def ready(self) -> str:
+        """Waits until what is written from now on can be answered; empty, or why it cannot be."""
+        return "" if self.confirming is None else await self.confirming.ready()
+
     async def head(self) -> int:
         """The position of the last change."""
         return await self._run(change_log.head, self._db)

@@ -22,14 +22,18 @@ class StoreTable:
         engine: Engine,
         private: PrivateDatabases,
         replicated: Callable[[int], Awaitable[bool]] | None = None,
+        ready: Callable[[], Awaitable[str]] | None = None,
     ) -> None:
         """`replicated`: waits until a candidate has everything up to a position of the change log, and whether that
-        may be answered; None: there is no log."""
+        may be answered; None: there is no log. `ready`: waits until a change could be answered, or why not."""
         self._engine = engine
         self._private = private
         self._replicated = replicated
+        self._ready = ready
         self._position: int | None = None
         """Of the last change by this object. None before the first: what an earlier life did may be unconfirmed."""
+        self._unsure: set[int] | None = set() if replicated is None else None
+        """Agents that only this node may have; None: any, of those that an earlier life has made."""
         self._remembers: bool | None = None
 
     async def facts(self, agent_id: int) -> AgentFacts | None:
@@ -52,6 +56,8 @@ class StoreTable:
             _apply(session, added, removed)
             return change_log.head(session.db) if has_log else 0
 
+        if has_log and self._unsure is not None:
+            self._unsure.update(agent.id for agent in added)
         try:
             self._position = await self._engine.write(work, durable=True)
         except NotOnDisk as failure:
@@ -71,7 +77,16 @@ class StoreTable:
             return True
         if self._position is None:
             self._position = await self._engine.read(change_log.head)
-        return await self._replicated(self._position)
+        is_kept = await self._replicated(self._position)
+        if is_kept:
+            self._unsure = set()
+        return is_kept
+
+    async def ready(self) -> str:
+        return "" if self._ready is None else await self._ready()
+
+    async def is_kept(self, agent_id: int) -> bool:
+        return (self._unsure is not None and agent_id not in self._unsure) or await self.replicated()
 
 
 def _apply(session: Session, added: Sequence[Registration], removed: Sequence[int]) -> None:

@@ -13,7 +13,7 @@ class FakeAgentTable:
     """`agents`: the rows. `states`: what is known of some agents beside their registration. `refuses`: every change
     fails with this text. `before_change`: awaited before each change, so that the test can act meanwhile. `highest`:
     the highest id ever given that it remembers. `confirms`: set when a candidate has everything; `unconfirmed` callers
-    have waited for that."""
+    have waited for that. `cannot`: why no change could be answered; `lost`: agents that no candidate has."""
 
     def __init__(self) -> None:
         self.agents: dict[int, Registration] = {}
@@ -24,6 +24,8 @@ class FakeAgentTable:
         self.highest = 0
         self.unconfirmed = 0
         self.confirms: asyncio.Event | None = None
+        self.cannot = ""
+        self.lost: set[int] = set()
 
     async def facts(self, agent_id: int) -> AgentFacts | None:
         found = self.agents.get(agent_id)
@@ -43,6 +45,12 @@ class FakeAgentTable:
             self.unconfirmed += 1
             await self.confirms.wait()
         return True
+
+    async def ready(self) -> str:
+        return self.cannot
+
+    async def is_kept(self, agent_id: int) -> bool:
+        return agent_id not in self.lost
 
     async def apply(self, added: Sequence[Registration], removed: Sequence[int]) -> None:
         if self.before_change is not None:

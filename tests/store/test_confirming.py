@@ -218,10 +218,45 @@ def test_what_etcd_does_not_take_is_not_answered(monkeypatch: pytest.MonkeyPatch
         assert not await bench.choice.have(20)
         assert bench.choice.mode() == ("refused", "no member of etcd answers")
         bench.fails = ""
+        await bench.until(lambda: bench.choice.mode()[0] != "refused")
         assert await bench.choice.have(20)
 
     bench = run(story, limit_s=0.05)
     assert len([text for _, text in bench.said if "no member of etcd answers" in text]) == 1
+
+
+def test_who_asks_while_etcd_has_been_away_for_long_waits_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each would wait for as long as the first one otherwise, one after the other."""
+    why = "no member of etcd answers"
+    waited: list[float] = []
+
+    async def story(bench: Bench) -> None:
+        bench.fails = why
+        wait = bench.known.wait
+
+        async def counted(seconds: float) -> None:
+            if asyncio.current_task() is asker:
+                waited.append(seconds)
+            await wait(seconds)
+
+        monkeypatch.setattr(bench.known, "wait", counted)
+        asker = asyncio.current_task()
+        assert await bench.choice.ready() == why, "the first one waits, and then nothing is written"
+        assert waited
+        waited.clear()
+        assert await bench.choice.ready() == why
+        assert not await bench.choice.have(20)
+        assert waited == []
+        bench.fails = ""
+        await bench.until(lambda: bench.choice.mode()[0] != "refused")
+        assert await bench.choice.ready() == ""
+        bench.leads = False
+        await bench.until(lambda: bench.choice.mode()[1] == "this node does not lead")
+        assert await bench.choice.ready() == "this node does not lead"
+        assert bench.choice._unset_since is None, "whoever leads again has the whole time again"
+
+    monkeypatch.setattr(confirming, "SET_S", 0.5)
+    run(story, limit_s=0.05)
 
 
 def test_a_node_that_does_not_lead_asks_etcd_for_nothing_and_answers_nothing() -> None:

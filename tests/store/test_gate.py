@@ -24,10 +24,10 @@ ADD = b'{"function": "add", "arguments": {"name": "%s", "ip": "any"}}'
 
 class Bench:
     """A master's store without its sockets. `leads`: whether the lease holds. `confirms`: set when a candidate has what
-    was written; `may_answer`: the answer to whether it may be answered then."""
+    was written; `may_answer`: the answer to whether it may be answered then; `cannot`: why no change could be."""
 
     def __init__(self, root: Path) -> None:
-        self.root, self.leads, self.may_answer = str(root), True, True
+        self.root, self.leads, self.may_answer, self.cannot = str(root), True, True, ""
         (root / "etc/shared").mkdir(parents=True)
         (root / "queue").mkdir(exist_ok=True)
         (root / "etc/client.keys").touch()
@@ -41,7 +41,7 @@ class Bench:
         self.said: list[str] = []
         self.authd = Authd(
             self.root,
-            table.StoreTable(self.engine, self.private, self._replicated),
+            table.StoreTable(self.engine, self.private, self._replicated, self._ready),
             self.file,
             ForceRules,
             say=lambda level, text: self.said.append(text),
@@ -52,6 +52,12 @@ class Bench:
     async def _replicated(self, position: int) -> bool:
         await self.confirms.wait()
         return self.may_answer
+
+    async def _ready(self) -> str:
+        return self.cannot
+
+    async def get(self, agent_id: str) -> bytes:
+        return await self.authd.answer(b'{"function": "get", "arguments": {"id": "%s"}}' % agent_id.encode())
 
     async def add(self, name: str) -> bytes:
         return await self.authd.answer(ADD % name.encode())
@@ -194,6 +200,51 @@ def test_what_an_earlier_life_of_the_store_has_done_is_confirmed_before_it_count
         assert b'"error":9008' in await bench.add("one")
         assert asked == [await bench.engine.read(change_log.head)]
         assert asked[0] > 0
+
+    run(tmp_path, story)
+
+
+def test_agent_that_no_candidate_has_is_not_told_of_and_all_others_are(tmp_path: Path) -> None:
+    async def story(bench: Bench) -> None:
+        bench.may_answer = False
+        assert b'"error":9009' in await bench.get("001")
+        bench.may_answer = True
+        assert b'"error":0' in await bench.add("sure")
+        bench.may_answer = False
+        assert b'"error":9009' in await bench.add("unsure")
+        assert b'"error":0' in await bench.get("001")
+        assert b'"error":9009' in await bench.get("002")
+        bench.may_answer = True
+        assert b'"error":0' in await bench.get("002")
+        bench.may_answer = False
+        assert b'"error":0' in await bench.get("002"), "a candidate has it since"
+        # An earlier life of the store may have made any of them.
+        bench.authd._table = table.StoreTable(bench.engine, bench.private, bench._replicated)
+        assert b'"error":9009' in await bench.get("001")
+        bench.may_answer = True
+        assert b'"error":0' in await bench.get("001")
+
+    run(tmp_path, story)
+
+
+def test_what_could_not_be_answered_is_not_begun(tmp_path: Path) -> None:
+    """Who asked again later would hear that the name is taken, and a fleet that enrols would use up ids."""
+
+    async def story(bench: Bench) -> None:
+        assert b'"error":0' in await bench.add("one")
+        bench.cannot = "no member of etcd answers"
+        keys, head = bench.keys, await bench.engine.read(change_log.head)
+        asked = ("two", "three", "one")
+        answers = await asyncio.gather(
+            *map(bench.add, asked),
+            bench.authd.answer(b'{"function": "remove", "arguments": {"id": "001"}}'),
+            bench.get("001"),
+        )
+        assert [b'"error":0' in answer for answer in answers] == [False] * 4 + [True]
+        assert all(b"no member of etcd answers" in answer for answer in answers[:4])
+        assert (bench.keys, await bench.engine.read(change_log.head), bench.said) == (keys, head, [])
+        bench.cannot = ""
+        assert b'"id":"002"' in await bench.add("two")
 
     run(tmp_path, story)
 
