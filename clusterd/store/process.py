@@ -195,6 +195,8 @@ class _StoreProcess:
             cleanup.push_async_callback(wdb.stop)
             await self._serve_http(api.server(most), cleanup)
             authd = self._make_authd(engine, private, replica if isinstance(replica, ReplicaSource) else None)
+            if authd is not None:
+                self._begin(authd.run(), cleanup)
             if replica is not None:
                 await self._serve_replica(replica, engine, authd, cleanup)
             auth = self._make_auth(authd, most)
@@ -281,7 +283,7 @@ class _StoreProcess:
             return None
         self._keys = KeyFile(settings.root)
         self._keys.sweep()
-        authd = Authd(
+        return Authd(
             settings.root,
             StoreTable(engine, private)
             if replica is None
@@ -294,8 +296,6 @@ class _StoreProcess:
             gate=self._gate,
             term=0 if settings.role is None else settings.role.led,
         )
-        self._tasks.append(asyncio.create_task(authd.run()))
-        return authd
 
     def _make_auth(self, authd: Authd | None, most: int) -> StreamServer:
         """A worker forwards registrations to its master."""

@@ -93,13 +93,13 @@ class LoneStore:
         return os.waitstatus_to_exitcode(status)
 
 
-@contextlib.contextmanager
-def lone_store(root: Path, node_type: str = "master", **own: Any) -> Iterator[LoneStore]:
-    """`own`: fields of settings.Clusterd. The root is made if it is missing; etc/shared/default exists."""
+def lone_settings(root: Path, node_type: str = "master", **own: Any) -> Settings:
+    """Those of a store without a node, whose directories are made if they are missing; etc/shared/default exists.
+    `own`: fields of settings.Clusterd."""
     for directory in ("etc/shared/default", "logs", "queue/db", "queue/sockets", "queue/cluster", "var/run"):
         (root / directory).mkdir(parents=True, exist_ok=True)
     Path(run_dir(str(root))).mkdir(exist_ok=True)
-    settings = Settings(
+    return Settings(
         root=str(root),
         cluster=ClusterBlock(
             node_name="alone",
@@ -109,7 +109,12 @@ def lone_store(root: Path, node_type: str = "master", **own: Any) -> Iterator[Lo
         clusterd=msgspec.structs.replace(Clusterd(), **own),
         serves_store=True,
     )
-    store = LoneStore(settings)
+
+
+@contextlib.contextmanager
+def lone_store(root: Path, node_type: str = "master", **own: Any) -> Iterator[LoneStore]:
+    """See lone_settings."""
+    store = LoneStore(lone_settings(root, node_type, **own))
     try:
         store.start()
         yield store

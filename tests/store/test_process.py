@@ -13,12 +13,15 @@ from pathlib import Path
 
 import pytest
 
+import clusterd.store.process
+from clusterd.logs import Log
 from clusterd.rounds import Rounds
-from clusterd.rundir import HTTP_SOCKET, STORE_SOCKETS, WDB_SOCKET
+from clusterd.rundir import AUTH_SOCKET, HTTP_SOCKET, STORE_SOCKETS, WDB_SOCKET, board_path
 from clusterd.settings import Clusterd, Settings
 from clusterd.store.choice import choose
 from clusterd.store.stream import StreamServer
-from tests.store.lone_store import LoneStore, lone_store
+from ipc.board import Board
+from tests.store.lone_store import LoneStore, lone_settings, lone_store
 from tools.rig.patience import Patience
 
 
@@ -133,6 +136,39 @@ def test_live_socket_of_another_program_is_not_taken(tmp_path: Path) -> None:
             assert re.search(r"wdb-http\.sock is served by another program.*clusterd\.store to off", store.log)
         assert os.stat(tmp_path / HTTP_SOCKET).st_ino == inode
         assert not (tmp_path / WDB_SOCKET).exists()
+
+
+def test_store_that_tries_again_leaves_nothing_of_what_it_tried_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every 5 s for as long as another program has the socket of authd: a task that stays keeps its whole database."""
+    monkeypatch.setattr(clusterd.store.process, "RETRY_S", 0.01)
+    settings = lone_settings(tmp_path)
+    board = Board.create(board_path(settings.root))
+    board.add_row("store")
+    log = Log(f"{settings.root}/logs/cluster.log", 0, "text")
+
+    async def story() -> int:
+        path = Path(settings.root, AUTH_SOCKET)
+        tried = asyncio.Semaphore(0)
+
+        def connected(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            tried.release()
+            writer.close()
+
+        other = await asyncio.start_unix_server(connected, path)
+        process = clusterd.store.process._StoreProcess(settings, board, log)
+        running = asyncio.create_task(process.run())
+        async with asyncio.timeout(120):
+            for _ in range(4):
+                await tried.acquire()
+        left = [task for task in asyncio.all_tasks() if getattr(task.get_coro(), "__qualname__", "") == "Authd.run"]
+        other.close()
+        process._stop.set()
+        assert await running == 0
+        return len(left)
+
+    assert asyncio.run(story()) <= 1
 
 
 def test_dead_socket_is_replaced(tmp_path: Path) -> None:
