@@ -33,6 +33,10 @@ def adopt(running: Settings, read: Settings) -> tuple[Settings, list[str]]:
         waiting.append("clusterd.journal.enabled")
         kept_on = running.clusterd.journal.enabled
         own = msgspec.structs.replace(own, journal=msgspec.structs.replace(own.journal, enabled=kept_on))
+    connections = running.clusterd.limits.store_connections
+    if own.limits.store_connections != connections:
+        waiting.append("clusterd.limits.store_connections")  # the store counts them from its start on
+        own = msgspec.structs.replace(own, limits=msgspec.structs.replace(own.limits, store_connections=connections))
     if own.hooks and not running.clusterd.has_monitor:
         waiting.append("clusterd.hooks")  # there is no process that could run them
         own = msgspec.structs.replace(own, hooks=())

@@ -77,7 +77,7 @@ class Api:
         *,
         users: Callable[[], dict[str, User]],
         secret: Callable[[], Secret],
-        longest_s: float,
+        longest_s: Callable[[], float],
         say: Say,
         limits: Limits | None = None,
         today: Callable[[], datetime.date] = datetime.date.today,

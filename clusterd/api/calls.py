@@ -59,7 +59,7 @@ def read_values(
 class Caller:
     """Carries out requests on one node."""
 
-    def __init__(self, asker: Asker, settings: ApiSettings, *, longest_s: float) -> None:
+    def __init__(self, asker: Asker, settings: ApiSettings, *, longest_s: Callable[[], float]) -> None:
         """`longest_s`: how long the cluster lets any request take."""
         self._asker = asker
         self._settings = settings
@@ -103,7 +103,8 @@ class Caller:
             raise Refused(
                 413, f"the request would have {len(encoded)} bytes inside the cluster, above {LARGEST_REQUEST}"
             )
-        wait_s = self._longest_s if asked.wait_for_complete else min(self._longest_s, timeout_s + MARGIN_S)
+        longest_s = self._longest_s()
+        wait_s = longest_s if asked.wait_for_complete else min(longest_s, timeout_s + MARGIN_S)
         return await self._asker.ask(encoded, timeout_s=wait_s)
 
 

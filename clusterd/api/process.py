@@ -80,7 +80,7 @@ class _ApiProcess:
             own,
             users=users.users,
             secret=secret.secret,
-            longest_s=settings.communication.timeout_dapi_request_s,
+            longest_s=lambda: self._settings.communication.timeout_dapi_request_s,
             say=self._say,
             limits=settings.clusterd.limits,
             tell=self._events.tell,
@@ -133,6 +133,9 @@ class _ApiProcess:
         if loaded.settings is not None:
             self._settings, _ = adopt(self._settings, loaded.settings)
             self._log.set_level(self._settings.log_level)
+            limits = self._settings.clusterd.limits
+            if self._strangers is not None:
+                self._strangers.set_bounds(limits.log_lines_per_address_s, limits.log_lines)
         context = None if self._server is None else self._server.config.ssl
         if context is None:
             return

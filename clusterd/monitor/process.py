@@ -222,6 +222,8 @@ class MonitorProcess:
         self._log.set_level(self.settings.log_level)
         self._writer.settings = self.settings.clusterd.journal
         self._hooks.adopt(self.settings.clusterd.hooks)
+        if self._service is not None:
+            self._service.set_limits(self.settings.clusterd.limits)
 
     # ---- telling -----------------------------------------------------------------------------------------------------
 

@@ -19,7 +19,7 @@ from clusterd.monitor.secrets_age import SecretFiles, SecretsAge
 from clusterd.monitor.source import NodeSeen, StatusSource
 from clusterd.rounds import Rounds
 from clusterd.rundir import journal_path
-from clusterd.settings import Settings
+from clusterd.settings import Limits, Settings
 from clusterd.status.status import StatusReader
 from ipc.board import Board
 
@@ -74,6 +74,10 @@ class MonitorService:
 
     def tick(self) -> None:
         self._port.strangers.tick(asyncio.get_running_loop().time())
+
+    def set_limits(self, limits: Limits) -> None:
+        """Adopts those that a reload may have changed."""
+        self._port.strangers.set_bounds(limits.log_lines_per_address_s, limits.log_lines)
 
     def close(self) -> None:
         self._app.close()

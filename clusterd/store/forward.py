@@ -45,7 +45,7 @@ class Forwarder:
         rules: Callable[[], ForceRules] = ForceRules,
         *,
         link_wait_s: float = LINK_WAIT_S,
-        answer_s: float = ANSWER_S,
+        answer_s: Callable[[], float] = lambda: ANSWER_S,
     ) -> None:
         """`rules`: those of the node, which it shows and its master does not know; `link_wait_s`: how long a request
         waits for a link; `answer_s`: for the master's answer."""
@@ -107,13 +107,14 @@ class Forwarder:
             raise NotConnected("the cluster process of this node does not listen") from None
         except OSError as failure:
             raise NotConnected(f"the cluster process of this node cannot be asked: {failure}") from failure
+        answer_s = self._answer_s()
         try:
-            async with asyncio.timeout(self._answer_s):
+            async with asyncio.timeout(answer_s):
                 writer.write(build_header(next(self._counters) & 0xFFFFFFFF, len(request), "sendsync") + request)
                 await writer.drain()
                 return await self._read(reader)
         except TimeoutError:
-            raise ClusterError(1014, f"the master did not answer within {self._answer_s:g} s") from None
+            raise ClusterError(1014, f"the master did not answer within {answer_s:g} s") from None
         finally:
             writer.close()
             with contextlib.suppress(OSError):

@@ -46,8 +46,10 @@ class RestartQuery(msgspec.Struct, frozen=True):
 class StoreApi:
     """The HTTP endpoints over one engine."""
 
-    def __init__(self, engine: Engine, *, node_type: str, body_limit: int, say: Callable[[str, str], None]) -> None:
-        """`say`: logs a text at a level."""
+    def __init__(
+        self, engine: Engine, *, node_type: str, body_limit: Callable[[], int], say: Callable[[str, str], None]
+    ) -> None:
+        """`body_limit`: most bytes of a request. `say`: logs a text at a level."""
         self._engine = engine
         self._node_type = node_type
         self._body_limit = body_limit
@@ -110,12 +112,13 @@ class StoreApi:
         return route
 
     async def _body(self, request: Request) -> bytes:
-        if int(request.headers.get("content-length") or 0) > self._body_limit:
+        most = self._body_limit()
+        if int(request.headers.get("content-length") or 0) > most:
             raise HTTPException(413)
         body = bytearray()
         async for piece in request.stream():
             body += piece
-            if len(body) > self._body_limit:
+            if len(body) > most:
                 raise HTTPException(413)
         return bytes(body)
 

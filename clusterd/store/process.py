@@ -169,7 +169,7 @@ class _StoreProcess:
         api = StoreApi(
             engine,
             node_type=settings.cluster.node_type,
-            body_limit=settings.clusterd.limits.string_bytes,
+            body_limit=lambda: self._settings.clusterd.limits.string_bytes,
             say=self._say,
         )
         follower = Follower(
@@ -307,7 +307,7 @@ class _StoreProcess:
             answer = Forwarder(
                 settings.root,
                 lambda: self._settings.clusterd.force,
-                answer_s=settings.communication.timeout_dapi_request_s + 10,
+                answer_s=lambda: self._settings.communication.timeout_dapi_request_s + 10,
             ).answer
 
         async def frames(payload: bytes) -> list[bytes]:

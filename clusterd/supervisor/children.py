@@ -102,6 +102,11 @@ class Children:
     def _families(self) -> tuple[Family, Family]:
         return self._family, self._lasting
 
+    def set_pace(self, pace: Timing) -> None:
+        self._pace = pace
+        for family in self._families:
+            family.pace = pace
+
     def paused(self) -> None:
         for family in self._families:
             family.paused()

@@ -78,7 +78,7 @@ class Family:
         self._log = log
         self._limiter = RateLimiter(SAME_LINE_S)
         self._rounds = Rounds(self._say)
-        self._pace = pace
+        self.pace = pace
         self._crash_log = crash_log
         self._reason = reason
         self._spread = spread
@@ -167,16 +167,16 @@ class Family:
         elif slot.kill_at is not None:
             if now >= slot.kill_at:
                 child.send(signal.SIGKILL)
-                slot.kill_at = now + self._pace.dump_s
+                slot.kill_at = now + self.pace.dump_s
         else:
-            slot.watch.look(child.pid, facts.heartbeat_ns, now, self._pace.tick_s)
+            slot.watch.look(child.pid, facts.heartbeat_ns, now, self.pace.tick_s)
             why = self._what_is_wrong(slot, facts, now)
             if why:
                 self._end_stuck(slot, child, why, now)
 
     def _what_is_wrong(self, slot: Slot, facts: RowSnapshot, now: float) -> str:
         """Why this child must be ended; empty if it must not."""
-        pace, silence = self._pace, slot.watch.silence
+        pace, silence = self.pace, slot.watch.silence
         busy_s = silence.cpu_s + silence.disk_s
         if silence.idle_s > pace.stuck_after_s or busy_s > pace.stuck_busy_after_s:
             return f"gave no sign of life for {now - facts.heartbeat_ns / 1e9:.0f} s ({silence})"
@@ -192,7 +192,7 @@ class Family:
     def _end_stuck(self, slot: Slot, child: Child, what: str, now: float) -> None:
         """Asks for its stacks in the crash log: faulthandler answers SIGABRT even in a busy loop, and in a stopped
         process once it continues."""
-        slot.kill_at = now + self._pace.dump_s
+        slot.kill_at = now + self.pace.dump_s
         self._say("WARNING", f"{slot.spec.name} (pid {child.pid}) {what}; its stacks go to {self._crash_log}.")
         moment = time.strftime("%Y/%m/%d %H:%M:%S")
         self._append_crash_log(f"{moment} {slot.spec.name} (pid {child.pid}, {child.incarnation}. life) {what}\n")

@@ -30,7 +30,7 @@ from clusterd.reload import adopt, changes
 from clusterd.rights import keep_memory_private, too_many_rights
 from clusterd.rounds import Rounds
 from clusterd.rundir import board_path, problem_path, reason_path, root_problem
-from clusterd.settings import Settings
+from clusterd.settings import Clusterd, Settings
 from clusterd.store.choice import choose
 from clusterd.supervisor import privileges, sweep
 from clusterd.supervisor.child import CRASH_LOG_MODE, SIGNALS, ChildSpec, freeze
@@ -389,11 +389,20 @@ class _Supervisor:
             changed = tuple(changes(before, self._node.settings))
             self._events.tell(ReloadEvent(changed=changed, needs_restart=tuple(waiting)))
             self._log.set_level(self._node.settings.log_level)
+            self._set_pace(before.clusterd, self._node.settings.clusterd)
             needs = f" These changes need a restart: {', '.join(waiting)}." if waiting else ""
             self._log.line("INFO", TAG, SUBTAG, f"The configuration was reloaded.{needs}")
             self._children.send_all(signal.SIGHUP)
         if self._serving:
             self._notifier.ready("reloaded")
+
+    def _set_pace(self, before: Clusterd, own: Clusterd) -> None:
+        if (before.stuck_after_s, before.stuck_busy_after_s) == (own.stuck_after_s, own.stuck_busy_after_s):
+            return
+        self._pace = msgspec.structs.replace(
+            self._pace, stuck_after_s=own.stuck_after_s, stuck_busy_after_s=own.stuck_busy_after_s
+        )
+        self._children.set_pace(self._pace)
 
     def _stop(self) -> None:
         """Stage by stage; what does not end in its time is killed. A second stop signal kills the rest at once."""

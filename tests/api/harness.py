@@ -76,7 +76,7 @@ class Door:
             ApiSettings(**settings),
             users=lambda: self.users,
             secret=lambda: SECRET,
-            longest_s=200,
+            longest_s=lambda: 200,
             say=lambda level, text: self.said.append((level, text)),
             today=lambda: TODAY,
             clock=lambda: time.monotonic() + self.later_s,

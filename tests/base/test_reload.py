@@ -17,6 +17,14 @@ def test_changes_that_need_a_restart_are_named_one_by_one_and_not_taken() -> Non
     assert adopted.clusterd.full_walk_s == 60.0
 
 
+def test_places_of_the_store_wait_for_a_restart_and_other_limits_do_not() -> None:
+    running = Settings("/var/ossec")
+    limits = replace(running.clusterd.limits, store_connections=7, string_bytes=4096)
+    adopted, waiting = adopt(running, replace(running, clusterd=replace(running.clusterd, limits=limits)))
+    assert waiting == ["clusterd.limits.store_connections"]
+    assert adopted.clusterd.limits == replace(running.clusterd.limits, string_bytes=4096)
+
+
 def test_nothing_waits_when_nothing_of_that_kind_was_changed() -> None:
     running = Settings("/var/ossec", log_level_asked=1)
     adopted, waiting = adopt(running, Settings("/var/ossec", log_level=2))

@@ -69,7 +69,9 @@ def says(*frames: bytes) -> Script:
 def ask(root: Path, script: Script, request: bytes = ADD, **options: float) -> tuple[Any, LocalSocket]:
     async def main() -> tuple[Any, LocalSocket]:
         async with LocalSocket(root, script).serving() as served:
-            answer = await Forwarder(str(root), **{"link_wait_s": 2.0, "answer_s": 5.0} | options).answer(request)
+            answer = await Forwarder(str(root), **{"link_wait_s": 2.0, "answer_s": lambda: 5.0} | options).answer(
+                request
+            )
             return json.loads(answer), served
 
     return asyncio.run(main())
@@ -168,7 +170,7 @@ def test_silence_of_the_master_ends(tmp_path: Path) -> None:
     async def script(payload: bytes, writer: asyncio.StreamWriter) -> None:
         await asyncio.sleep(1)
 
-    answer, served = ask(tmp_path, script, answer_s=0.2)
+    answer, served = ask(tmp_path, script, answer_s=lambda: 0.2)
     assert answer["error"] == 9001
     assert "did not answer within 0.2 s" in answer["message"]
     assert len(served.requests) == 1
@@ -219,7 +221,7 @@ def test_at_most_64_are_with_the_master_and_each_client_gets_its_own_answer(tmp_
 
     async def main() -> None:
         async with LocalSocket(tmp_path, script).serving():
-            forwarder = Forwarder(str(tmp_path), answer_s=10)
+            forwarder = Forwarder(str(tmp_path), answer_s=lambda: 10)
             requests = [ADD.replace(b"web-01", b"web-%d" % n) for n in range(200)]
             answers = [json.loads(one) for one in await asyncio.gather(*map(forwarder.answer, requests))]
             assert [one["data"]["name"] for one in answers] == [f"web-{n}" for n in range(200)]

@@ -184,6 +184,20 @@ def test_busy_child_that_does_not_stamp_is_stuck(node: FakeNode) -> None:
     assert re.search(r"pool-1 .* gave no sign of life for \d+ s \([12] s computing", node.log)
 
 
+def test_reload_changes_how_long_a_child_may_be_silent(node: FakeNode) -> None:
+    node.serve(stuck_after_s=3600.0)
+    (node.root / "etc/ossec.conf").write_text(
+        f"<ossec_config><cluster><node_name>fake</node_name><key>{'k' * 32}</key><nodes><node>10.0.0.1</node></nodes>"
+        "</cluster></ossec_config>"
+    )
+    (node.root / "etc/cluster.json").write_text('{"clusterd": {"stuck_after": 2}}')
+    os.kill(node.pid, signal.SIGHUP)
+    until(lambda: "hup sync" in node.story, "the children are told")
+    os.kill(node.row("sync").pid, signal.SIGSTOP)
+
+    until(lambda: node.row("sync").incarnation == 2 and node.row("sync").state == "ready", "sync is replaced")
+
+
 def silence_s(node: FakeNode, name: str) -> float:
     return time.monotonic() - node.row(name).heartbeat_ns / 1e9
 
