@@ -43,7 +43,11 @@ CHILDREN = re.compile(r"net|sync|store|api|monitor|election|pool-\d+")
 """Processes that answer SIGUSR2 with their stacks; the signal would end another program."""
 EMPTY = "/dev/null"
 SECRET_WORDS = re.compile(r"key$|pass|secret|token|hash|salt", re.IGNORECASE)
+PROGRAMS = ("run", "on_promote", "on_demote")
+"""Settings that are a program and its arguments."""
 MASK = "(not shown)"
+LOGIN = re.compile(r"//[^/@\s]+@")
+"""A user, perhaps with a password, in a URL."""
 CLUSTER_BLOCK = re.compile(r"<cluster>.*?</cluster>", re.DOTALL | re.IGNORECASE)
 KEY_ELEMENT = re.compile(r"(<key>).*?(</key>)", re.DOTALL | re.IGNORECASE)
 SECRET_ELEMENT = re.compile(r"<(\w*(?:key|pass|secret|token)\w*)>([^<>]*)</\1>", re.IGNORECASE)
@@ -221,18 +225,19 @@ def _cluster_blocks(root: str) -> bytes:
 
 
 def masked(value: Any) -> Any:
-    """Returns the value with masked members where these may be secrets. File names stay, and of hooks the programs
-    without their arguments."""
+    """Returns the value with masked members where these may be secrets. File names stay, programs without their
+    arguments, and URLs without their users."""
     if isinstance(value, dict):
-        hook = (
-            {"run": [*value["run"][:1], *[MASK] * len(value["run"][1:])]} if isinstance(value.get("run"), list) else {}
-        )
-        return hook | {
-            key: MASK if SECRET_WORDS.search(key) and isinstance(inner, str) and "/" not in inner else masked(inner)
-            for key, inner in value.items()
-            if key not in hook
-        }
-    return [masked(inner) for inner in value] if isinstance(value, list) else value
+        return {key: _masked_member(key, inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [masked(inner) for inner in value]
+    return LOGIN.sub(rf"//{MASK}@", value) if isinstance(value, str) else value
+
+
+def _masked_member(key: str, value: Any) -> Any:
+    if key in PROGRAMS and isinstance(value, list):
+        return [*value[:1], *[MASK] * len(value[1:])]
+    return MASK if SECRET_WORDS.search(key) and isinstance(value, str) and "/" not in value else masked(value)
 
 
 def _journal(root: str) -> bytes:
@@ -256,7 +261,10 @@ def _tree(root: str) -> bytes:
     for relative in ("queue/cluster", "var/run", "etc"):
         for directory, names, files in os.walk(os.path.join(root, relative)):
             for name in sorted([*names, *files]):
-                found = os.lstat(os.path.join(directory, name))
+                try:
+                    found = os.lstat(os.path.join(directory, name))
+                except FileNotFoundError:
+                    continue  # files of jobs come and go
                 rows.append(
                     f"{found.st_mode:06o} {found.st_uid}:{found.st_gid} {found.st_size:>12} "
                     f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(found.st_mtime))} {os.path.join(directory, name)}"

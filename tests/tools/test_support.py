@@ -1,6 +1,7 @@
 """`clusterd support`: what is in the archive, and that no secret is."""
 
 import json
+import os
 import re
 import tarfile
 from pathlib import Path
@@ -127,6 +128,16 @@ def test_secret_in_a_log_ends_it_and_leaves_nothing(root: Path, tmp_path: Path, 
     assert not target.exists()
 
 
+def test_file_that_is_gone_when_it_is_looked_at_takes_no_other_with_it(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.walk
+    monkeypatch.setattr(os, "walk", lambda top: ((one, names, ["gone", *files]) for one, names, files in real(top)))
+    monkeypatch.chdir(tmp_path)
+    assert run(root, "-o", "x.tar.gz").exit_code == 0
+    assert "etc/ossec.conf" in contents(tmp_path / "x.tar.gz")["tree.txt"].decode()
+
+
 def test_file_that_is_there_stays(root: Path, tmp_path: Path) -> None:
     target = tmp_path / "s.tar.gz"
     target.write_text("mine")
@@ -137,6 +148,14 @@ def test_file_that_is_there_stays(root: Path, tmp_path: Path) -> None:
 def test_masking_keeps_what_is_no_secret() -> None:
     assert masked({"a": [{"password": "x", "key": "etc/a.key", "keys": 5}]}) == {
         "a": [{"password": MASK, "key": "etc/a.key", "keys": 5}]
+    }
+
+
+def test_programs_are_shown_without_their_arguments_and_urls_without_their_users() -> None:
+    ha = {"on_promote": ["/bin/move", "--token", "t0ken"], "etcd": {"endpoints": ["https://u:p4ss@10.0.0.1:2379"]}}
+    assert masked({"hooks": [{"on": ["worker"], "run": ["/bin/page", "t0ken"]}], "ha": ha}) == {
+        "hooks": [{"on": ["worker"], "run": ["/bin/page", MASK]}],
+        "ha": {"on_promote": ["/bin/move", MASK, MASK], "etcd": {"endpoints": [f"https://{MASK}@10.0.0.1:2379"]}},
     }
 
 
