@@ -32,6 +32,7 @@ from clusterd.sync.links.partials import Partials
 from clusterd.sync.links.peer import Peer
 from clusterd.sync.links.privileged import check_privileged
 from clusterd.sync.manifest.scan import ScanFailed
+from clusterd.sync.ports.net_port import LinkClosed
 from clusterd.sync.ports.pool_port import JobError
 from clusterd.sync.ports.spool import SpoolRefused
 from clusterd.sync.ports.tasks import Tasks
@@ -271,6 +272,8 @@ class Core:
                 payload = await self._open(message.body, limit, sealed=not is_local)
         finally:
             await self._context.net.release(message.body)
+        if peer.gone.is_set():  # while its body was opened: what this left behind for the link nobody would remove
+            raise LinkClosed(message.command)
         if bound is None or bound.opened is None:
             raise Refusal(commands.unknown_command_text(message.command).decode())
         await _admit(peer, bound.row)

@@ -45,6 +45,7 @@ class Worker:
         self.asked: list[tuple[str, bytes]] = []
         self.answer: Callable[[str, bytes], Any] = lambda command, payload: b"Thanks"
         self.told: list[str] = []
+        self.gone = asyncio.Event()
         self.tasks = Tasks(self.told.append)
 
     def spawn(self, work: Any) -> None:
@@ -140,6 +141,7 @@ class Bench:
     async def unlink(self, worker: Worker | None = None) -> None:
         """Ends the link as core does."""
         gone = worker or self.worker
+        gone.gone.set()
         await gone.tasks.close()
         self.integrity.forget(cast(Peer, gone))
         self.digest.forget(cast(Peer, gone))

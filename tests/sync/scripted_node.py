@@ -53,7 +53,7 @@ class Lines:
 
 class InlinePool:
     """Runs jobs in this process, if they need no arena. `jobs`: the jobs that ran. `answers`: results to return
-    instead, by type of job."""
+    instead, by type of job. `go_on`: jobs wait while it is not set."""
 
     size = 1
     losses = 0
@@ -62,10 +62,13 @@ class InlinePool:
         self._runner = JobRunner(settings, cast(Arena, None), lambda: None)
         self.jobs: list[AnyJob] = []
         self.answers: dict[type[Any], Callable[[Any], Any]] = {}
+        self.go_on = asyncio.Event()
+        self.go_on.set()
 
     async def run(self, job: AnyJob, *, urgent: bool = False, lane: str = "bulk") -> Any:
         self.jobs.append(job)
         await asyncio.sleep(0)
+        await self.go_on.wait()
         answer = self.answers.get(type(job))
         if answer is not None:
             return answer(job)

@@ -1,6 +1,8 @@
 """Requests of the API on their way: which node is asked, whose answer counts, what each asker gets
 (docs/protocol/dapi.md 1.3, 3.2, 3.3)."""
 
+import asyncio
+import gc
 import json
 from pathlib import Path
 from typing import Any
@@ -8,7 +10,9 @@ from typing import Any
 import pytest
 
 from clusterd.errors import ClusterError
+from clusterd.messages.base import Text
 from clusterd.messages.links import LinkDown, LinkInfo, TaskNote, Unanswered
+from clusterd.sync.requests.api import ApiRequests
 from clusterd.wire.results import encode_failure
 from tests.sync.scripted_node import MASTER, PROGRAM, STRANGER, WORKER, Node, code_in, on, turns
 
@@ -162,6 +166,33 @@ def test_forwarding_is_for_privileged_programs_and_nodes_that_are_there(
         refused = await node.reply(await node.ask(info, "dapi_fwd", payload))
         assert (refused.command, code_in(refused.payload)) == ("err", code)
         assert node.asked(WORKER.link) == []
+
+    on(node, story())
+
+
+def test_program_that_hangs_up_before_its_answer_leaves_nothing_behind(tmp_path: Path) -> None:
+    """A dashboard that waits for less long than an answer takes does so every few seconds, for years."""
+    node = Node(tmp_path, "master", pool=True)
+    api: ApiRequests = node.side._both._api
+    carried_out = api._runner.run
+
+    async def story() -> None:
+        await node.up(PROGRAM)
+        is_gone = asyncio.Event()
+
+        async def slow(*request: Any) -> Text:
+            await is_gone.wait()
+            return await carried_out(*request)
+
+        api._runner.run = slow  # type: ignore[method-assign]
+        await node.reply(await node.ask(PROGRAM, "dapi", NODES))
+        await node.core.handle(LinkDown(PROGRAM.link, ""))
+        is_gone.set()
+        given = await node.string(PROGRAM.link, "dapi_res")
+        await node.core.handle(Unanswered(given.id, "closed"))
+        await node.until(lambda: not api.giving)
+        gc.collect()
+        assert not api._askers
 
     on(node, story())
 

@@ -8,15 +8,19 @@ import msgspec
 import pytest
 
 from clusterd.errors import ClusterError
-from clusterd.messages.links import Answered, LinkDown, LinkInfo, MasterAway
+from clusterd.messages.bodies import OpenBody, Opened
+from clusterd.messages.links import Answered, LinkDown, LinkInfo, MasterAway, PeerRequest
+from clusterd.messages.packages import CompareBuckets, Compared
 from clusterd.settings import Secret
 from clusterd.sync.agents.groups_master import AgentGroupsMaster
 from clusterd.sync.integrity.master import IntegrityMaster
 from clusterd.sync.links.bound import bind
 from clusterd.sync.links.peer import Peer
+from clusterd.sync.ports.pool_port import JobError
 from clusterd.sync.requests.api import ApiRequests
 from clusterd.sync.side_master import QUIET_S, MasterSide
 from clusterd.sync.side_worker import WorkerSide
+from ipc.descriptor import Descriptor
 from tests.sync.scripted_node import MASTER, PROGRAM, STRANGER, WORKER, Node, code_in, on, turns
 
 NAMES = {"sync_now": "sync", "sendasync": "sendsync"}
@@ -193,6 +197,65 @@ def test_link_ends_in_order_whatever_one_part_raises(tmp_path: Path, monkeypatch
             await node.core.handle(LinkDown(1, "it ended"))
         assert steps == ["api, closed False", "integrity, closed True", "groups"]
         await node.core.handle(LinkDown(1, "it ended"))  # it is gone already
+
+    on(node, story())
+
+
+async def begun(node: Node, asked: PeerRequest) -> None:
+    """Sends a request whose job then waits."""
+    node.pool.go_on.clear()
+    before = len(node.pool.jobs)
+    await node.core.handle(asked)
+    await node.until(lambda: len(node.pool.jobs) > before)
+
+
+def test_request_whose_link_has_ended_while_it_was_opened_is_not_carried_out(tmp_path: Path) -> None:
+    """What it would leave behind nobody would remove: the link was forgotten before."""
+    node = Node(tmp_path, "master", caps=("status",), pool=True)
+    told = b'{"count": 1, "files": {"etc/a": "no permission"}}'
+    node.pool.answers[OpenBody] = lambda job: Opened(told, len(told))
+
+    async def story() -> None:
+        for ends in (False, True):
+            (await node.up(WORKER)).agree({"status"})
+            await begun(node, PeerRequest(1, 5 + ends, "node_state", b"", [Descriptor(0, 0, 9)]))
+            if ends:
+                await node.core.handle(LinkDown(1, "it ended"))
+            node.pool.go_on.set()
+            await node.reply(5 + ends)
+            assert node.side._exchange.left_out().keys() == (set() if ends else {"w1"})
+            await node.core.handle(LinkDown(1, "it ended"))
+
+    on(node, story())
+
+
+def test_comparison_whose_worker_has_gone_meanwhile_leaves_nothing_behind(tmp_path: Path) -> None:
+    node = Node(tmp_path, "master", pool=True)
+    differs = Compared(1, 1, 0, 0, [7], b"c" * 16, b"w" * 16)
+    outcomes = [differs, JobError("disk", "it is full")]
+
+    def compared(job: CompareBuckets) -> Compared:
+        Path(job.out).write_bytes(b"x")
+        outcome = outcomes.pop()
+        if isinstance(outcome, JobError):
+            raise outcome
+        return outcome
+
+    node.pool.answers[CompareBuckets] = compared
+
+    async def story() -> None:
+        await node.context.manifests.scan()
+        while outcomes:
+            left = len(outcomes)
+            (await node.up(WORKER)).agree({"digest"})
+            await begun(node, PeerRequest(1, left, "syn_buckets", b"rows"))
+            await node.core.handle(LinkDown(1, "it ended"))
+            node.pool.go_on.set()
+            assert (await node.reply(left)).command == "err"
+            await turns()
+            assert (len(outcomes), node.context.troubles.shown()) == (left - 1, {})
+            assert [path for path in Path(node.context.spool.directory).iterdir() if "difference" in path.name] == []
+            assert node.side._integrity.record("w1").result == ""
 
     on(node, story())
 

@@ -16,6 +16,7 @@ from clusterd.sync.links.context import Context
 from clusterd.sync.links.incoming import SealViolation
 from clusterd.sync.links.peer import Peer
 from clusterd.sync.manifest.scan import Scan
+from clusterd.sync.ports.net_port import LinkClosed
 from clusterd.sync.ports.pool_port import JobError
 from clusterd.wire import commands
 from clusterd.wire.payloads import (
@@ -115,6 +116,8 @@ class DigestMaster:
             job = CompareBuckets(context.spool.state_dir, scan.root_digest, difference, payload, body)
             # What came in slabs has thousands of rows.
             compared = await context.jobs.run(job, lane="chunk" if body is None else "long")
+            if peer.gone.is_set():  # and forgotten: what is begun for it now nobody would end
+                raise LinkClosed(commands.SYN_BUCKETS)
             if compared.dry:
                 return await self._listed(compared, difference)
             if not is_free:
@@ -135,7 +138,8 @@ class DigestMaster:
         except JobError as failure:
             if failure.kind == "bad-seal":
                 raise SealViolation from failure
-            self._integrity.failed(peer, failure)
+            if not peer.gone.is_set():
+                self._integrity.failed(peer, failure)
             raise
         finally:
             if not goes_on:

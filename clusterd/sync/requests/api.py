@@ -4,7 +4,7 @@
 
 import asyncio
 import itertools
-from collections import Counter, defaultdict
+from weakref import WeakKeyDictionary
 
 from clusterd.dapi.protocol.envelope import Envelope, read_envelope
 from clusterd.dapi.protocol.policy import Origin
@@ -40,6 +40,19 @@ STRINGS_AT_ONCE = 6
 SAID_AGAIN_S = 1.0
 
 
+class _Asker:
+    """What runs for the other end of one link. `soon`: its requests that may be answered at once; `joined`: those in
+    the queue; `strings`: turns of answers being sent; `said_at`: when a refusal was logged."""
+
+    __slots__ = ("joined", "said_at", "soon", "strings")
+
+    def __init__(self) -> None:
+        self.joined: set[Ticket] = set()
+        self.said_at = float("-inf")
+        self.soon = 0
+        self.strings = asyncio.Semaphore(STRINGS_AT_ONCE)
+
+
 class ApiRequests:
     """`local` and `remote` are its commands on the local socket and between nodes."""
 
@@ -61,10 +74,8 @@ class ApiRequests:
         self._lanes = itertools.count()
         self.giving = 0
         """Answers that their askers have not taken yet."""
-        self._soon: Counter[int] = Counter()
-        self._joined: defaultdict[int, set[Ticket]] = defaultdict(set)
-        self._said_at: dict[int, float] = {}
-        self._strings: defaultdict[int, asyncio.Semaphore] = defaultdict(lambda: asyncio.Semaphore(STRINGS_AT_ONCE))
+        self._askers: WeakKeyDictionary[Peer, _Asker] = WeakKeyDictionary()
+        """A program's request outlives its link, so they go with their peers, and not when a link ends."""
         self.local: dict[str, Handler] = {commands.DAPI: self.ask}
         self.remote: dict[str, Handler] = {
             commands.DAPI: self.serve,
@@ -123,18 +134,17 @@ class ApiRequests:
         settings = self._context.settings
         if ANSWER not in offered(settings):
             raise Refusal(commands.unknown_command_text(commands.DAPI_NOW).decode())
-        if self._soon[peer.link] >= min(SOON_AT_ONCE, settings.clusterd.limits.requests_per_link // 2):
+        asker = self._asker(peer)
+        if asker.soon >= min(SOON_AT_ONCE, settings.clusterd.limits.requests_per_link // 2):
             return await self.serve(peer, payload)
-        self._soon[peer.link] += 1
+        asker.soon += 1
         soon = PromptAnswer()
         try:
             self._begin(peer, payload, soon)
             answer = await soon.wait()
         finally:
             soon.give_up()
-            self._soon[peer.link] -= 1
-            if not self._soon[peer.link]:
-                del self._soon[peer.link]
+            asker.soon -= 1
         if answer is not None:
             return answer
         if not soon.has_ended:
@@ -187,13 +197,10 @@ class ApiRequests:
     def link_lost(self, peer: Peer) -> None:
         """Called when a link is no longer in the roster: what its node was asked fails now, what it asked for does not
         wait any longer."""
-        self._strings.pop(peer.link, None)
-        self._said_at.pop(peer.link, None)
-        joined = self._joined.pop(peer.link, set())
         if peer.info.kind != "local":
             # The tasks of nodes end with their link, perhaps before their first step; those of programs run to their
             # end.
-            for turn in joined:
+            for turn in self._asker(peer).joined:
                 self._turns.leave(turn)
         self._forwarder.link_lost(peer)
 
@@ -221,8 +228,11 @@ class ApiRequests:
     def _join(self, peer: Peer, content: bytes) -> Ticket:
         """Joins the queue. Raises ClusterError 1014 when it is full."""
         turn = self._turns.join(peer.link, str(next(self._lanes)), SERVICE, len(content))
-        self._joined[peer.link].add(turn)
+        self._asker(peer).joined.add(turn)
         return turn
+
+    def _asker(self, peer: Peer) -> _Asker:
+        return self._askers.setdefault(peer, _Asker())
 
     async def _answer_program(self, client: Peer, content: bytes, work: Work) -> None:
         """Serves a program's request. Each of them is a task of its own already."""
@@ -257,15 +267,14 @@ class ApiRequests:
             await self._refuse(peer, name, error)
         finally:
             self._turns.leave(turn)
-            if peer.link in self._joined:
-                self._joined[peer.link].discard(turn)
+            self._asker(peer).joined.discard(turn)
 
     async def _deliver(self, peer: Peer, name: str, text: Text) -> None:
         """Sends the answer as a long string, then its id. Raises ClusterError for a connected asker that does not
         accept it."""
         content = [Segment(text.path, text.offset, text.size)] if text.path else text.payload
         try:
-            async with self._strings[peer.link]:
+            async with self._asker(peer).strings:
                 if not text.path and len(text.payload) <= INLINE_CHUNK:
                     await peer.give_string(commands.DAPI_RES, name, text.payload)
                     return
@@ -278,9 +287,9 @@ class ApiRequests:
 
     def _say_refused(self, peer: Peer, failure: ClusterError) -> None:
         """Logs one line a second for each asker, so that thousands of bad requests do not fill the log."""
-        now = self._context.clock.monotonic()
-        if now - self._said_at.get(peer.link, -SAID_AGAIN_S) >= SAID_AGAIN_S:
-            self._said_at[peer.link] = now
+        now, asker = self._context.clock.monotonic(), self._asker(peer)
+        if now - asker.said_at >= SAID_AGAIN_S:
+            asker.said_at = now
             self._log.error(f"Error in distributed API: {failure}")
 
     async def _refuse(self, peer: Peer, name: str, failure: ClusterError) -> None:
