@@ -4,20 +4,41 @@ import contextlib
 import ctypes
 import os
 import platform
+import resource
 import struct
+import time
 
 from clusterd.rights import own_files_of_proc
 
 BACKGROUND_NICE = 10
+PROMPT_NICE = -10
+"""About nine times the weight of a process with nice 0. Whoever has used more than its share of a core waits until the
+others have had theirs, and the kernel looks only at its next tick, up to 4 ms later. A process that uses a fifth of a
+core, but in short bursts, is often in that state; with this weight hardly ever."""
 LONG_SLICE_NS = 3_000_000
 PROMPT_SLICE_NS = 100_000
 """0.1 ms, the shortest slice. A process with a shorter slice preempts one with a longer slice as soon as it wakes up;
 otherwise it may wait for the next tick, up to 4 ms. Linux 6.12 and later know slices, earlier ones ignore them."""
 
+_MOST_NICE = 20 - PROMPT_NICE
+"""How RLIMIT_NICE counts."""
+_SESSION_TRIES = 3
+_SESSION_PAUSE_S = 0.11
+"""The kernel takes nice values of sessions ten times a second, for the whole system, from all but root."""
+
 _SCHED_SETATTR = {"x86_64": 314, "aarch64": 274, "riscv64": 274, "ppc64le": 355, "s390x": 345}
 _ATTRIBUTES = struct.Struct("=IIQiIQQQII")
 """struct sched_attr of sched_setattr(2): size, policy, flags, nice, priority, runtime (the slice), four values unused
 here."""
+
+
+def allow_prompt_nice() -> None:
+    """For the supervisor while it is root: one of its children may take PROMPT_NICE, although all of them run as
+    another user. No effect where the system forbids it (a container)."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NICE)
+    if hard != resource.RLIM_INFINITY and hard < _MOST_NICE:
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NICE, (soft, _MOST_NICE))
 
 
 def compute() -> None:
@@ -34,15 +55,34 @@ def run_in_background() -> None:
     leader of its own session: where sessions share the CPU (autogroup), a process's nice value counts only within its
     session."""
     os.nice(BACKGROUND_NICE)
-    with contextlib.suppress(OSError), own_files_of_proc(), open("/proc/self/autogroup", "w") as file:
-        # Not available on every kernel, and limited to ten times a second for the whole system.
-        file.write(str(BACKGROUND_NICE))
+    _set_nice_of_session(BACKGROUND_NICE)
     compute()
 
 
 def run_promptly() -> None:
-    """For the process whose event loop peers wait for."""
+    """For the process whose event loop peers wait for, in the leader of its own session. Where the system does not
+    permit the nice value, the slice is all it gets."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NICE)
+    resource.setrlimit(resource.RLIMIT_NICE, (hard, hard))
+    with contextlib.suppress(PermissionError):
+        os.nice(PROMPT_NICE)
+        _set_nice_of_session(PROMPT_NICE)
+    resource.setrlimit(resource.RLIMIT_NICE, (soft, hard))
     _set_slice(os.sched_getscheduler(0), os.getpriority(os.PRIO_PROCESS, 0), PROMPT_SLICE_NS)
+
+
+def _set_nice_of_session(nice: int) -> None:
+    """No effect where the kernel shares the CPU between processes only."""
+    for _ in range(_SESSION_TRIES):
+        try:
+            with own_files_of_proc(), open("/proc/self/autogroup", "w") as file:
+                file.write(str(nice))
+        except BlockingIOError:
+            time.sleep(_SESSION_PAUSE_S)
+        except OSError:
+            return
+        else:
+            return
 
 
 def _set_slice(policy: int, nice: int, slice_ns: int) -> None:

@@ -30,6 +30,7 @@ from clusterd.reload import adopt, changes
 from clusterd.rights import keep_memory_private, too_many_rights
 from clusterd.rounds import Rounds
 from clusterd.rundir import board_path, problem_path, reason_path, root_problem
+from clusterd.scheduling import allow_prompt_nice
 from clusterd.settings import Clusterd, Settings
 from clusterd.store.choice import choose
 from clusterd.supervisor import privileges, sweep
@@ -191,6 +192,7 @@ def _become_owner(settings: Settings) -> str:
     # Everything is imported while it can be read for certain.
     preload()
     privileges.hand_over_own_files(settings.root, owner)
+    allow_prompt_nice()
     privileges.become(owner)
     unreadable = unreadable_code()
     return access_warning(owner.name, unreadable) if unreadable else ""

@@ -3,11 +3,15 @@
 import ctypes
 import os
 import platform
+import resource
 import struct
 import subprocess
 import sys
 
 import pytest
+
+from clusterd import scheduling
+from clusterd.scheduling import PROMPT_NICE
 
 SCHED_GETATTR = {"x86_64": 315, "aarch64": 275}.get(platform.machine())
 
@@ -34,6 +38,11 @@ def after(function: str) -> dict[str, int]:
     return found
 
 
+def may_go_first() -> bool:
+    done = subprocess.run(["nice", "-n", "-1", "true"], capture_output=True, check=True)
+    return not done.stderr
+
+
 def slice_of(pid: int) -> int:
     if SCHED_GETATTR is None:
         return 0
@@ -58,10 +67,58 @@ def test_processes_that_compute_have_the_rank_of_others_and_let_those_in_that_wa
         assert found["slice"] == 3_000_000
 
 
-def test_prompt_processes_keep_their_rank() -> None:
+def test_prompt_processes_go_first_where_that_is_permitted() -> None:
     found = after("run_promptly")
-    assert found["nice"] == os.getpriority(os.PRIO_PROCESS, 0)
+    mine = os.getpriority(os.PRIO_PROCESS, 0)
+    assert found["nice"] == (max(-20, mine + PROMPT_NICE) if may_go_first() else mine)
     assert found["policy"] == os.sched_getscheduler(0)
     if not kernel_knows_slices():
         pytest.skip("the kernel is older than 6.12 or of another architecture: it has no slices")
     assert found["slice"] == 100_000
+
+
+class Kernel:
+    """The rules of setrlimit(2) and nice(2) for a process that is no longer root."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, is_root: bool) -> None:
+        self.is_root = is_root
+        self.nice_value = 0
+        self.limit = (0, 0)
+        monkeypatch.setattr(resource, "getrlimit", lambda which: self.limit)
+        monkeypatch.setattr(resource, "setrlimit", self.setrlimit)
+        monkeypatch.setattr(os, "nice", self.nice)
+        monkeypatch.setattr(scheduling, "_set_nice_of_session", lambda nice: None)
+        monkeypatch.setattr(scheduling, "_set_slice", lambda *what: None)
+
+    def setrlimit(self, which: int, limit: tuple[int, int]) -> None:
+        assert which == resource.RLIMIT_NICE
+        assert limit[0] <= limit[1]
+        if limit[1] > self.limit[1] and not self.is_root:
+            raise ValueError("not allowed to raise maximum limit")
+        self.limit = limit
+
+    def nice(self, by: int) -> None:
+        if by < 0 and 20 - (self.nice_value + by) > self.limit[0]:
+            raise PermissionError
+        self.nice_value += by
+
+
+def test_a_process_that_is_no_longer_root_may_go_first_and_whoever_does_not_ask_may_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    kernel = Kernel(monkeypatch, is_root=True)
+    scheduling.allow_prompt_nice()
+    kernel.is_root = False
+    with pytest.raises(PermissionError):
+        os.nice(-1)
+    scheduling.run_promptly()
+    assert kernel.nice_value == PROMPT_NICE
+    with pytest.raises(PermissionError):
+        os.nice(-1)
+
+
+def test_where_the_system_forbids_it_a_process_keeps_its_rank(monkeypatch: pytest.MonkeyPatch) -> None:
+    kernel = Kernel(monkeypatch, is_root=False)
+    scheduling.allow_prompt_nice()
+    scheduling.run_promptly()
+    assert kernel.nice_value == 0

@@ -191,6 +191,38 @@ def test_a_private_process_can_still_say_that_it_works_in_the_background() -> No
     assert done.stdout.split() == ["10", "0"]
 
 
+PROMPT = """
+import os
+from clusterd.rights import keep_memory_private
+from clusterd.scheduling import allow_prompt_nice, run_promptly
+from clusterd.supervisor.privileges import become, owner_to_become
+before = os.getpriority(os.PRIO_PROCESS, 0)
+allow_prompt_nice()
+become(owner_to_become("nobody"))
+keep_memory_private()
+if os.fork() == 0:
+    os.setsid()
+    run_promptly()
+    grown = before - os.getpriority(os.PRIO_PROCESS, 0)
+    session = open("/proc/self/autogroup").read().split()[-1] if os.path.exists("/proc/self/autogroup") else "-10"
+    print(grown, session, flush=True)
+else:
+    os.wait()
+try:
+    os.nice(-1)
+except PermissionError:
+    print("no more", flush=True)
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may allow it")
+def test_one_child_of_a_node_that_root_has_started_goes_first_and_nobody_gains_more() -> None:
+    done = subprocess.run([sys.executable, "-c", PROMPT], capture_output=True, text=True, check=True)
+    if done.stdout.startswith("0 "):
+        pytest.skip("this system forbids it, as in some containers")
+    assert done.stdout.splitlines() == ["10 -10", "no more", "no more"]
+
+
 CONF = f"""<ossec_config><cluster><name>c</name><node_name>n</node_name><node_type>master</node_type>
 <key>{"k" * 32}</key><port>1516</port><bind_addr>127.0.0.1</bind_addr><nodes><node>127.0.0.1</node></nodes>
 <disabled>no</disabled></cluster></ossec_config>"""
