@@ -17,6 +17,7 @@ from clusterd.status.status import StatusReader
 from clusterd.status.verdict import span
 from tools import drawing, membership, questions
 from tools.drawing import Drawn, Parts, Styled, TextTable
+from tools.seconds import Seconds
 from tools.show import echo
 
 Facts = Any
@@ -28,7 +29,7 @@ COLOURS = {"active": "green", "disconnected": "red", "pending": "yellow"}
 
 _json = click.option("--json", "as_json", is_flag=True, help="The same facts for programs.")
 _watch = click.option(
-    "--watch", "watch_s", type=click.FloatRange(0.2), is_flag=False, flag_value=2.0, help="Again every SECONDS (2)."
+    "--watch", "watch_s", type=Seconds(0.2), is_flag=False, flag_value=2.0, help="Again every SECONDS (2)."
 )
 _node = click.option("--node", "names", multiple=True, help="Only this node; may be given several times.")
 

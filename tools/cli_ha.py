@@ -12,14 +12,13 @@ from clusterd.rundir import election_socket
 from clusterd.status.absence import not_running
 from clusterd.status.status import StatusReader
 from tools.cli_completion import candidate_names
+from tools.seconds import Seconds
 from tools.show import echo, fail, warn
 
 WATCH_S = 1.0
 ELECTION_S = 2.0
 _json = click.option("--json", "as_json", is_flag=True, help="The result for programs.")
-_timeout = click.option(
-    "--timeout", "timeout_s", type=click.FloatRange(1), default=60.0, show_default=True, help="Seconds."
-)
+_timeout = click.option("--timeout", "timeout_s", type=Seconds(1), default=60.0, show_default=True, help="Seconds.")
 
 
 @click.group()

@@ -8,6 +8,7 @@ import click
 import msgspec
 
 from clusterd.exits import ExitCode
+from tools.seconds import Seconds
 from tools.show import echo, warn
 
 if TYPE_CHECKING:
@@ -15,9 +16,7 @@ if TYPE_CHECKING:
 
 _json = click.option("--json", "as_json", is_flag=True, help="The result for programs; asks nothing.")
 _yes = click.option("--yes", is_flag=True, help="Do not ask.")
-_timeout = click.option(
-    "--timeout", "timeout_s", type=click.FloatRange(1), default=120.0, show_default=True, help="Seconds."
-)
+_timeout = click.option("--timeout", "timeout_s", type=Seconds(1), default=120.0, show_default=True, help="Seconds.")
 
 
 @click.command()

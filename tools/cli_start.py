@@ -11,6 +11,7 @@ from clusterd.rundir import root_problem
 from clusterd.status.status import StatusReader
 from tools import stopping
 from tools.check import check
+from tools.seconds import Seconds
 from tools.show import echo, fail, show_lines, warn
 
 LogFormat = Literal["text", "json"]
@@ -22,13 +23,11 @@ POLL_S = 0.1
 @click.option("-f", "foreground", is_flag=True, help="Stay in the foreground, log to stderr too.")
 @click.option("-d", "debug", count=True, help="More log: once DEBUG, twice DEBUG2.")
 @click.option("--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True)
-@click.option(
-    "--timeout", "timeout_s", type=click.FloatRange(1), default=START_TIMEOUT_S, show_default=True, help="Seconds."
-)
+@click.option("--timeout", "timeout_s", type=Seconds(1), default=START_TIMEOUT_S, show_default=True, help="Seconds.")
 @click.option(
     "--wait-master",
     "wait_s",
-    type=click.FloatRange(0),
+    type=Seconds(0),
     default=WAIT_MASTER_S,
     show_default=True,
     help="On a worker: seconds for the master to answer.",
@@ -68,7 +67,7 @@ def _say_master(root: str, wait_s: float) -> None:
 
 
 @click.command()
-@click.option("--timeout", "timeout_s", type=click.FloatRange(0.1), default=30.0, show_default=True, help="Seconds.")
+@click.option("--timeout", "timeout_s", type=Seconds(0.1), default=30.0, show_default=True, help="Seconds.")
 @click.option("-d", "debug", count=True, help="More log: once DEBUG, twice DEBUG2.")
 @click.option("--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True)
 @click.pass_obj

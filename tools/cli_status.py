@@ -14,6 +14,7 @@ from clusterd.status.status import StatusReader
 from clusterd.status.verdict import verdict
 from tools import at_once
 from tools.cli_completion import node_names
+from tools.seconds import Seconds
 from tools.show import echo, fail
 
 WATCH_S = 1.0
@@ -58,8 +59,8 @@ def _watch(read: Callable[[], dict[str, Any]], as_json: bool) -> None:
 
 
 @click.command()
-@click.option("--warn-lag", "warn_s", type=click.FloatRange(0), default=60.0, show_default=True, help="Seconds.")
-@click.option("--crit-lag", "crit_s", type=click.FloatRange(0), default=600.0, show_default=True, help="Seconds.")
+@click.option("--warn-lag", "warn_s", type=Seconds(0), default=60.0, show_default=True, help="Seconds.")
+@click.option("--crit-lag", "crit_s", type=Seconds(0), default=600.0, show_default=True, help="Seconds.")
 @click.option("--expect", type=click.IntRange(0), help="Critical with fewer workers connected (on a master).")
 @click.pass_obj
 def check(root: str, warn_s: float, crit_s: float, expect: int | None) -> None:

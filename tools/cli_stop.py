@@ -3,11 +3,12 @@
 import click
 
 from tools import stopping
+from tools.seconds import Seconds
 from tools.show import echo, fail
 
 
 @click.command()
-@click.option("--timeout", "timeout_s", type=click.FloatRange(0.1), default=30.0, show_default=True, help="Seconds.")
+@click.option("--timeout", "timeout_s", type=Seconds(0.1), default=30.0, show_default=True, help="Seconds.")
 @click.pass_obj
 def stop(root: str, timeout_s: float) -> None:
     """Stop the node; returns when its last process is gone."""

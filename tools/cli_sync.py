@@ -21,6 +21,7 @@ from clusterd.status.verdict import span
 from tools import syncing
 from tools.cli_completion import node_names
 from tools.console import PlainConsole
+from tools.seconds import Seconds
 from tools.show import echo
 from tools.syncing import Standing
 
@@ -37,7 +38,7 @@ def _fail(problem: Exception) -> None:
     "--wait", "waits", is_flag=True, help="Return when every worker that the master knows has the current files."
 )
 @click.option(
-    "--timeout", "timeout_s", type=click.FloatRange(0.1), default=120.0, show_default=True, help="Seconds, with --wait."
+    "--timeout", "timeout_s", type=Seconds(0.1), default=120.0, show_default=True, help="Seconds, with --wait."
 )
 @click.option("--expect", type=click.IntRange(0), help="With --wait: wait for so many workers, and fail with fewer.")
 @click.option(

@@ -11,13 +11,14 @@ from contextlib import contextmanager
 import click
 
 from clusterd.status.status import StatusReader
+from tools.seconds import Seconds
 from tools.show import fail
 
 STEP_S = 0.1
 
 
 @click.command()
-@click.option("--interval", "interval_s", type=click.FloatRange(0.2), default=1.0, show_default=True, help="Seconds.")
+@click.option("--interval", "interval_s", type=Seconds(0.2), default=1.0, show_default=True, help="Seconds.")
 @click.pass_obj
 def top(root: str, interval_s: float) -> None:
     """Watch the cluster: workers and problems first. Keys: s sorts, p processes, a agents, q ends."""

@@ -152,7 +152,7 @@ def parse_moment(text: str, now: float) -> float | None:
     unless it names one). None for anything else."""
     units = {"s": 1, "m": 60, "h": 3600, "d": 86400}
     number, unit = text[:-1], text[-1:]
-    if unit in units and number.replace(".", "", 1).isdigit() and len(number) < 10:
+    if unit in units and number.isascii() and number.replace(".", "", 1).isdigit() and len(number) < 10:
         return now - float(number) * units[unit]
     try:
         return datetime.fromisoformat(text).timestamp()

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -164,3 +165,25 @@ def test_user_who_may_not_look_is_told_so_without_click_too(
     with pytest.raises(SystemExit) as ended:
         found[0](**found[1])
     assert (ended.value.code, capsys.readouterr().err) == (ExitCode.FAILED, "clusterd: closed\n")
+
+
+def every_command(group: click.Group, context: click.Context) -> Iterator[click.Command]:
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        assert command is not None
+        if isinstance(command, click.Group):
+            yield from every_command(command, context)
+        else:
+            yield command
+
+
+def test_no_option_takes_a_number_that_is_none() -> None:
+    """With `nan` as a deadline a command would wait for ever, or kill a node at once."""
+    context = click.Context(cluster)
+    options = [option for command in every_command(cluster, context) for option in command.params]
+    seconds = [option for option in options if isinstance(option.type, click.types.FloatParamType)]
+    assert len(seconds) >= 10
+    for option in seconds:
+        for text in ("nan", "inf", "1e999"):
+            with pytest.raises(click.BadParameter):
+                option.type.convert(text, option, context)

@@ -151,7 +151,7 @@ def test_moments() -> None:
     assert parse_moment("1.5h", NOW) == NOW - 5400
     assert parse_moment("2d", NOW) == NOW - 172800
     assert parse_moment("2027-01-15T08:00:00Z", 0.0) == NOW
-    for text in ("", "h", "-1h", "1w", "tomorrow"):
+    for text in ("", "h", "-1h", "1w", "tomorrow", "²s", "١s"):
         assert parse_moment(text, NOW) is None
 
 
