@@ -245,8 +245,8 @@ def test_worker_that_was_equal_is_sent_what_has_changed_or_told_of_it(lone_maste
         (rig.master.root / f"etc/rules/{'-'.join(caps)}.xml").write_text("<group/>")
         firsts = []
         for one in (link, other):
-            found = one.wait_for(lambda seen: not seen.sent and seen.is_request and seen.command.startswith("syn_"), 20)
-            firsts.append(found.command)
+            of_files = one.wait_for(lambda seen: not seen.sent and seen.command in ("syn_m_c", "syn_changed"), 60)
+            firsts.append(of_files.command)
         assert firsts == ["syn_m_c" if "ahead" in caps else "syn_changed", "syn_changed"]
 
 
