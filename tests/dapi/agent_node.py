@@ -58,11 +58,12 @@ class AgentNode:
 
 
 @contextlib.contextmanager
-def agent_node() -> Iterator[AgentNode]:
+def agent_node(**own: Any) -> Iterator[AgentNode]:
+    """`own`: see lone_settings."""
     # The root is not below tmp_path, because socket paths may have 107 bytes.
     with (
         guarded("dapi-") as base,
-        lone_store(base / "1") as store,
+        lone_store(base / "1", **own) as store,
         WdbClient(store.root) as db,
         BlockingDatabase(str(store.root)) as database,
     ):

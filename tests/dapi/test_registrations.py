@@ -19,6 +19,7 @@ from clusterd.dapi.functions.registrations import AgentToAdd, DeletedAgents, add
 from clusterd.dapi.protocol.registry import Call
 from clusterd.dapi.protocol.request import ApiRequest
 from clusterd.rundir import AUTH_SOCKET
+from clusterd.settings import Clusterd, Limits
 from clusterd.wire.results import WireCallable, WireException
 from tests.contracts.helpers import put
 from tests.dapi.agent_node import AgentNode, agent_node, codes
@@ -136,6 +137,16 @@ def test_agents_are_deleted_and_the_others_are_failed_items(node: AgentNode) -> 
     assert (rest.affected, codes(rest)) == (["003"], {})
     assert "agent3" not in "".join(lines_of(node))
     assert node.items("delete_agents", agent_list=[]).affected == []
+
+
+def test_store_with_few_places_for_a_process_deletes_all_of_many_agents() -> None:
+    own = Clusterd(limits=Limits(store_connections=8))
+    with agent_node(limits=own.limits) as node:
+        node.settings = msgspec.structs.replace(node.settings, serves_store=True, clusterd=own)
+        (node.root / "etc/client.keys").write_text("".join(f"{n:03d} agent{n} any {KEY}\n" for n in range(1, 41)))
+        wait_for_rows(node, list(range(1, 41)))
+        gone = node.items("delete_agents", filters={"status": "all"})
+        assert (len(gone.affected), codes(gone)) == (40, {})
 
 
 def test_more_agents_than_connections_at_a_time(node: AgentNode, monkeypatch: pytest.MonkeyPatch) -> None:

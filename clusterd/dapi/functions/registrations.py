@@ -5,7 +5,7 @@ from typing import Annotated, Any, ClassVar
 import msgspec
 
 from clusterd.agent_keys import Key, importable
-from clusterd.dapi.files.registration import ask_authd
+from clusterd.dapi.files.registration import AT_ONCE_OF_OURS, ask_authd
 from clusterd.dapi.functions.agents import known_agents, with_unknown
 from clusterd.dapi.protocol.access import MANAGER
 from clusterd.dapi.protocol.actions import ADD_AGENTS, DELETE_AGENTS
@@ -13,6 +13,7 @@ from clusterd.dapi.protocol.items import Items
 from clusterd.dapi.protocol.registry import Arguments, Call, Registry
 from clusterd.dapi.protocol.request import LOCAL_MASTER
 from clusterd.dapi.query.agent_query import NOT_MANAGER, AgentQuery, find_agents
+from clusterd.settings import Settings
 from clusterd.wire.results import BAD_REQUEST, INTERNAL_ERROR, WireException
 
 registry = Registry()
@@ -86,7 +87,9 @@ def delete_agents(call: Call, given: DeletedAgents) -> Items:
         code = 1703 if agent_id == MANAGER else 1731
         items.fail(agent_id, WireException(code, wire_class=BAD_REQUEST))
     requests = [{"id": agent_id, "purge": given.purge} for agent_id in found]
-    answers = ask_authd(call.root, "remove", requests, call.database.step, who=_who(call))
+    answers = ask_authd(
+        call.root, "remove", requests, call.database.step, who=_who(call), at_once=_at_once(call.settings)
+    )
     for agent_id, answer in zip(found, answers, strict=True):
         if not isinstance(answer, WireException):
             items.affected.append(agent_id)
@@ -102,6 +105,14 @@ def delete_agents(call: Call, given: DeletedAgents) -> Items:
 def _who(call: Call) -> str:
     """For the journal of our own store: another authd is told nothing that it does not know."""
     return call.request.current_user if call.settings.serves_store else ""
+
+
+def _at_once(settings: Settings) -> int | None:
+    """One process may have half of the connections of our own store, and those of the last requests may still count.
+    Of another authd nothing is known."""
+    if not settings.serves_store:
+        return None
+    return max(1, min(AT_ONCE_OF_OURS, settings.clusterd.limits.store_connections // 4))
 
 
 class _Added(msgspec.Struct, frozen=True):
