@@ -108,6 +108,10 @@ def update_agent_name(session: Session, change: AgentName) -> None:
     session.db.execute("update agent set name = ? where id = ?", (change.name, change.id))
 
 
+def update_agent_key(session: Session, agent_id: int, register_ip: str, key: str) -> None:
+    session.db.execute("update agent set register_ip = ?, internal_key = ? where id = ?", (register_ip, key, agent_id))
+
+
 def update_keepalive(session: Session, keepalive: Keepalive) -> None:
     found = session.db.execute(
         "update agent set last_keepalive = :now, connection_status = :connection, disconnection_time = 0,"

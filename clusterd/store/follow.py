@@ -8,6 +8,7 @@ import os
 import sqlite3
 import time
 from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 from clusterd import stacks
 from clusterd.agent_keys import KEY_FILE, Key
@@ -45,6 +46,23 @@ MOST_TOLD = 100
 """Groups that come or go at once and are told of."""
 GROUPS = "group"
 _NO_KEY_YET = "0.0.0.0"
+
+
+class _Row(NamedTuple):
+    """What the database has of an agent. `added`: when it was registered, seconds since 1970."""
+
+    name: str
+    key: str | None
+    ip: str | None
+    added: int
+
+    @property
+    def is_nameless(self) -> bool:
+        """Whether it is known only from group data."""
+        return self.key is None and self.ip == _NO_KEY_YET
+
+    def is_young(self, wall: float) -> bool:
+        return abs(wall - self.added) < YOUNG_S
 
 
 class Follower:
@@ -247,8 +265,8 @@ class Follower:
         entries, dates = found.keys, found.dates
         had = {int(name) for name in seen(session.db, KEYS)}
         rows = {
-            agent_id: (name, key is None and ip == _NO_KEY_YET, added)
-            for agent_id, name, key, ip, added in session.db.execute(
+            row[0]: _Row(*row[1:])
+            for row in session.db.execute(
                 "select id, name, internal_key, register_ip, date_add from agent where id > 0"
             )
         }
@@ -270,10 +288,7 @@ class Follower:
             return []
         return self._delete_keyless(session, lost, entries, rows)
 
-    @staticmethod
-    def _take_in(
-        session: Session, agent_id: int, entry: Key, rows: Mapping[int, tuple[str, bool, int]], date_add: int
-    ) -> None:
+    def _take_in(self, session: Session, agent_id: int, entry: Key, rows: Mapping[int, _Row], date_add: int) -> None:
         row = rows.get(agent_id)
         if row is None:
             agents.insert_agent(
@@ -282,31 +297,36 @@ class Follower:
                     id=agent_id, name=entry.name, date_add=date_add, register_ip=entry.ip, internal_key=entry.key
                 ),
             )
-        elif row[0] != entry.name:
+            return
+        if row.name != entry.name:
             agents.update_agent_name(session, agents.AgentName(agent_id, entry.name))
+        # Another program has given the id another key. A candidate that takes over writes the key of the row into its
+        # file. That of an agent which was just registered is not in the file yet.
+        if not self._on_worker and (row.key, row.ip) != (entry.key, entry.ip) and not row.is_young(session.now()):
+            agents.update_agent_key(session, agent_id, entry.ip, entry.key)
 
     def _delete_keyless(
         self,
         session: Session,
         lost: set[int],
         entries: Mapping[int, Key],
-        rows: Mapping[int, tuple[str, bool, int]],
+        rows: Mapping[int, _Row],
     ) -> list[int]:
         now, wall = time.monotonic(), session.now()
         orphans = {
             agent_id
-            for agent_id, (_, is_nameless, added) in rows.items()
-            if self._on_worker and is_nameless and agent_id not in entries and abs(wall - added) > ORPHAN_S
+            for agent_id, row in rows.items()
+            if self._on_worker and row.is_nameless and agent_id not in entries and abs(wall - row.added) > ORPHAN_S
         }
         waiting = {
             agent_id
-            for agent_id, (_, is_nameless, _) in rows.items()
-            if self._on_worker and is_nameless and agent_id not in entries
+            for agent_id, row in rows.items()
+            if self._on_worker and row.is_nameless and agent_id not in entries
         }
         self._keyless_since = {one: self._keyless_since.get(one, now) for one in lost | waiting}
         deleted = []
         for agent_id in sorted(lost | orphans):
-            is_young = agent_id in rows and abs(wall - rows[agent_id][2]) < YOUNG_S
+            is_young = agent_id in rows and rows[agent_id].is_young(wall)
             if agent_id in lost and agent_id in rows and (is_young or now - self._keyless_since[agent_id] < SURE_S):
                 continue
             agents.delete_agent(session, agent_id)

@@ -7,6 +7,8 @@ import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
+
 from clusterd.agent_keys import KEY_FILE, Key
 from clusterd.key_guard import KeyRules
 from clusterd.left_behind import keep_one
@@ -20,7 +22,8 @@ from hashing.atomic import FileOps, sync_path
 from hashing.in_place import replace
 from hashing.write import write_atomic
 
-PREFIX = ".promoted"
+PROMOTED = ".promoted"
+"""Ending of the copy of the replica that is about to be the agent database."""
 KEPT = "kept"
 """The first step."""
 BEFORE, ABSENT, UNFINISHED = ".before-promotion", ".absent-before-promotion", ".before-promotion.new"
@@ -89,6 +92,7 @@ def is_kept(settings: Settings) -> bool:
 
 def put_back(settings: Settings) -> None:
     """After a step that failed: every file is what it was. May be run again. Raises OSError."""
+    _promoted(settings.root).unlink(missing_ok=True)
     for path in _exchanged(settings):
         before, absent = _beside(path, BEFORE), _beside(path, ABSENT)
         _beside(path, UNFINISHED).unlink(missing_ok=True)
@@ -109,9 +113,14 @@ def put_back(settings: Settings) -> None:
 
 def forget_before(settings: Settings) -> None:
     """After the last step, or before the first one. Raises OSError."""
+    _promoted(settings.root).unlink(missing_ok=True)
     for path in _exchanged(settings):
         for ending in (BEFORE, ABSENT, UNFINISHED):
             _beside(path, ending).unlink(missing_ok=True)
+
+
+def _promoted(root: str) -> Path:
+    return Path(root) / f"{schema.DATABASE}{PROMOTED}"
 
 
 def take_replica(root: str, settings: Settings | None = None) -> str:
@@ -124,12 +133,12 @@ def take_replica(root: str, settings: Settings | None = None) -> str:
     if settings is not None:
         _compare_keys(settings, source)
     with schema.locked(root):
-        new = target.with_name(f"{target.name}{PREFIX}")
+        new = _promoted(root)
         shutil.copyfile(source, new)
         new.chmod(schema.MODE)
         sync_path(new)
         if target.exists():
-            with contextlib.suppress(sqlite3.DatabaseError):  # damaged: it is replaced
+            with contextlib.suppress(sqlite3.DatabaseError, NotPromoted):  # damaged: it is replaced
                 _settle(target)
         for left in ("-wal", "-shm"):
             Path(f"{target}{left}").unlink(missing_ok=True)
@@ -154,7 +163,8 @@ def _settle(path: Path) -> int:
 
 def take_keys(settings: Settings, term: int) -> str:
     """client.keys travels with the files and may be older than the replica, or newer: a key that the replica has is
-    added, one that the old master has removed is removed. No id up to the highest one ever given is given again."""
+    added, or takes the place of an earlier one of its id; one that the old master has removed is removed. No id up to
+    the highest one ever given is given again."""
     root = settings.root
     file, added, removed, greatest = _compare_keys(settings, Path(root) / schema.DATABASE)
     table = file.table
@@ -184,11 +194,12 @@ def _compare_keys(settings: Settings, database: Path) -> tuple[KeyFile, list[Key
     file = KeyFile(root)
     file.refresh()
     table = file.table
-    added = [
+    given = [
         Key(f"{one:03d}", name, address or "any", key)
         for one, name, address, key in rows
-        if one in keyed and one not in table and name and key
+        if one in keyed and name and key
     ]
+    added = [key for key in given if not _is_same(table.get(key.number), key)]
     removed = [key.number for key in table if key.number <= greatest and key.number not in known]
     rules = KeyRules(settings.clusterd.max_key_loss_share, settings.clusterd.key_loss_from)
     if rules.is_on and len(table) >= rules.least and len(removed) > rules.share * len(table):
@@ -197,6 +208,11 @@ def _compare_keys(settings: Settings, database: Path) -> tuple[KeyFile, list[Key
             "cluster's master. clusterd promote --without-agents keeps the keys"
         )
     return file, added, removed, greatest
+
+
+def _is_same(there: Key | None, key: Key) -> bool:
+    """Whether the file has this key, however it writes the id."""
+    return there is not None and msgspec.structs.replace(readable(there), id=key.id) == key
 
 
 def take_users(settings: Settings) -> str:

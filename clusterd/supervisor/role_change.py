@@ -135,8 +135,8 @@ def _ended(settings: Settings, before: NodeRole | None) -> NodeRole:
 
 
 def give_up(settings: Settings, why: str) -> None:
-    """Takes back a change that failed: files and role are what they were before. One that was done when its process
-    ended stays. Raises OSError, RoleDamaged."""
+    """Takes back a change that failed: files and role are what they were before, but a node that was to be demoted
+    still knows that another one leads. One that was done when its process ended stays. Raises OSError, RoleDamaged."""
     root = settings.root
     with contextlib.suppress(RoleDamaged):
         found = read_role(root)
@@ -154,6 +154,15 @@ def give_up(settings: Settings, why: str) -> None:
         if now is None or now.change is None:
             raise RoleDamaged("nothing is under way")
         before = None if now.change.before is None else msgspec.convert(now.change.before, NodeRole)
+        if now.change.kind == "demote":
+            known = before or NodeRole(now.term)
+            before = msgspec.structs.replace(
+                known,
+                term=now.term,
+                led=0 if known.led == now.term else known.led,
+                master=now.master,
+                master_name=now.master_name,
+            )
         return before or now
 
     update_role(root, back)

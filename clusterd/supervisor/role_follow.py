@@ -1,6 +1,5 @@
 """The role of a node changes while its supervisor lives (docs/ha.md): what `role.json` says counts at once."""
 
-import contextlib
 import os
 import signal
 import time
@@ -21,6 +20,8 @@ from clusterd.supervisor.restart import how
 from ipc.board import BoardRow
 
 TICK_S = 0.02
+TAKE_BACK_S = 5.0
+"""How often a change is taken back that failed and could not be taken back, on a full disk for example."""
 
 
 class RoleFollower:
@@ -43,6 +44,10 @@ class RoleFollower:
         self._node, self._children, self._row, self._log = node, children, row, log
         self._root, self._crash_log = node.settings.root, crash_log
         self._reason, self._wait, self._changing = reason, wait, changing
+        self._failed = ""
+        """Why a change has failed that is not taken back yet: it stands in the file as under way."""
+        self._take_back_at = 0.0
+        self._said = ""
 
     def begin(self) -> None:
         """Before anything is served: a change of role that was killed goes on."""
@@ -51,6 +56,10 @@ class RoleFollower:
             self._take(given)
         elif given is not None:
             role_change.tidy(self._node.settings, given)
+
+    def is_due(self, now: float) -> bool:
+        """Whether `look` is to be called without a signal."""
+        return bool(self._failed) and now >= self._take_back_at
 
     def look(self) -> bool:
         """Follows the file. Returns whether the children of the role are new ones, which were not forked yet."""
@@ -63,17 +72,19 @@ class RoleFollower:
     def _look_once(self) -> bool:
         """Returns whether the role has changed, and the children with it."""
         running = self._node.settings
+        is_back = bool(self._failed) and self._take_back()
         try:
             given = after_deposing(read_role(self._root), self._node.board.deposed_term)
         except RoleDamaged as failure:
             self._log.line("ERROR", TAG, SUBTAG, f"The role stays what it is: {failure}")
             given = after_deposing(running.role, self._node.board.deposed_term)
-        if given == running.role or given is None:
-            return False
-        if given.change is None and role_change.role_of(running.with_role(given)) == role_change.role_of(running):
-            # A higher term of the same master's: net has told everybody who must know.
-            self._node.settings = running.with_role(given)
-            return False
+        if not is_back:
+            if given is None or given == running.role:
+                return False
+            if given.change is None and role_change.role_of(running.with_role(given)) == role_change.role_of(running):
+                # A higher term of the same master's: net has told everybody who must know.
+                self._node.settings = running.with_role(given)
+                return False
         self._log.line("INFO", TAG, SUBTAG, f"The role changes: this node was {running.role_text}.")
         self._changing("changing its role")
         self._row.begin(os.getpid(), 1)
@@ -84,9 +95,9 @@ class RoleFollower:
             self._take(given)
         return True
 
-    def _take(self, begun: NodeRole) -> None:
+    def _take(self, begun: NodeRole | None) -> None:
         """Finishes what was begun, and makes children for the role that this node has then."""
-        given: NodeRole | None = begun if begun.change is None else self._finish(begun)
+        given = begun if begun is None or begun.change is None else self._finish(begun)
         running = self._node.settings
         settings = running.with_role(given)
         # Never fewer processes of the pool: each has a row on the board.
@@ -116,9 +127,25 @@ class RoleFollower:
         if status != 0:
             why = self._reason() or f"its process ended {how(status)}; see the log"
             self._log.line("ERROR", TAG, SUBTAG, f"The role was not changed: {why}")
-            with contextlib.suppress(RoleDamaged, OSError):
-                role_change.give_up(settings, why)
+            self._failed = why
+            self._take_back()
         try:
             return read_role(self._root)
         except RoleDamaged:
             return msgspec.structs.replace(given, change=None)
+
+    def _take_back(self) -> bool:
+        """The change that has failed. Returns whether that is done; if not, it is tried again."""
+        self._take_back_at = time.monotonic() + TAKE_BACK_S
+        try:
+            role_change.give_up(self._node.settings, self._failed)
+        except OSError as failure:
+            text = f"The change of role that failed is not taken back yet, it is tried again: {failure}"
+            if text != self._said:
+                self._said = text
+                self._log.line("WARNING", TAG, SUBTAG, text)
+            return False
+        except RoleDamaged:
+            pass  # another program has, or it must be mended by hand
+        self._failed = ""
+        return True

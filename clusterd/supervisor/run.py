@@ -314,7 +314,7 @@ class _Supervisor:
                 self._log.line("INFO", TAG, "Main", STOP_LINES[signal.Signals(number)])
                 self._stop()
                 return
-            if number == signal.SIGHUP:
+            if number == signal.SIGHUP or self._role.is_due(now):
                 if self._role.look():
                     self._serving, self._holds = False, None
                     self._started = time.monotonic()
@@ -322,6 +322,7 @@ class _Supervisor:
                 if self._children.must_stop:
                     self._stop()
                     return
+            if number == signal.SIGHUP:
                 with self._rounds.survive("reloading the configuration"):
                     self._reload()
             self._children.look(now)

@@ -4,6 +4,7 @@ import asyncio
 import os
 import shutil
 import sqlite3
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -174,6 +175,28 @@ def test_agents_come_and_go_with_their_keys(live: Callable[..., None]) -> None:
         assert await node.column("select name from agent where id = 2") == ["gamma"]
 
     live(work)
+
+
+@pytest.mark.parametrize("on_worker", [False, True])
+def test_key_that_another_program_changes_is_that_of_the_row_on_a_master(
+    live: Callable[..., None], on_worker: bool
+) -> None:
+    """A candidate that takes over writes the keys of the rows into its file. A worker has rows without a key that stay
+    as they are."""
+
+    async def work(node: Node) -> None:
+        node.keys.write_text("001 alpha any k1\n002 beta any k2\n")
+        await node.look()
+        now = int(time.time())
+        await node.engine.write(
+            lambda session: session.db.execute("update agent set date_add = ? where id = 2", (now,))
+        )
+        node.keys.write_text("001 alpha 10.0.0.1 other\n002 beta any of-before\n")
+        await node.look()
+        found = await node.column("select internal_key || register_ip from agent where id > 0 order by id")
+        assert found == (["k1any"] if on_worker else ["other10.0.0.1"]) + ["k2any"], "authd has just given 2 its key"
+
+    live(work, on_worker=on_worker)
 
 
 def test_agent_that_is_deleted_while_its_key_is_read_stays_away(

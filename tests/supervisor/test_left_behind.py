@@ -11,7 +11,7 @@ import pytest
 
 from clusterd import left_behind
 from clusterd.net.term_question import TermAnswer
-from clusterd.role import LEFT_BEHIND, NodeRole, RoleChange, read_role
+from clusterd.role import LEFT_BEHIND, NodeRole, RoleChange, read_role, standing
 from clusterd.rundir import REPLICA_DIR, REPLICA_FILE, run_dir
 from clusterd.settings import HaSettings
 from clusterd.store import replica_db, schema
@@ -178,3 +178,15 @@ def test_the_term_is_taken_back_although_the_reason_cannot_be_written(root: str)
     (Path(run_dir(root)) / role_change.FAILED).mkdir(parents=True)
     role_change.give_up(settings_of(root), "the disk is full")
     assert read_role(root) == before
+
+
+@pytest.mark.parametrize("before", [None, NodeRole(3, "master", 3, "a:1", "a"), NodeRole(4, "master", 4, "a:1", "a")])
+def test_a_demotion_that_fails_makes_no_master_again(root: str, before: NodeRole | None) -> None:
+    """It was found out that another node leads. `before` None: also where the file was damaged."""
+    saved = None if before is None else msgspec.to_builtins(before)
+    begin(root, RoleChange("demote", saved), role="" if before is None else "master", led=before.led if before else 0)
+    role_change.give_up(settings_of(root), "the disk is full")
+    found = read_role(root)
+    assert found is not None
+    assert (found.term, found.master, found.change) == (4, "10.0.0.2:1516", None)
+    assert standing(found, "master").is_deposed

@@ -215,3 +215,33 @@ def test_an_incomplete_copy_replaces_nothing(candidate: str, monkeypatch: pytest
     monkeypatch.undo()
     role_change.give_up(settings_of(candidate), why)
     assert before_promotion(candidate) == before
+
+
+def test_a_full_disk_gets_back_the_room_of_what_was_copied_in_vain(
+    candidate: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without it not even the old role could be written again."""
+    before = before_promotion(candidate)
+    real = promotion.shutil.copyfile
+
+    def full(source: Path, target: Path) -> None:
+        real(source, target)
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(promotion.shutil, "copyfile", full)
+    code, why = finish(candidate, begin(candidate, RoleChange("promote")))
+    assert (code, "No space left" in why) == (1, True)
+    role_change.give_up(settings_of(candidate), why)
+    assert before_promotion(candidate) == before
+
+
+def test_own_database_that_is_damaged_is_replaced_all_the_same(candidate: str) -> None:
+    """The check of SQLite says so of some damage, and raises for other."""
+    with contextlib.closing(sqlite3.connect(Path(candidate) / schema.DATABASE)) as db:
+        db.execute("pragma writable_schema = on")
+        db.execute("delete from sqlite_schema where type = 'index' and sql is null")
+        db.commit()
+    with contextlib.closing(sqlite3.connect(Path(candidate) / schema.DATABASE)) as db:
+        assert db.execute("pragma quick_check(1)").fetchone() != ("ok",)
+    assert finish(candidate, begin(candidate, RoleChange("promote"))) == (0, "")
+    assert agents(candidate) == {1: "a", 2: "b", 3: "c"}

@@ -12,7 +12,7 @@ from clusterd.store import schema
 from clusterd.supervisor import promotion
 from clusterd.token_secret import SECRET_FILE
 from clusterd.users import USERS_FILE
-from tests.supervisor.promotions import agents, begin, finish, keys, make_replica, settings_of, write_keys
+from tests.supervisor.promotions import KEY, agents, begin, finish, keys, make_replica, settings_of, write_keys
 
 
 def test_replica_becomes_the_agent_database_and_stays_where_it_is(root: str) -> None:
@@ -49,6 +49,26 @@ def test_keys_follow_the_replica_and_newer_ones_stay(root: str) -> None:
     assert "gone" in before
     assert promotion.take_keys(settings_of(root), 7).startswith("0 added")
     assert (Path(root) / LEFT_BEHIND / "7/files/etc/client.keys").read_text() == before
+
+
+def test_an_id_that_was_given_to_another_agent_has_that_ones_key(root: str) -> None:
+    """Its registration was answered when the candidate had it in its replica; the file was still on its way."""
+    make_replica(root, {1: "a", 2: "new"})
+    promotion.take_replica(root)
+    (Path(root) / "etc/client.keys").write_text(f"001 a any {KEY}\n2 old 10.0.0.1 {'b' * 64}\n")
+    assert promotion.take_keys(settings_of(root), 7).startswith("1 added to etc/client.keys, 0 removed")
+    assert (Path(root) / "etc/client.keys").read_text() == f"001 a any {KEY}\n002 new any {KEY}\n"
+    assert "2 old 10.0.0.1" in (Path(root) / LEFT_BEHIND / "7/files/etc/client.keys").read_text()
+    written = (Path(root) / "etc/client.keys").stat().st_mtime_ns
+    assert promotion.take_keys(settings_of(root), 7).startswith("0 added")
+    assert (Path(root) / "etc/client.keys").stat().st_mtime_ns == written
+
+
+def test_key_file_with_bytes_that_are_no_text_is_left_as_it_is(root: str) -> None:
+    make_replica(root, {1: "a\N{REPLACEMENT CHARACTER}"})
+    promotion.take_replica(root)
+    (Path(root) / "etc/client.keys").write_bytes(b"1 a\xff any " + KEY.encode() + b"\n")
+    assert promotion.take_keys(settings_of(root), 7).startswith("0 added")
 
 
 def test_an_agent_whose_key_was_removed_is_not_brought_back(root: str) -> None:

@@ -1,6 +1,7 @@
 """The supervisor follows role.json whenever it is written."""
 
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,9 +9,11 @@ from typing import Any
 import msgspec
 import pytest
 
+from clusterd import role as role_module
 from clusterd.logs import Log
-from clusterd.role import NodeRole, update_role
+from clusterd.role import NodeRole, RoleChange, read_role, update_role
 from clusterd.settings import ClusterBlock, Settings
+from clusterd.supervisor import role_follow
 from clusterd.supervisor.plan import NodeResources
 from clusterd.supervisor.role_follow import RoleFollower
 from ipc.board import Board
@@ -102,3 +105,43 @@ def test_a_stop_meanwhile_ends_the_following(follower: Any) -> None:
     assert not found.look()
     assert children.renewed == 0
     assert msgspec.structs.asdict(node.settings)["role"].led == 3
+
+
+def test_change_that_fails_on_a_full_disk_is_taken_back_when_there_is_room(
+    follower: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until then it stands in the file as under way, and the election does nothing with this node."""
+    node, children, found = follower
+    before = NodeRole(3, "master", 3)
+    under_way = NodeRole(4, "master", 3, change=RoleChange("promote", msgspec.to_builtins(before)))
+    update_role(node.settings.root, lambda _: under_way)
+    written = read_role(node.settings.root)
+    full = True
+
+    def write(*_: object) -> None:
+        if full:
+            raise OSError(28, "No space left on device")
+        real(*_)  # type: ignore[arg-type]
+
+    class Failed:
+        def collect(self) -> int:
+            return 256
+
+    real = role_module._write
+    monkeypatch.setattr(role_module, "_write", write)
+    monkeypatch.setattr(role_follow, "fork", lambda *_: Failed())
+    assert found.look()
+    assert (node.settings.role, children.renewed) == (written, 1)
+    assert not found.is_due(time.monotonic())
+    later = time.monotonic() + role_follow.TAKE_BACK_S
+    assert found.is_due(later)
+    assert not found.look()
+    assert found.is_due(later + role_follow.TAKE_BACK_S), "the disk is still full"
+    full = False
+    assert found.look()
+    assert read_role(node.settings.root) == node.settings.role == before
+    assert (node.settings.is_master, children.renewed) == (True, 2), "with processes that know nothing of term 4"
+    assert not found.is_due(later + 60)
+    log = Path(node.settings.root, "logs/cluster.log").read_text()
+    assert log.count("not taken back yet") == 1
+    assert not found.look()
