@@ -11,6 +11,7 @@ import pytest
 from clusterd.clock import Clock
 from clusterd.errors import ClusterError
 from clusterd.messages.links import HelloRefused, LinkInfo
+from clusterd.sync.links import known_workers
 from clusterd.sync.links.known_workers import BACK_SOON_S, EXPECTED_S, MOST_REFUSED, REFUSED_S, KnownWorkers
 from clusterd.sync.links.peer import Peer
 from clusterd.sync.links.records import WorkerRecord
@@ -293,3 +294,42 @@ def test_another_node_with_a_workers_name_is_forgotten_and_the_worker_stays(mast
     assert (master.known.shown_refused(), master.states()) == ([], {"w1": "connected"})
     with pytest.raises(ClusterError, match="is connected"):
         master.known.forget("w1")
+
+
+def test_worker_that_is_dropped_for_a_new_one_is_nothing_to_be_told(
+    master: Master, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that was lost a moment ago may be the only one that is away."""
+    monkeypatch.setattr(known_workers, "MOST", 2)
+    for name in ("w1", "w2"):
+        master.joined(FakePeer(name))
+    leaving = FakePeer("w1")
+    master.joined(leaving)
+    master.left(leaving, "it hung up")
+    master.joined(FakePeer("w3"))
+    assert master.states() == {"w2": "connected", "w3": "connected"}
+    during_a_round(master, written(master, {"w2", "w3"}))
+    assert master.log.written == []
+
+
+def test_round_that_fails_is_not_the_last(master: Master, monkeypatch: pytest.MonkeyPatch) -> None:
+    master.joined(FakePeer("w1"))
+    tries: list[None] = []
+
+    def trip() -> float:
+        tries.append(None)
+        master.known._changed.set()
+        if len(tries) == 1:
+            raise KeyError("w9")
+        return 0.0
+
+    monkeypatch.setattr(master.known, "_next_due_s", trip)
+    leaving = FakePeer("w2")
+    master.joined(leaving)
+    master.left(leaving)
+
+    async def tried_again() -> None:
+        while len(tries) < 2:
+            await asyncio.sleep(0.01)
+
+    during_a_round(master, tried_again())

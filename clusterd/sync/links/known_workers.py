@@ -18,7 +18,7 @@ from clusterd.messages.links import HelloRefused
 from clusterd.sync.links.peer import Peer
 from clusterd.sync.links.records import WorkerRecord
 from clusterd.sync.ports.tag_log import TagLog
-from clusterd.sync.ports.troubles import Troubles
+from clusterd.sync.ports.troubles import Troubles, round_survives
 from clusterd.wire.results import shorten
 from hashing.atomic import FileOps
 from hashing.write import write_atomic
@@ -184,9 +184,7 @@ class KnownWorkers:
                 return False
             known = ", ".join(sorted(self._workers)) or "none"
             raise ClusterError(1000, f"this master knows no worker {shorten(name)}; it knows: {known}")
-        del self._workers[name]
-        self._unsaid.discard(name)
-        self._said_lost.discard(name)
+        self._remove(name)
         self._log.info(f"Worker {name} is forgotten. {self._count()}")
         self._tell(WorkerEvent(worker=name, what="forgotten"))
         self._changed.set()
@@ -244,7 +242,13 @@ class KnownWorkers:
     def _drop_oldest(self) -> None:
         away = [known for known in self._workers.values() if known.lost_at is not None]
         if len(self._workers) > MOST and away:
-            del self._workers[min(away, key=lambda known: known.seen_at).name]
+            self._remove(min(away, key=lambda known: known.seen_at).name)
+
+    def _remove(self, name: str) -> None:
+        """Nothing is left to be said about it either."""
+        del self._workers[name]
+        for names in (self._unsaid, self._said_lost, self._of_before):
+            names.discard(name)
 
     # ---- for ever ----------------------------------------------------------------------------------------------------
 
@@ -255,10 +259,11 @@ class KnownWorkers:
                 async with asyncio.timeout(SAVE_S):
                     await self._changed.wait()
             self._changed.clear()
-            if self._unsaid:
-                await asyncio.sleep(self._next_due_s())
-                self._say_lost()
-            await self.save()
+            with round_survives(self._log, self._troubles, "list of known workers"):
+                if self._unsaid:
+                    await asyncio.sleep(self._next_due_s())
+                    self._say_lost()
+                await self.save()
 
     def _next_due_s(self) -> float:
         """Until the first of the workers that have left may be called lost."""
