@@ -25,6 +25,7 @@ async def rotate_nightly(context: Context) -> None:
     midnight = next_midnight(_now(context))
     while True:
         now = _now(context)
+        midnight = min(midnight, next_midnight(now))  # the clock may have been days ahead, and was set since
         if now < midnight:
             await asyncio.sleep(min(60.0, (midnight - now).total_seconds() + 0.01))
             continue
