@@ -333,3 +333,20 @@ def test_round_that_fails_is_not_the_last(master: Master, monkeypatch: pytest.Mo
             await asyncio.sleep(0.01)
 
     during_a_round(master, tried_again())
+
+
+def test_worker_that_was_lost_before_the_clock_was_set_back_is_lost_all_the_same(
+    master: Master, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    peer = FakePeer("w1")
+    master.joined(peer)
+    master.left(peer)
+    master.known.refused(HelloRefused("x", "10.0.0.9", "another key"))
+    master.clock._wall -= 3600
+    assert master.states() == {"w1": "expected"}
+    assert [row["name"] for row in master.known.shown_refused()] == ["x"]
+    master.clock.move(BACK_SOON_S + 0.1)
+    during_a_round(master, said(master, "Worker w1 (10.0.0.7) is lost"))
+    assert master.states() == {"w1": "lost"}
+    master.clock.move(REFUSED_S)
+    assert master.known.shown_refused() == []

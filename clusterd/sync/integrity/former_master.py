@@ -16,11 +16,11 @@ LOOK_S = 0.5
 async def sort_left_behind(context: Context, last: Callable[[], LastSync]) -> None:
     """Lives with the link to the new master; ends when there is nothing to sort."""
     root, log = context.settings.root, context.tag_log(context.tag, SUBTAG)
-    began = context.clock.wall()
+    before = last().checked_at
     terms = await asyncio.to_thread(left_behind.unsorted, root)
     while terms:
         await asyncio.sleep(LOOK_S)
-        if last().result != "equal" or (last().checked_at or 0.0) < began:
+        if last().result != "equal" or last().checked_at == before:  # that was the check of another link
             continue
         with round_survives(log, context.troubles, "what this node had as master"):
             for term in terms:

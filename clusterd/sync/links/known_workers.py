@@ -195,7 +195,7 @@ class KnownWorkers:
     def shown(self, records: dict[str, WorkerRecord]) -> list[dict[str, Any]]:
         """For `status`: every known worker. `state`: connected, lost, or expected (absent for a moment only, or the
         master has just started). `lost_s`: how long it has been absent."""
-        now = self._clock.wall()
+        now = self._now()
         is_new = self._clock.monotonic() < self._expected_until
         rows = []
         for name, peer in self._connected.items():
@@ -225,10 +225,21 @@ class KnownWorkers:
 
     def shown_refused(self) -> list[dict[str, Any]]:
         """For `status`: who was refused in the last ten minutes, the latest first."""
-        oldest = self._clock.wall() - REFUSED_S
+        oldest = self._now() - REFUSED_S
         for key in [key for key, refused in self._refused.items() if refused.at < oldest]:
             del self._refused[key]
         return [msgspec.to_builtins(refused) for refused in reversed(self._refused.values())]
+
+    def _now(self) -> float:
+        """The wall clock. What happened later than now was noted before the clock was set back: it counts from now
+        on."""
+        now = self._clock.wall()
+        for known in self._workers.values():
+            if known.lost_at is not None and known.lost_at > now:
+                known.lost_at = now
+        for refused in self._refused.values():
+            refused.at = min(refused.at, now)
+        return now
 
     def _take(self, peer: Peer, record: WorkerRecord | None) -> None:
         known = self._workers[peer.name]
@@ -267,15 +278,15 @@ class KnownWorkers:
 
     def _next_due_s(self) -> float:
         """Until the first of the workers that have left may be called lost."""
-        unsaid = self._unsaid - self._arriving.keys()
+        unsaid, now = self._unsaid - self._arriving.keys(), self._now()
         left = [known.lost_at for name in unsaid if (known := self._workers[name]).lost_at is not None]
-        due_s = min(left, default=0.0) + BACK_SOON_S - self._clock.wall()
+        due_s = min(left, default=0.0) + BACK_SOON_S - now
         return min(BACK_SOON_S, max(0.0, due_s))
 
     def _say_lost(self) -> None:
         """Links that ended a moment ago are reported by a later round, and so are those in whose place another
         one is up: within a moment it is known whether the worker is back."""
-        due = self._clock.wall() - BACK_SOON_S
+        due = self._now() - BACK_SOON_S
         for name in sorted(self._unsaid - self._arriving.keys()):
             known = self._workers[name]
             if known.lost_at is not None and known.lost_at > due:
