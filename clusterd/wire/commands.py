@@ -105,13 +105,17 @@ SENDSYN_ERR = "sendsyn_err"
 
 # Ours, capability `status` (clusterd/sync/links/exchange.py).
 NODE_STATE = "node_state"
-FAILSAFE = "failsafe"
-ASK_FAILSAFE = "askfailsafe"
-SETTLE = "settle"
-"""Local, ours: answered when what was carried out for others was answered (clusterd/sync/requests/handing_over.py)."""
 """Both directions: what the asking node leaves out; the answer has the other node's wall clock."""
 GET_MEMBERS = "get_members"
 """Worker to master, and local: the known workers without a link, and the nodes that were refused."""
+
+# Ours, of a master of an election (docs/ha.md).
+FAILSAFE = "failsafe"
+"""Master to worker, capability `term`: whether it may go on although it cannot reach etcd."""
+ASK_FAILSAFE = "askfailsafe"
+"""Local: asks all candidates that (clusterd/sync/requests/failsafe.py)."""
+SETTLE = "settle"
+"""Local: answered when what was carried out for others was answered (clusterd/sync/requests/handing_over.py)."""
 
 # Local socket, client to daemon.
 GET_CONFIG = "get_config"
