@@ -125,6 +125,27 @@ def test_claim_of_another_package_gets_nothing(worker: Worker, claim: bytes) -> 
     asyncio.run(story())
 
 
+def test_claim_whose_transfer_ended_before_it_began_is_not_the_next_ones(worker: Worker) -> None:
+    """A small package that follows makes none (`INLINE_CHUNK`)."""
+
+    async def story() -> None:
+        link = worker.link()
+        await send(link, DATA, stop=3000)
+        link.close()
+        link = worker.link()
+        assert await link.resume_file(claim_of(DATA)) == 3000
+        link.forget(TASK)  # the master could not go on, and said so
+        link.expect(TASK)
+        link.new_file(PATH.encode())
+        await link.file_chunk(f"{PATH} small".encode(), None)
+        await link.end_file(f"{PATH} ".encode() + sha256(b"small").digest())
+        link.forget(TASK)
+        link.expect(TASK)
+        assert await send(link, DATA) == len(DATA) - 3000
+
+    asyncio.run(story())
+
+
 @pytest.mark.parametrize("claim", [b"", b"x 1", b"0" * 64 + b" -1", b"0" * 63 + b"g 5", b"F" * 64 + b" 5"])
 def test_invalid_claim_is_refused(worker: Worker, claim: bytes) -> None:
     async def story() -> None:

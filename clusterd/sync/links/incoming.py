@@ -103,9 +103,11 @@ class Incoming:
         return awaited
 
     def forget(self, task_id: str) -> None:
-        """The task no longer waits; after the last one, files that nobody can take are removed."""
+        """The task no longer waits; after the last one, files that nobody can take are removed, and a claim whose file
+        was never begun is not that of the next one."""
         self._awaited.pop(task_id, None)
         if not self._awaited:
+            self._drop_claimed()
             self._let_go(self._files.take_all())
 
     def awaited(self, task_id: str) -> Awaited | None:
