@@ -107,6 +107,10 @@ def test_absent_or_silent_peer_ends_it(master: Master) -> None:
     node.sync.send(GiveString(link, 8, "dapi_res", "", CONTENT, timeout_s=0.1))
     assert silent.read().command == b"new_str"
     assert node.sync.expect(Unanswered) == Unanswered(8, "timeout")
+    told = silent.read()
+    assert (told.command, told.payload) == (b"err_str", str(len(CONTENT)).encode())
+    silent.respond(told, "ok", "None")
+    assert silent.ask("echo", "x").payload == b"x"
 
 
 def test_nothing_goes_on_for_a_sync_that_died(master: Master) -> None:

@@ -15,6 +15,7 @@ import pytest
 from clusterd.clock import Clock
 from clusterd.errors import ClusterError
 from clusterd.messages.bodies import SealChunk
+from clusterd.messages.links import Request, Unanswered
 from clusterd.settings import Communication
 from clusterd.sync.links.caps import RESUME
 from clusterd.sync.links.outgoing import MOST_IN_FLIGHT, SLOW_S, ChunkWindow, Package, Progress, Sender
@@ -30,6 +31,7 @@ from hashing.segment import Segment
 from ipc.arena import Arena
 from ipc.descriptor import Descriptor
 from tests.sync.fake_pool import KEY, FakePool, port
+from tests.sync.scripted_node import WORKER, Node, on, turns
 
 PATH = "/queue/cluster/clusterd-1.zip"
 CHUNK = chunk_bytes(PATH)
@@ -323,3 +325,25 @@ def test_worker_without_the_capability_is_not_asked_what_it_has(stage: Stage) ->
         assert peer.data == stage.data
 
     asyncio.run(story())
+
+
+@pytest.mark.parametrize("is_silent", [True, False])
+def test_string_whose_beginning_was_not_answered_is_taken_back(tmp_path: Path, is_silent: bool) -> None:
+    """A peer that reads again after a while would keep it until the link ends (wire.md 4.4)."""
+    node = Node(tmp_path, "master")
+
+    async def story() -> None:
+        peer = await node.up(WORKER)
+        sending = asyncio.create_task(node.context.sender.send_string(peer, b"x" * 12))
+        asked = await node.request(1, "new_str")
+        if is_silent:
+            await node.core.handle(Unanswered(asked.id, "timeout"))
+        else:
+            await node.says(asked, b"no room", "err")
+        with pytest.raises(ClusterError, match="3016"):
+            await sending
+        await turns()
+        assert [sent.payload for sent in node.sent if isinstance(sent, Request)][1:] == [b"12"] * is_silent
+        assert node.asked(1)[1:] == ["err_str"] * is_silent
+
+    on(node, story())

@@ -6,7 +6,7 @@ import os
 import uuid
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import msgspec
 
@@ -31,6 +31,7 @@ INLINE_CHUNK = INLINE_BYTES // 2
 """Packages up to this size are read by sync and sealed by net: a job would cost more than it saves."""
 LOCAL_CHUNK = INLINE_BYTES - 32
 """The part of a long string that fits into a message with its id."""
+NO_ANSWER = 3020
 MOST_IN_FLIGHT = 3
 SLOW_S = 2.0
 SEALED_AHEAD = 2
@@ -295,11 +296,16 @@ class Sender:
 
     async def send_string(self, peer: Peer, content: bytes | Sequence[Segment]) -> str:
         """Sends a peer a long string (wire.md 4.4); returns the id that it chose. Raises ClusterError 3016 if that
-        fails: the peer is then told by `err_str` that none comes."""
+        fails. A peer that has not said an id in time is told by `err_str` that nothing comes: it may still reserve
+        memory for all of it, and a stock node keeps that until the link ends."""
         size = len(content) if isinstance(content, bytes) else sum(segment.length for segment in content)
+        length = str(size).encode()
         try:
-            string_id = parse_task_id(await peer.request(commands.NEW_STR, str(size).encode()))
+            string_id = parse_task_id(await peer.request(commands.NEW_STR, length))
         except ClusterError as failure:
+            if failure.code == NO_ANSWER:
+                with suppress(ClusterError):  # too much waits for it already
+                    peer.answer_late(commands.ERR_STR, length)
             raise ClusterError(3016, str(failure)) from failure
         try:
             if isinstance(content, bytes):
