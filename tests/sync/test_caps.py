@@ -13,8 +13,10 @@ from clusterd.errors import ClusterError
 from clusterd.messages.links import LinkDown, Reply
 from clusterd.role import NodeRole
 from clusterd.settings import CAPABILITIES, ClusterBlock, Clusterd, HaSettings, Settings
+from clusterd.sync.links import caps
 from clusterd.sync.links.caps import answer_caps, asks_as_stock, offer_caps, offered, recall
 from clusterd.sync.links.peer import Peer
+from clusterd.sync.ports.net_port import LinkClosed
 from clusterd.wire.results import WireException
 from tests.sync.scripted_node import MASTER, Node, on, turns
 
@@ -53,6 +55,10 @@ class Notes:
 
     def __init__(self) -> None:
         self.kept: list[tuple[str, str]] = []
+        self.closed: list[str] = []
+
+    async def close(self, link: int, reason: str) -> None:
+        self.closed.append(reason)
 
     async def note_task(self, link: int, command: str, task_id: str, *, is_open: bool) -> None:
         if is_open:
@@ -110,14 +116,14 @@ def test_every_mix_of_switches_leaves_what_both_ends_have() -> None:
     ("answer", "program"),
     [
         (WireException(3000, "unknown command 'b'caps''"), "stock"),
-        (ClusterError(3020, "caps"), ""),
+        (LinkClosed("caps"), ""),
         (b"", ""),
         (b"nonsense", ""),
         (b'{"digest": true}', ""),
         (b'["digest", 1]', ""),
         (b"[" * 100_000, ""),
     ],
-    ids=["stock", "silence", "nothing", "word", "object", "number", "deep"],
+    ids=["stock", "closed", "nothing", "word", "object", "number", "deep"],
 )
 def test_master_that_agrees_to_nothing_is_known_to_be_so_at_once(answer: bytes | Exception, program: str) -> None:
     """The first check waits for the agreement, so it must always come."""
@@ -130,6 +136,29 @@ def test_master_that_agrees_to_nothing_is_known_to_be_so_at_once(answer: bytes |
     end = End(say)
     asyncio.run(offer_caps(cast(Peer, end), node(*OURS), cast(Any, Notes())))
     assert (end.has_agreed, end.capabilities, end.program) == (True, frozenset(), program)
+
+
+@pytest.mark.parametrize("failures", [1, 2, 3])
+def test_master_that_cannot_say_it_now_is_asked_again_and_at_last_over_another_link(
+    monkeypatch: pytest.MonkeyPatch, failures: int
+) -> None:
+    """Its sync process was being replaced. Without an agreement this link would be one to a stock master for ever."""
+    monkeypatch.setattr(caps, "PAUSES_S", (0.0, 0.0, 0.0))
+    left = [ClusterError(1000, "sync process was restarted"), ClusterError(3020, "caps"), ClusterError(1000)][:failures]
+
+    async def say(payload: bytes) -> bytes:
+        if left:
+            raise left.pop(0)
+        return b'["digest"]'
+
+    end, notes = End(say), Notes()
+    asyncio.run(offer_caps(cast(Peer, end), node("digest"), cast(Any, notes)))
+    assert end.has_agreed
+    if failures < 3:
+        assert (end.capabilities, end.program, notes.closed) == ({"digest"}, "clusterd", [])
+    else:
+        assert (end.capabilities, end.program, len(notes.closed)) == (frozenset(), "", 1)
+        assert "Error 1000" in notes.closed[0]
 
 
 def test_master_cannot_agree_to_what_was_not_offered() -> None:
@@ -159,8 +188,8 @@ def test_new_sync_of_the_master_remembers_what_was_agreed() -> None:
 def test_worker_that_says_it_again_and_again_is_kept_once() -> None:
     async def story() -> None:
         notes, end = Notes(), End()
-        for caps in (b'["digest"]', b"[]", b'["push", "digest"]', b'["push"]', b'["push"]'):
-            await answer_caps(cast(Peer, end), caps, node(*OURS), cast(Any, notes))
+        for said in (b'["digest"]', b"[]", b'["push", "digest"]', b'["push"]', b'["push"]'):
+            await answer_caps(cast(Peer, end), said, node(*OURS), cast(Any, notes))
         assert notes.kept == [("caps", "push")]
 
     asyncio.run(story())

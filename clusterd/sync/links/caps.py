@@ -15,10 +15,13 @@ status   each node tells the other what `status` shows: files left out, its cloc
 term     the master says in which term it leads, to net (clusterd/net/terms.py)
 """
 
+import asyncio
+import contextlib
+
 from clusterd.errors import ClusterError
 from clusterd.settings import Settings
 from clusterd.sync.links.peer import Peer
-from clusterd.sync.ports.net_port import NetPort
+from clusterd.sync.ports.net_port import LinkClosed, NetPort
 from clusterd.wire import commands
 from clusterd.wire.payloads import parse_caps
 from clusterd.wire.results import dump_json
@@ -37,6 +40,8 @@ STATUS = "status"
 CLUSTERD = "clusterd"
 STOCK = "stock"
 _WORDS = ","
+PAUSES_S = 0.0, 0.5, 2.0
+"""How long a worker waits before each attempt to agree with its master."""
 UNKNOWN_COMMAND = 3000
 """How the plain text `unknown command ...` is read (wire.md 3.4)."""
 
@@ -75,21 +80,38 @@ def recall(peer: Peer, noted: str, settings: Settings) -> None:
 
 
 async def offer_caps(peer: Peer, settings: Settings, net: NetPort) -> None:
-    """Tells the master what this worker can do. A stock master does not know the command; nothing waits for the answer.
-    net is told the result, since it implements part of it."""
+    """Tells the master what this worker can do. A stock master does not know the command. net is told the result, since
+    it implements part of it."""
+    agreed: set[str] = set()
     try:
-        agreed = parse_caps(await peer.request(commands.CAPS, dump_json(list(offered(settings)))))
-    except ClusterError as refusal:
-        if refusal.code == UNKNOWN_COMMAND:
-            peer.program = STOCK
-        peer.agree(())
-        return
-    except Exception:
-        peer.agree(())  # the rounds of this link wait for it
-        raise
-    peer.program = CLUSTERD
-    peer.agree(set(agreed).intersection(offered(settings)))
-    await net.note_task(peer.link, commands.CAPS, _WORDS.join(sorted(peer.capabilities)), is_open=True)
+        answer = await _answer_of_master(peer, dump_json(list(offered(settings))), net)
+        if answer is not None:
+            with contextlib.suppress(ClusterError):  # nonsense: then nothing is agreed
+                agreed = set(parse_caps(answer)).intersection(offered(settings))
+                peer.program = CLUSTERD
+    finally:
+        peer.agree(agreed)  # the rounds of this link wait for it
+    if peer.program == CLUSTERD:
+        await net.note_task(peer.link, commands.CAPS, _WORDS.join(sorted(agreed)), is_open=True)
+
+
+async def _answer_of_master(peer: Peer, ours: bytes, net: NetPort) -> bytes | None:
+    """None if it has none. What is agreed holds for as long as the link: a master that refuses because its sync process
+    has just been restarted, or does not answer in time, is asked again, and at last over another link."""
+    failure = ""
+    for pause_s in PAUSES_S:
+        await asyncio.sleep(pause_s)
+        try:
+            return await peer.request(commands.CAPS, ours)
+        except LinkClosed:
+            return None
+        except ClusterError as refusal:
+            if refusal.code == UNKNOWN_COMMAND:
+                peer.program = STOCK
+                return None
+            failure = str(refusal)
+    await net.close(peer.link, f"the master did not say what it can do: {failure}")
+    return None
 
 
 def asks_as_stock(peer: Peer) -> None:
