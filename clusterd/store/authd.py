@@ -144,16 +144,21 @@ class Authd:
             self.is_idle.clear()  # without a pause in between: whoever hands over waits for this batch
             return await self._work_off(requests)
         except (OSError, ValueError, sqlite3.Error, StoreFailed) as failure:
-            self._file.forget()
+            self._let_go()
             self._failed(f"Registrations cannot be served: {failure}")
             return [AuthdError(9009, str(failure))] * len(requests)
         except Exception:
             # An unexpected failure of one request must not end registration.
-            self._file.forget()
+            self._let_go()
             self._say("ERROR", f"Unexpected failure: {stacks.told()}")
             return [AuthdError(9001)] * len(requests)
         finally:
             self.is_idle.set()
+
+    def _let_go(self) -> None:
+        """What has become of file and database is not known here: both are looked at again."""
+        self._file.forget()
+        self._file.disown()
 
     def _failed(self, text: str) -> None:
         """A full disk refuses every batch: log it once, until a batch is written again."""
@@ -237,45 +242,48 @@ class Authd:
         ]
 
     async def _write(self, changes: _Changes) -> None:
-        """Inserts new rows, writes the file, then deletes the rows of removed agents. A crash leaves at most rows
-        without a key, which the follower deletes; it never leaves an unanswered key in the file. Raises StoreFailed,
+        """Inserts new rows, writes the file, then replaces and deletes the rows of removed agents: an agent whose key
+        stays after all keeps what it has. A crash leaves at most rows without a key, which the follower deletes, and
+        rows of the agents that were replaced; it never leaves an unanswered key in the file. Raises StoreFailed,
         OSError: nothing is changed then."""
         now = int(time.time())
-        added = [
-            Registration(number, key.name, key.ip, key.key, groups, now)
+        rows = {
+            number: Registration(number, key.name, key.ip, key.key, groups, now)
             for number, (key, groups) in changes.added.items()
-        ]
-        gone = sorted(changes.removed.keys() - changes.added.keys())
-        if added:
+        }
+        new = [row for number, row in rows.items() if number not in changes.removed]
+        if new:
             try:
-                await self._table.apply(added, [])
+                await self._table.apply(new, [])
             except NotKept:
-                await self._take_back(changes)
+                await self._take_back(new)
                 raise
-        if self._gate is not None:
-            self._gate.check()
         try:
+            if self._gate is not None:
+                self._gate.check()
             await asyncio.to_thread(self._file.save)
         except NotSynced as failure:
             self._say("ERROR", f"{KEY_FILE} is written, but might not survive a power cut: {failure}")
-        except OSError:
-            await self._take_back(changes)
+        except (OSError, NotLeading):
+            await self._take_back(new)
             raise
         self.file_writes += 1
         try:
-            await self._complete(changes, gone, now)
+            await self._complete(changes, [row for number, row in rows.items() if number in changes.removed], now)
         finally:
             may_answer = await self._table.replicated()
         if not may_answer:
             raise NotLeading(_UNCONFIRMED)
 
-    async def _complete(self, changes: _Changes, gone: list[int], now: int) -> None:
-        """What follows when the file is written."""
-        if gone:
+    async def _complete(self, changes: _Changes, replacing: list[Registration], now: int) -> None:
+        """What follows when the file is written. `replacing`: new agents with the ids of old ones."""
+        gone = sorted(changes.removed.keys() - changes.added.keys())
+        if replacing or gone:
             try:
-                await self._table.apply([], gone)
+                await self._table.apply(replacing, gone)
             except StoreFailed as failure:
-                # Their keys are gone, which is what the caller asked for; the follower deletes the rows later.
+                # The keys are what the callers asked for; the follower mends the rows when it can.
+                self._file.disown()
                 self._say("ERROR", f"Agents without a key stay in the database for now: {failure}")
         try:
             await asyncio.to_thread(self._file.save_dates, [key for key, _ in changes.added.values()], now)
@@ -284,20 +292,15 @@ class Authd:
             self._say("ERROR", f"{TIMESTAMPS} cannot be written: {failure}")
         self._events.written((key for key, _ in changes.added.values()), changes.removed.values(), changes.askers)
 
-    async def _take_back(self, changes: _Changes) -> None:
-        """Deletes the new rows. Where a new row had replaced that of an old agent, which keeps its key, the old agent
-        gets a new row."""
-        old = [
-            Registration(number, key.name, key.ip, key.key, None, 0)
-            for number, key in changes.removed.items()
-            if number in changes.added
-        ]
+    async def _take_back(self, new: list[Registration]) -> None:
+        """Deletes the new rows."""
         try:
-            if changes.added:
-                await self._table.apply(old, sorted(changes.added))
+            if new:
+                await self._table.apply([], sorted(row.id for row in new))
         except NotKept:
             return  # it is done; a crash may bring them back, which the next start deletes
         except StoreFailed as failure:
+            self._file.disown()
             self._say("ERROR", f"Agents without a key stay in the database for now: {failure}")
 
     # ---- a request ---------------------------------------------------------------------------------------------------

@@ -88,10 +88,10 @@ class Follower:
     ) -> None:
         """`gate`: a master of an election follows nothing while it does not lead. `is_own`: whether this process wrote
         the file with this identity, and the database with it; `foreign`: the file of others that it read last, whose
-        keys it has written again into the file, but not into the database. `is_first_life`: the node was started (as
-        opposed to this process being restarted), so nothing was seen yet. `guard`: limits how many keys a master's file
-        may lose at once. `rules`: what is synchronised, for links and for empty groups. `tell`: takes groups that come
-        and go on a master, for the journal."""
+        keys it has written again into the file, but not into the database, or one of its own that the database may
+        lack. `is_first_life`: the node was started (as opposed to this process being restarted), so nothing was seen
+        yet. `guard`: limits how many keys a master's file may lose at once. `rules`: what is synchronised, for links
+        and for empty groups. `tell`: takes groups that come and go on a master, for the journal."""
         self._root = root
         self._gate = gate
         self._guard = guard
@@ -225,7 +225,7 @@ class Follower:
         if self._keys_read is not None and self._is_own(identity) and is_followed and not waits:
             self._keys_read, self._foreign_followed = identity, foreign
             return
-        if identity == self._keys_read and (not waits or now < self._again_at):
+        if identity == self._keys_read and is_followed and (not waits or now < self._again_at):
             return
         self._again_at = now + AGAIN_S
         found = await asyncio.to_thread(self._read_keys)

@@ -238,6 +238,22 @@ def test_whichever_file_operation_fails_file_and_database_stay_even(at: int, tmp
     assert not [text for level, text in node.log if level != "ERROR" and "error" in text.lower()]
 
 
+@pytest.mark.parametrize("at", range(1, 6))
+def test_agent_that_is_not_replaced_after_all_keeps_what_it_has(at: int, tmp_path: Path) -> None:
+    """Its groups, above all: its key stays, and nobody was told otherwise."""
+
+    async def work(node: Node) -> None:
+        await node.add("old", "10.0.0.1", id="007", groups="default")
+        before = node.table.agents[7]
+        start = len(node.ops.names)
+        node.ops.fault = lambda number, name: OSError(errno.ENOSPC, "full") if number == start + at else None
+        answer = await node.add("again", id="007", force=REPLACE_ANY)
+        assert answer["error"] == 9009
+        assert node.table.agents == {7: before}
+
+    live_authd(tmp_path, work)
+
+
 class Killed(BaseException):
     """The process has ended: nothing that follows runs."""
 

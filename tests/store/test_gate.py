@@ -163,8 +163,10 @@ def test_no_key_is_written_when_the_lease_ends_behind_the_row(tmp_path: Path) ->
             return found
 
         bench.engine.write = write  # type: ignore[method-assign,assignment]
+        before = bench.file.foreign
         assert b'"error":9009' in await bench.add("late")
         assert bench.keys == ""
+        assert bench.file.foreign != before, "the follower is to look: the row has no key"
 
     run(tmp_path, story)
 

@@ -1,15 +1,18 @@
 """The store as a process: its sockets, what it refuses, what a kill leaves."""
 
 import asyncio
+import contextlib
 import json
 import os
 import re
 import socket
+import sqlite3
 import struct
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,6 +21,7 @@ from clusterd.logs import Log
 from clusterd.rounds import Rounds
 from clusterd.rundir import AUTH_SOCKET, HTTP_SOCKET, STORE_SOCKETS, WDB_SOCKET, board_path
 from clusterd.settings import Clusterd, Settings
+from clusterd.store import schema
 from clusterd.store.choice import choose
 from clusterd.store.stream import StreamServer
 from ipc.board import Board
@@ -136,6 +140,36 @@ def test_live_socket_of_another_program_is_not_taken(tmp_path: Path) -> None:
             assert re.search(r"wdb-http\.sock is served by another program.*clusterd\.store to off", store.log)
         assert os.stat(tmp_path / HTTP_SOCKET).st_ino == inode
         assert not (tmp_path / WDB_SOCKET).exists()
+
+
+def ask_authd(root: Path, function: str, **arguments: str) -> dict[str, Any]:
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(root / AUTH_SOCKET))
+        request = json.dumps({"function": function, "arguments": arguments}).encode()
+        client.sendall(struct.pack("<I", len(request)) + request)
+        size = struct.unpack("<I", client.recv(4, socket.MSG_WAITALL))[0]
+        answer: dict[str, Any] = json.loads(client.recv(size, socket.MSG_WAITALL))
+        return answer
+
+
+def test_row_of_a_removed_agent_goes_as_soon_as_the_database_takes_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The key is gone and that was answered; nobody writes the file again, and the store is not restarted."""
+    monkeypatch.setattr(schema, "BUSY_MS", 100)
+    lone_settings(tmp_path)
+    (tmp_path / "etc/client.keys").write_text(f"001 web any {'k' * 64}\n")
+    with lone_store(tmp_path) as store, Client(tmp_path) as client:
+        assert client.ask("global select-agent-name 1") == 'ok [{"name":"web"}]'
+        with contextlib.closing(sqlite3.connect(tmp_path / schema.DATABASE, isolation_level=None)) as other:
+            other.execute("begin immediate")
+            assert ask_authd(tmp_path, "remove", id="001")["error"] == 0
+            assert "stay in the database for now" in store.log
+            other.execute("rollback")
+        patience = Patience(60)
+        while client.ask("global select-agent-name 1") != "ok []":
+            assert not patience.is_over(), store.log
+            patience.rest(0.05)
 
 
 def test_store_that_tries_again_leaves_nothing_of_what_it_tried_before(
