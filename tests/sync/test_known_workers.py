@@ -17,6 +17,7 @@ from clusterd.sync.links.peer import Peer
 from clusterd.sync.links.records import WorkerRecord
 from clusterd.sync.ports.tag_log import TagLog
 from clusterd.sync.ports.troubles import Troubles
+from hashing.atomic import FileOps
 from tests.fakes.clock import FakeClock
 
 
@@ -350,3 +351,20 @@ def test_worker_that_was_lost_before_the_clock_was_set_back_is_lost_all_the_same
     assert master.states() == {"w1": "lost"}
     master.clock.move(REFUSED_S)
     assert master.known.shown_refused() == []
+
+
+def test_list_is_on_the_disk_before_it_replaces_the_one_before(master: Master, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps: list[str] = []
+
+    class Steps(FileOps):
+        def fsync(self, fd: int) -> None:
+            steps.append("fsync")
+
+        def rename(self, source: str, target: str, *, dir_fd: int | None = None) -> None:
+            steps.append(f"rename to {target}")
+            super().rename(source, target, dir_fd=dir_fd)
+
+    monkeypatch.setattr(known_workers, "FileOps", Steps)
+    master.joined(FakePeer("w1"))
+    asyncio.run(master.known.save())
+    assert steps == ["fsync", "rename to workers.json", "fsync"]

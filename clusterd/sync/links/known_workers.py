@@ -320,8 +320,9 @@ class KnownWorkers:
         try:
             async with self._saving:  # or an older state could be written last
                 data = msgspec.json.encode([self._workers[name] for name in sorted(self._workers)])
-                # A disk that hangs must not block the loop.
-                await asyncio.to_thread(write_atomic, FileOps(), self._path, data, FILE_MODE, durable=False)
+                # A disk that hangs must not block the loop. Nobody else knows the workers that are away: a power
+                # failure must not empty the file.
+                await asyncio.to_thread(write_atomic, FileOps(), self._path, data, FILE_MODE)
         except OSError as problem:
             self._troubles.begin("known workers", f"{self._path} cannot be written: {problem.strerror}")
         else:
