@@ -81,8 +81,9 @@ def test_master_shows_what_a_worker_tells_until_it_is_gone(tmp_path: Path) -> No
         await node.ask(WORKER, commands.NODE_STATE, dump_json({"count": 0, "files": {}}))
         assert (await status(node))["left_out"] == {}
         await node.ask(WORKER, commands.NODE_STATE, told)
+        node.context.troubles.begin("telling w1 the state of this node", "It cannot be told.")
         await node.core._link_down(WORKER.link, "closed")
-        assert (await status(node))["left_out"] == {}
+        assert ((await status(node))["left_out"], node.context.troubles.shown()) == ({}, {})
 
     on(node, story())
 

@@ -5,6 +5,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import lz4.frame
 import pytest
@@ -166,6 +167,25 @@ def test_failure_reaches_all_that_wait_and_is_not_kept(stage: Stage) -> None:
             await stage.package(difference_of(FILES))
         assert not stage.spool
         stage.pool.fails = None
+        assert files_in(await stage.package(difference_of(FILES))) == FILES
+
+    asyncio.run(story())
+
+
+def test_unexpected_failure_is_not_kept_either(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers ask for the same package again every few seconds: it would never be old enough to go."""
+    run = stage.pool.run
+
+    async def trip(job: Any, **how: Any) -> Any:
+        if isinstance(job, PackPart):
+            raise ValueError("a bug")
+        return await run(job, **how)
+
+    async def story() -> None:
+        monkeypatch.setattr(stage.pool, "run", trip)
+        with pytest.raises(ValueError, match="a bug"):
+            await stage.package(difference_of(FILES))
+        monkeypatch.undo()
         assert files_in(await stage.package(difference_of(FILES))) == FILES
 
     asyncio.run(story())

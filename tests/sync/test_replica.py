@@ -7,7 +7,8 @@ import os
 import stat
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
@@ -18,6 +19,8 @@ from clusterd.settings import ApiSettings, HaSettings
 from clusterd.store import agents
 from clusterd.store.replica_port import MOST_BYTES, ReplicaPort
 from clusterd.store.stream import StreamServer
+from clusterd.sync.links.peer import Peer
+from clusterd.sync.ports.net_port import LinkClosed
 from clusterd.sync.replica import worker as worker_module
 from clusterd.sync.replica.api_files import MOST_FILE_BYTES, PIECE_BYTES, sources
 from clusterd.wire import commands
@@ -204,6 +207,29 @@ def test_absent_store_is_logged_once_and_work_goes_on_when_it_is_back(
                 text for level, _, subtag, text in pair.worker.log.written if subtag == "Replica" and level == "ERROR"
             ]
             assert len(said) == 1
+
+    run(story())
+
+
+def test_link_that_ends_is_no_replica_that_works_again(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    node = Node(base, "worker", ("replica",), serves_store=True, ha=WANTED)
+
+    async def agreed() -> set[str]:
+        return {"replica"}
+
+    async def ask(*_: Any, **__: Any) -> bytes:
+        raise LinkClosed(commands.GET_CHANGES)
+
+    async def following(request: object) -> bytes:
+        return b"the next question"
+
+    async def story() -> None:
+        replica = worker_module.ReplicaWorker(node.context)
+        monkeypatch.setattr(replica, "_next", following)
+        node.context.troubles.begin("replica", "The store is away.")
+        await replica.run(cast(Peer, SimpleNamespace(agreed=agreed, request=ask, timeout_s=1.0)))
+        assert "replica" in node.context.troubles.shown()
+        await node.close()
 
     run(story())
 

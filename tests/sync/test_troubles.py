@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from clusterd.sync.ports.net_port import LinkClosed
 from clusterd.sync.ports.tag_log import TagLog
 from clusterd.sync.ports.troubles import Troubles, round_survives
 
@@ -38,6 +39,14 @@ def test_a_loop_survives_rounds_that_fail_and_logs_it_once() -> None:
             if failure is not None:
                 raise failure
     assert lines.written == [("ERROR", "Broadcast: no space"), ("INFO", "Broadcast: works again")]
+
+
+def test_end_of_the_loop_says_nothing_about_its_subject() -> None:
+    lines, troubles = Lines(), Troubles()
+    troubles.begin("replica", "The store is away.")
+    with pytest.raises(LinkClosed), round_survives(tag_log(lines), troubles, "replica", passes=LinkClosed):
+        raise LinkClosed("get_changes")
+    assert (troubles.shown(), lines.written) == ({"replica": "The store is away."}, [])
 
 
 def test_cancelling_ends_the_loop() -> None:

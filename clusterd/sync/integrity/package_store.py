@@ -16,7 +16,6 @@ import msgspec
 from clusterd.messages.packages import Compared, FinishPackage, PackageFinished, PackPart, PartPacked
 from clusterd.sync.links.context import Context
 from clusterd.sync.links.outgoing import Package, Progress
-from clusterd.sync.ports.pool_port import JobError
 from hashing.errors import Note
 
 PART_BYTES = 16 * 1024 * 1024
@@ -113,7 +112,7 @@ class PackageStore:
             parts = await asyncio.shield(region.parts)
             finished = await asyncio.shield(self._tail(region, parts, difference, compared.whole))
         except BaseException as failure:
-            if isinstance(failure, JobError | OSError):
+            if isinstance(failure, Exception):  # else only this waiter has gone
                 self._retire(key, region)
             self._leave(region)
             raise

@@ -101,7 +101,7 @@ class StatusExchange:
             now = self._own(), self._tries
             if now != before or self._context.clock.monotonic() - asked_at >= AGAIN_S:
                 asked_at = self._context.clock.monotonic()
-                with round_survives(log, self._context.troubles, f"telling {peer.name} the state of this node"):
+                with round_survives(log, self._context.troubles, _telling(peer)):
                     try:
                         await self._ask(peer, now[0])
                         before = now
@@ -131,6 +131,7 @@ class StatusExchange:
 
     def forget(self, peer: Peer) -> None:
         """The link is gone."""
+        self._context.troubles.end(_telling(peer))
         self._told.pop(peer.link, None)
         self._timers.pop(peer.link, None)
 
@@ -164,6 +165,10 @@ class StatusExchange:
             for told in self._told.values()
             if told.offset_s is not None
         }
+
+
+def _telling(peer: Peer) -> str:
+    return f"telling {peer.name} the state of this node"
 
 
 def _parse(payload: bytes, kind: type[T]) -> T:

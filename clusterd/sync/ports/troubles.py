@@ -47,11 +47,16 @@ class Troubles:
 
 
 @contextmanager
-def round_survives(log: TagLog | None, troubles: Troubles, subject: str) -> Iterator[None]:
+def round_survives(
+    log: TagLog | None, troubles: Troubles, subject: str, *, passes: type[Exception] | tuple[()] = ()
+) -> Iterator[None]:
     """Surrounds one round of a loop that lives for ever: an exception ends the round, not the loop, and is logged once
-    until a round succeeds (an unexpected one with its place in the code). Cancellation passes."""
+    until a round succeeds (an unexpected one with its place in the code). Cancellation passes, and so does `passes`:
+    the end of the loop, which says nothing about the subject."""
     try:
         yield
+    except passes:
+        raise
     except Exception as failure:  # whatever it is, the next round must come
         what = str(failure) or type(failure).__name__
         if troubles.begin(subject, f"{subject}: {what}") and log is not None:

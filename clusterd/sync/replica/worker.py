@@ -55,18 +55,17 @@ class ReplicaWorker:
         if REPLICA not in await peer.agreed():
             troubles.begin(TROUBLE, NOT_GIVEN if peer.program == CLUSTERD else STOCK_MASTER, self._log)
             return
+        ask: bytes | None = None
         try:
-            ask: bytes | None = None
             while True:
                 before, ask = ask, None
-                with round_survives(self._log, troubles, TROUBLE):
-                    try:
-                        ask = await self._round(peer, before)
-                    except LinkClosed:
-                        return
+                with round_survives(self._log, troubles, TROUBLE, passes=LinkClosed):
+                    ask = await self._round(peer, before)
                 self._is_connected = ask is not None
                 if ask is None:
                     await asyncio.sleep(AGAIN_S)
+        except LinkClosed:
+            return
         finally:
             self._is_connected = False
 
