@@ -63,11 +63,17 @@ class Following:
         if is_there:
             self._session.problem = self._session.waits_for = config_unreadable(self._session.key(CONFIG))
             return
-        if facts.is_configured_master and facts.term == 0:
+        if facts.is_configured_master and facts.term == 0 and not facts.may_not_lead:
             me = self._me
             await self._session.change(
                 [Compare(self._session.key(CONFIG), "create_revision", 0)],
                 [Put(self._session.key(CONFIG), encode(Config(me.cluster, me.fingerprint, 0, me.name)))],
+            )
+            return
+        if facts.is_configured_master and facts.term == 0:
+            # It has seen no term as far as it knows, because its role.json is damaged.
+            self._session.problem = self._session.waits_for = (
+                f"etcd knows nothing of this cluster, and this node cannot begin it: {facts.may_not_lead}"
             )
             return
         self._session.problem = self._session.waits_for = (

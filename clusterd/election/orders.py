@@ -192,6 +192,9 @@ class Orders:
             )
             return HaAnswer(ok=False, text=text)
         own = facts.is_master or facts.is_deposed
+        if own and facts.may_not_lead:
+            text = f"this node cannot lead, and does not know what terms it has seen: {facts.may_not_lead}"
+            return HaAnswer(ok=False, text=text)
         if not command.force:
             if not own and (facts.may_not_lead or facts.state != rules.FOLLOWING):
                 why = facts.may_not_lead or "its replica is not whole"

@@ -31,7 +31,7 @@ from clusterd.store.auth_request import (
     success,
     text_of,
 )
-from clusterd.store.errors import NotKept, NotLeading, StoreFailed
+from clusterd.store.errors import NotAnswered, NotKept, NotLeading, StoreFailed
 from clusterd.store.events import Applicant, RegistrationEvents, Tell, to_nobody
 from clusterd.store.gate import WriteGate
 from clusterd.store.groups import MOST_GROUPS
@@ -48,6 +48,7 @@ _BY_TABLE = (9007, 9008, 9011, 9012)
 Outcome = bytes | AuthdError
 _UNSURE = "what this node says of the agent may be lost with it: no candidate has confirmed it, ask again"
 _NOT_BEGUN = "nothing is changed, because no candidate could confirm it: {}"
+_HALF_DONE = "the keys are written, but not the agents in the database: ask again"
 _UNCONFIRMED = "it is done on this node, but no candidate has confirmed it, and etcd does not know so: ask again"
 
 
@@ -104,6 +105,8 @@ class Authd:
         self._waiting: asyncio.Queue[tuple[AuthRequest, asyncio.Future[bytes]]] = asyncio.Queue()
         self._events = RegistrationEvents(tell, term)
         self._is_failing = False
+        self._keyless: set[int] = set()
+        """Agents whose keys are gone, or others, and whose rows could not be made so."""
         self._told_bad = 0
         self.file_writes = 0
 
@@ -182,6 +185,7 @@ class Authd:
                 self._file.forget()
                 return await self._not_written(requests, outcomes, _NOT_BEGUN.format(why))
             try:
+                await self._delete_keyless()
                 await self._write(changes)
             except (OSError, StoreFailed) as failure:
                 self._file.forget()
@@ -197,12 +201,28 @@ class Authd:
     async def _based_on_what_lasts(self, outcomes: list[Outcome]) -> list[Outcome]:
         """That an agent is there, or is not, is answered when a candidate has what that is based on: a change that
         nobody was told of may be lost with this node, and then it was not so."""
-        if not any(_is_of_table(outcome) for outcome in outcomes) or await self._table.replicated():
+        if not any(_is_of_table(outcome) for outcome in outcomes):
             return outcomes
-        return [AuthdError(9009, _UNSURE) if _is_of_table(outcome) else outcome for outcome in outcomes]
+        why = _UNSURE
+        try:
+            await self._delete_keyless()
+            if await self._table.replicated():
+                return outcomes
+        except StoreFailed as failure:
+            why = str(failure)
+        return [AuthdError(9009, why) if _is_of_table(outcome) else outcome for outcome in outcomes]
+
+    async def _delete_keyless(self) -> None:
+        """Before anything else is said of them: a candidate that takes over makes a key of each row that had one.
+        Raises StoreFailed."""
+        gone = {number for number in self._keyless if number not in self._file.table}
+        if gone:
+            await self._table.apply([], sorted(gone))
+            self._keyless -= gone
 
     async def _decide_all(self, requests: list[AuthRequest], changes: _Changes) -> list[Outcome]:
         is_new = await asyncio.to_thread(self._file.refresh)
+        self._keyless = {number for number in self._keyless if number not in self._file.table}
         self._file.table.count_from(await self._table.greatest())
         if is_new and self._file.bad_lines != self._told_bad:
             self._told_bad = self._file.bad_lines
@@ -245,7 +265,7 @@ class Authd:
         """Inserts new rows, writes the file, then replaces and deletes the rows of removed agents: an agent whose key
         stays after all keeps what it has. A crash leaves at most rows without a key, which the follower deletes, and
         rows of the agents that were replaced; it never leaves an unanswered key in the file. Raises StoreFailed,
-        OSError: nothing is changed then."""
+        OSError: nothing is changed then; NotAnswered."""
         now = int(time.time())
         rows = {
             number: Registration(number, key.name, key.ip, key.key, groups, now)
@@ -268,12 +288,15 @@ class Authd:
             await self._take_back(new)
             raise
         self.file_writes += 1
+        self._keyless -= changes.added.keys()
         try:
             await self._complete(changes, [row for number, row in rows.items() if number in changes.removed], now)
         finally:
             may_answer = await self._table.replicated()
         if not may_answer:
-            raise NotLeading(_UNCONFIRMED)
+            raise NotAnswered(_UNCONFIRMED)
+        if self._keyless:
+            raise NotAnswered(_HALF_DONE)
 
     async def _complete(self, changes: _Changes, replacing: list[Registration], now: int) -> None:
         """What follows when the file is written. `replacing`: new agents with the ids of old ones."""
@@ -284,6 +307,7 @@ class Authd:
             except StoreFailed as failure:
                 # The keys are what the callers asked for; the follower mends the rows when it can.
                 self._file.disown()
+                self._keyless.update(gone, (row.id for row in replacing))
                 self._say("ERROR", f"Agents without a key stay in the database for now: {failure}")
         try:
             await asyncio.to_thread(self._file.save_dates, [key for key, _ in changes.added.values()], now)

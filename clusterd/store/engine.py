@@ -120,9 +120,15 @@ class Engine:
         disk). `alone`: uses a separate transaction, for work that may be interrupted and then rolls back everything. An
         SQLite error in the work is raised here and undoes only its statement; if the commit fails, the whole batch is
         undone and every caller gets that error: NotLeading where this master may not act."""
-        if self._gate is not None:
-            await self._gate.enter()
-        return await self._put(work, durable, alone)
+        if self._gate is None:
+            return await self._put(work, durable, alone)
+        await self._gate.enter()
+        done = await self._put(work, durable, alone)
+        if not durable:
+            # It may have been committed just before the lease ended; nobody is told so afterwards. Who asks for
+            # `durable` has more to do, and looks itself.
+            self._gate.check()
+        return done
 
     async def settle(self) -> None:
         """Returns when every write that was taken before is committed. Raises as `write` does."""

@@ -21,6 +21,10 @@ class NotLeading(sqlite3.OperationalError):
     """This master may not act now: nothing was written. To clients it is a failure of the database."""
 
 
+class NotAnswered(ValueError):
+    """The change is made, as far as that went, and nobody may be told so."""
+
+
 class NotKept(StoreFailed):
     """The change is made and visible, but a power failure might undo it."""
 

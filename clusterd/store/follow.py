@@ -127,6 +127,7 @@ class Follower:
 
     async def look(self) -> None:
         if self._gate is not None and not self._gate.holds:
+            self._keys_read = None  # what authd has begun may have come to its end or not
             return
         for part in (self._follow_groups, self._follow_keys):
             try:

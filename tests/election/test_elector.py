@@ -8,6 +8,8 @@ import pytest
 from clusterd.election.etcd import Compare, Put
 from clusterd.election.keys import LastKey
 from clusterd.election.leading import BAR_S, PROMOTION_S
+from clusterd.election.orders import Orders
+from clusterd.messages.election import HaCommand
 from clusterd.messages.replica import Drain
 from tests.election.stories import P, at_most_one, last, pass_time, three, told
 from tests.fakes.etcd import EtcdStore, HandClock, Voter, candidate, master
@@ -54,6 +56,24 @@ async def test_configured_master_that_has_seen_a_term_makes_no_config(clock: Han
     await one.step(3)
     assert f"{P}config" not in store.items
     assert "clusterd ha bootstrap" in one.elector.session.problem
+
+
+@told
+async def test_configured_master_whose_role_file_is_damaged_begins_no_cluster(
+    clock: HandClock, store: EtcdStore
+) -> None:
+    """It has seen no term as far as it knows. A cluster of lower terms than others have seen would have no leader."""
+    one = Voter(store, "one", master(may_not_lead="its role.json is damaged"))
+    await one.step(3)
+    assert f"{P}config" not in store.items
+    assert "role.json is damaged" in one.elector.session.problem
+    answer = await Orders(one.elector, one.node, clock).answer(HaCommand("bootstrap", force=True))
+    assert not answer.ok
+    assert "role.json is damaged" in answer.text
+    assert f"{P}config" not in store.items
+    one.node.set(may_not_lead="")
+    await one.step(3)
+    assert one.leads
 
 
 @told

@@ -202,6 +202,26 @@ def test_database_that_refuses_leaves_the_file_alone(tmp_path: Path) -> None:
     live_authd(tmp_path, work)
 
 
+def test_deletion_is_answered_when_the_row_is_gone_too(tmp_path: Path) -> None:
+    """A candidate that takes over makes a key of each row that had one."""
+
+    async def work(node: Node) -> None:
+        await node.add("first")
+        node.table.refuses = "database or disk is full"
+        for _ in range(2):
+            assert (await node.ask("remove", id="001"))["error"] == 9009
+            assert (node.keys, set(node.table.agents)) == ({}, {1})
+        assert (await node.ask("get", id="001"))["error"] == 9009
+        assert (await node.add("second"))["error"] == 9009
+        node.table.refuses = None
+        assert (await node.ask("remove", id="001"))["error"] == 9011
+        node.assert_even()
+        assert (await node.add("second"))["error"] == 0
+        node.assert_even()
+
+    live_authd(tmp_path, work)
+
+
 def test_replaced_agent_is_removed_also_if_a_later_check_fails(tmp_path: Path) -> None:
     async def work(node: Node) -> None:
         await node.add("old", "10.0.0.1")

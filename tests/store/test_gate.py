@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from clusterd.settings import ForceRules
-from clusterd.store import agents, change_log, gate, schema, table
+from clusterd.store import agents, change_log, follow, gate, schema, table
 from clusterd.store.authd import Authd
 from clusterd.store.engine import Engine, Session
 from clusterd.store.errors import NotLeading
@@ -142,6 +142,26 @@ def test_a_lease_that_ends_while_a_write_is_made_takes_it_back(tmp_path: Path) -
     run(tmp_path, story)
 
 
+def test_a_write_that_was_committed_just_before_the_lease_ended_is_not_answered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when the machine sleeps between the commit and the answer: by then another node may lead."""
+
+    async def story(bench: Bench) -> None:
+        commit = bench.engine._commit
+
+        def at_the_last_moment(durable: bool) -> None:
+            commit(durable)
+            bench.leads = False
+
+        monkeypatch.setattr(bench.engine, "_commit", at_the_last_moment)
+        with pytest.raises(NotLeading):
+            await bench.engine.write(add(1))
+        assert await bench.engine.read(count) == 1
+
+    run(tmp_path, story)
+
+
 def test_no_agent_is_registered_without_the_lease(tmp_path: Path) -> None:
     async def story(bench: Bench) -> None:
         bench.leads = False
@@ -251,28 +271,55 @@ def test_what_could_not_be_answered_is_not_begun(tmp_path: Path) -> None:
     run(tmp_path, story)
 
 
+def follower(bench: Bench) -> Follower:
+    return Follower(
+        bench.engine,
+        bench.private,
+        bench.root,
+        on_worker=False,
+        is_first_life=True,
+        read_keys=lambda: keys_in_use(bench.root),
+        is_own=lambda identity: False,
+        say=lambda level, text: bench.said.append(text),
+        gate=bench.gate,
+    )
+
+
 def test_a_master_without_the_lease_deletes_nothing_that_it_finds_missing(tmp_path: Path) -> None:
     async def story(bench: Bench) -> None:
-        follower = Follower(
-            bench.engine,
-            bench.private,
-            bench.root,
-            on_worker=False,
-            is_first_life=True,
-            read_keys=lambda: keys_in_use(bench.root),
-            is_own=lambda identity: False,
-            say=lambda level, text: bench.said.append(text),
-            gate=bench.gate,
-        )
+        looking = follower(bench)
         bench.leads = False
         Path(bench.root, "etc/shared/web").mkdir()
-        await follower.look()
+        await looking.look()
         names = await bench.engine.read(lambda db: [row[0] for row in db.execute('select name from "group"')])
         assert (names, bench.said) == ([], [])
         bench.leads = True
-        await follower.look()
+        await looking.look()
         names = await bench.engine.read(lambda db: [row[0] for row in db.execute('select name from "group"')])
         assert names == ["web"]
+
+    run(tmp_path, story)
+
+
+def test_what_authd_had_begun_when_the_lease_ended_is_looked_at_when_it_is_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A row was committed, and its key not written: the file is the one that was read before."""
+    monkeypatch.setattr(follow, "SURE_S", 0.0)
+
+    async def story(bench: Bench) -> None:
+        looking = follower(bench)
+        Path(bench.root, "etc/client.keys").write_text("001 one any k1\n")
+        await looking.look()
+        await bench.engine.write(add(7))
+        await bench.engine.write(lambda session: table.note_seen(session, table.KEYS, ["7"]))
+        await looking.look()
+        assert await bench.engine.read(count) == 2, "authd's own business"
+        bench.leads = False
+        await looking.look()
+        bench.leads = True
+        await looking.look()
+        assert await bench.engine.read(count) == 1
 
     run(tmp_path, story)
 
