@@ -333,6 +333,7 @@ class _NetProcess:
             return
         self._settings, _ = adopt(self._settings, loaded.settings)
         self._context.set_settings(self._settings)
+        _allow_files(self._settings)
         self._context.log.set_level(self._settings.log_level)
         if self._listener is not None:
             self._listener.set_limits()

@@ -1,17 +1,22 @@
 """Bytes and connections that no peer should send: refused or closed with one log line; nothing stays reserved, and no
 other peer is disturbed."""
 
+import os
+import resource
+import signal
 import socket
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from pathlib import Path
 
 import psutil
 import pytest
 
 from clusterd.messages.links import PeerRequest, Reply
 from tests.net.harness import KEY, NetNode, Talker, wait_until
+from tests.net.test_fence import OSSEC
 from tools.rig.peer import (
     HEADER,
     build_frames,
@@ -254,3 +259,14 @@ def test_no_bytes_of_a_stranger_reach_the_log(master: Master) -> None:
     client.read()
     assert not [line for line in node.log().splitlines() if not line.startswith("20")]
     assert not node.lines("[Main] forged")
+
+
+def test_more_connections_by_a_reload_are_more_open_files(master: Master) -> None:
+    """Else the system would refuse connections that the settings allow."""
+    node = master()
+    _, hard = resource.prlimit(node.pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(node.pid, resource.RLIMIT_NOFILE, (100, hard))
+    Path(node.root, "etc/ossec.conf").write_text(OSSEC.replace("worker", "master"))
+    Path(node.root, "etc/cluster.json").write_text('{"clusterd": {"limits": {"connections": 300}}}')
+    os.kill(node.pid, signal.SIGHUP)
+    wait_until(lambda: resource.prlimit(node.pid, resource.RLIMIT_NOFILE)[0] > 300, "more files are allowed")
