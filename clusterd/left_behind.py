@@ -24,6 +24,7 @@ from pathlib import Path
 import msgspec
 
 from clusterd.agent_keys import KEY_FILE, Key, decode_keys, parse_keys
+from clusterd.database_copy import copy_database
 from clusterd.role import LEFT_BEHIND
 from hashing.atomic import FileOps
 from hashing.manifest import Rules, item_of, refusal
@@ -111,10 +112,12 @@ def _copy(root: str, path: str, below: Path) -> None:
 
 
 def _copy_database(source: Path, target: Path) -> None:
-    with contextlib.closing(sqlite3.connect(source)) as db:
-        db.execute("pragma wal_checkpoint(truncate)").fetchone()
-    shutil.copyfile(source, target)
-    target.chmod(MODE)
+    try:
+        copy_database(source, target, MODE)
+    except sqlite3.OperationalError:
+        raise
+    except sqlite3.DatabaseError:  # damaged: kept as it is
+        shutil.copyfile(source, target)
 
 
 def integrity_set(root: str, rules: Rules) -> Iterator[str]:

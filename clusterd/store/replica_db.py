@@ -2,12 +2,12 @@
 
 import contextlib
 import os
-import shutil
 import sqlite3
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from clusterd.database_copy import copy_database
 from clusterd.messages.replica import Changes
 from clusterd.rundir import COPY_FILE, REPLICA_FILE
 from clusterd.store import change_log, schema
@@ -215,9 +215,7 @@ def own_as_replica(root: str) -> str:
     with contextlib.closing(schema.connect(root)) as db:
         if not change_log.is_on(db) or change_log.has_moved(db):
             return "its agent database has no change log to go on from: all agents are copied"
-        db.execute("pragma wal_checkpoint(truncate)").fetchone()
-    shutil.copyfile(own, new)
-    new.chmod(0o600)
+    copy_database(own, new, 0o600)
     with contextlib.closing(schema.connect(root, name=f"{REPLICA_FILE}.own")) as db:
         db.execute("begin immediate")
         with db:

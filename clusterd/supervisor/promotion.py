@@ -1,6 +1,5 @@
 """A candidate becomes the master: what it keeps for that day becomes its own (docs/ha.md)."""
 
-import contextlib
 import os
 import shutil
 import sqlite3
@@ -10,6 +9,7 @@ from pathlib import Path
 import msgspec
 
 from clusterd.agent_keys import KEY_FILE, Key
+from clusterd.database_copy import copy_database, is_gathered
 from clusterd.key_guard import KeyRules
 from clusterd.left_behind import keep_one
 from clusterd.rundir import API_FILES, REPLICA_FILE
@@ -68,9 +68,11 @@ def keep_before(settings: Settings) -> str:
     forget_before(settings)
     for path in reversed(_exchanged(settings)):
         path.parent.mkdir(mode=0o770, parents=True, exist_ok=True)
-        if path.name == Path(schema.DATABASE).name and path.exists():
-            with contextlib.suppress(sqlite3.DatabaseError, NotPromoted):  # damaged: kept as it is
-                _settle(path)
+        if path.name == Path(schema.DATABASE).name and path.exists() and _is_read(path):
+            copy_database(path, _beside(path, UNFINISHED), schema.MODE)
+            sync_path(_beside(path, UNFINISHED))
+            os.replace(_beside(path, UNFINISHED), _beside(path, BEFORE))
+            continue
         try:
             os.link(path, _beside(path, BEFORE), follow_symlinks=False)
         except FileNotFoundError:
@@ -129,17 +131,13 @@ def take_replica(root: str, settings: Settings | None = None) -> str:
     source, target = Path(root) / REPLICA_FILE, Path(root) / schema.DATABASE
     if not source.is_file():
         raise NotPromoted(f"there is no replica at {source}")
-    count = _settle(source)
+    count = _count(source)
     if settings is not None:
         _compare_keys(settings, source)
     with schema.locked(root):
         new = _promoted(root)
-        shutil.copyfile(source, new)
-        new.chmod(schema.MODE)
+        copy_database(source, new, schema.MODE)
         sync_path(new)
-        if target.exists():
-            with contextlib.suppress(sqlite3.DatabaseError, NotPromoted):  # damaged: it is replaced
-                _settle(target)
         for left in ("-wal", "-shm"):
             Path(f"{target}{left}").unlink(missing_ok=True)
         os.replace(new, target)
@@ -147,11 +145,18 @@ def take_replica(root: str, settings: Settings | None = None) -> str:
     return f"{count} of the replica are this node's own"
 
 
-def _settle(path: Path) -> int:
-    """Everything that was written is in the file itself afterwards. Returns how many agents there are."""
+def _is_read(path: Path) -> bool:
+    """Whether another program reads this database and the file by itself is not all of it."""
+    try:
+        return not is_gathered(path)
+    except sqlite3.DatabaseError:  # damaged: kept as it is
+        return False
+
+
+def _count(path: Path) -> int:
+    """Returns how many agents a database has that is not damaged."""
     db = sqlite3.connect(path, timeout=10, isolation_level=None)
     try:
-        db.execute("pragma wal_checkpoint(truncate)").fetchone()
         (found,) = db.execute("pragma quick_check(1)").fetchone()
         if found != "ok":
             raise NotPromoted(f"{path} is damaged: {found}")

@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from clusterd import left_behind
+from clusterd import database_copy, left_behind
 from clusterd.net.term_question import TermAnswer
 from clusterd.role import LEFT_BEHIND, NodeRole, RoleChange, read_role, standing
 from clusterd.rundir import REPLICA_DIR, REPLICA_FILE, run_dir
@@ -17,6 +17,7 @@ from clusterd.settings import HaSettings
 from clusterd.store import replica_db, schema
 from clusterd.supervisor import role_change
 from clusterd.wire.terms import TermNote
+from tests.base.test_database_copy import late, read_meanwhile
 from tests.supervisor.promotions import KEY, agents, begin, finish, make_replica, settings_of, write_keys
 
 
@@ -31,7 +32,7 @@ def test_agents_of_a_former_master_are_the_replica_from_which_it_goes_on(
         db.execute("insert into agent (id, name, date_add) values (7, 'seven', 1)")
     write_keys(root, {7: "seven"})
     if fails:
-        monkeypatch.setattr(replica_db.shutil, "copyfile", failing(OSError(28, "No space left on device")))
+        monkeypatch.setattr(replica_db, "copy_database", failing(OSError(28, "No space left on device")))
         monkeypatch.setattr(left_behind, "_copy_database", lambda *_: None)
         monkeypatch.setattr(left_behind, "_copy", lambda *_: None)
     settings = settings_of(root)
@@ -47,6 +48,26 @@ def test_agents_of_a_former_master_are_the_replica_from_which_it_goes_on(
     if not fails:
         assert (Path(root) / REPLICA_FILE).stat().st_mode & 0o777 == 0o600
         assert agents(root) == {7: "seven"}
+
+
+def test_nothing_is_missed_while_another_program_reads_the_database(root: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither of what is kept beside nor of what the node goes on from."""
+    monkeypatch.setattr(database_copy, "WAIT_S", 0.05)
+    schema.prepare(root, "old", "4.14.1", log=True)
+    with read_meanwhile(Path(root) / schema.DATABASE):
+        left_behind.keep(root, settings_of(root).rules, 4)
+        assert "goes on" in replica_db.own_as_replica(root)
+    assert late(Path(root) / LEFT_BEHIND / "4/global.db") == 3000
+    assert late(Path(root) / REPLICA_FILE) == 3000
+
+
+def test_a_damaged_database_keeps_nobody_from_being_demoted(root: str) -> None:
+    """Its file is kept as it is."""
+    (Path(root) / schema.DATABASE).write_bytes(b"x" * 9000)
+    left_behind.keep(root, settings_of(root).rules, 4)
+    kept = Path(root) / LEFT_BEHIND / "4/global.db"
+    assert kept.read_bytes() == b"x" * 9000
+    assert kept.stat().st_mode & 0o777 == 0o600
 
 
 def failing(failure: Exception) -> Callable[..., None]:

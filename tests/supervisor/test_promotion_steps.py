@@ -6,12 +6,14 @@ from pathlib import Path
 
 import pytest
 
+from clusterd import database_copy
 from clusterd.role import LEFT_BEHIND, RoleChange
 from clusterd.rundir import API_FILES, REPLICA_FILE
 from clusterd.store import schema
 from clusterd.supervisor import promotion
 from clusterd.token_secret import SECRET_FILE
 from clusterd.users import USERS_FILE
+from tests.base.test_database_copy import late, read_meanwhile
 from tests.supervisor.promotions import KEY, agents, begin, finish, keys, make_replica, settings_of, write_keys
 
 
@@ -27,6 +29,30 @@ def test_replica_becomes_the_agent_database_and_stays_where_it_is(root: str) -> 
     assert not list((Path(root) / "queue/db").glob("*-wal"))
     schema.prepare(root, "w1", "4.14.1")
     assert agents(root) == {1: "a", 2: "b"}
+
+
+def test_nothing_is_missed_while_another_program_reads_the_replica(root: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it was told last is what the old master has answered to agents."""
+    monkeypatch.setattr(database_copy, "WAIT_S", 0.05)
+    make_replica(root, {1: "a"})
+    with read_meanwhile(Path(root) / REPLICA_FILE):
+        assert promotion.take_replica(root).startswith("1 of the replica")
+    assert late(Path(root) / schema.DATABASE) == 3000
+
+
+def test_nothing_is_missed_of_a_database_that_was_read_when_it_is_put_back(
+    root: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database_copy, "WAIT_S", 0.05)
+    make_replica(root, {1: "a"})
+    schema.prepare(root, "w1", "4.14.1")
+    with read_meanwhile(Path(root) / schema.DATABASE):
+        promotion.keep_before(settings_of(root))
+        promotion.take_replica(root)
+    assert agents(root) == {1: "a"}
+    promotion.put_back(settings_of(root))
+    assert late(Path(root) / schema.DATABASE) == 3000
+    assert not [path for path in (Path(root) / schema.DATABASE).parent.iterdir() if "promot" in path.name]
 
 
 def test_no_replica_and_a_damaged_one_are_refused(root: str) -> None:
