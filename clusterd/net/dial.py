@@ -104,11 +104,13 @@ class Dialer:
 
     async def run(self) -> None:
         """Connects, waits until the link ends, and connects again, with pauses that grow to connection_retry."""
-        retry_s = self._context.settings.worker.connection_retry_s
-        backoff = Backoff(min(FIRST_RETRY_S, retry_s), retry_s / (1 + JITTER), jitter=JITTER)
         first_s, longest_s = CHANGE_PAUSES
         soon = Backoff(first_s, longest_s, factor=1.5, jitter=JITTER)
+        retry_s, backoff = -1.0, soon
         while True:
+            if retry_s != self._context.settings.worker.connection_retry_s:  # of a reload, too
+                retry_s = self._context.settings.worker.connection_retry_s
+                backoff = Backoff(min(FIRST_RETRY_S, retry_s), retry_s / (1 + JITTER), jitter=JITTER)
             lasted_s = 0.0
             with self._context.rounds.survive("connecting to the master"):
                 lasted_s = await self._one_round()

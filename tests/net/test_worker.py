@@ -1,5 +1,6 @@
 """A worker's link to its master: joining, being refused, losing the link, coming back."""
 
+import asyncio
 import os
 import signal
 import socket
@@ -7,11 +8,18 @@ import ssl
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import msgspec
 import pytest
 
+from clusterd.clock import Backoff, Clock
 from clusterd.messages.links import Answered, KeepaliveSeen, LinkDown, MasterAway, PeerRequest, Reply, Request
+from clusterd.net import dial
 from clusterd.net.dial import Address, parse_address
+from clusterd.rounds import Rounds
+from clusterd.settings import Settings
 from tests.net.harness import CLUSTER, NetNode, free_port, master_settings, wait_until
 from tests.net.scripted_master import HELLO, ScriptedMaster
 from tools.rig.peer import exception_json
@@ -369,3 +377,39 @@ def test_a_worker_stops_at_once(worker: Worker, boss: ScriptedMaster, monkeypatc
     node.logged("Successfully connected")
     assert node.stop() == 0
     assert talker.is_closed()
+
+
+def test_pauses_between_attempts_follow_a_reload(monkeypatch: pytest.MonkeyPatch) -> None:
+    longest: list[float] = []
+
+    class NoPause(Backoff):
+        def __init__(self, initial_s: float, maximum_s: float, **how: float) -> None:
+            super().__init__(0.0, 0.0)
+            longest.append(maximum_s)
+
+    monkeypatch.setattr(dial, "Backoff", NoPause)
+    settings = Settings("/")
+    context: Any = SimpleNamespace(settings=settings, rounds=Rounds(lambda *_: None), clock=Clock())
+    terms: Any = SimpleNamespace(term=0)
+    nobody: Any = None
+
+    async def story() -> None:
+        dialer = dial.Dialer(context, nobody, nobody, nobody, None, terms)
+        rounds = 0
+
+        async def one_round() -> float:
+            nonlocal rounds
+            rounds += 1
+            if rounds == 3:
+                own = msgspec.structs.replace(settings.worker, connection_retry_s=50.0)
+                context.settings = msgspec.structs.replace(settings, worker=own)
+            if rounds == 6:
+                raise asyncio.CancelledError
+            return 0.0
+
+        monkeypatch.setattr(dialer, "_one_round", one_round)
+        with pytest.raises(asyncio.CancelledError):
+            await dialer.run()
+
+    asyncio.run(story())
+    assert longest == [dial.CHANGE_PAUSES[1], 10.0 / (1 + dial.JITTER), 50.0 / (1 + dial.JITTER)]
