@@ -259,10 +259,10 @@ class Core:
         """Returns the payload of `ok`, or what is sent instead. Sealed bodies of chunks go to the pool unopened; others
         are opened first."""
         is_local = peer.info.kind == "local"
-        if self._context.leadership is not None and (not is_local or message.command in NEED_LEADER):
-            self._context.check_lead()
         bound = (self._local if is_local else self._remote).get(message.command)
         try:
+            if self._context.leadership is not None and (not is_local or message.command in NEED_LEADER):
+                self._context.check_lead()
             if bound is not None and bound.sealed is not None:
                 await _admit(peer, bound.row)
                 return await bound.sealed(peer, message.payload, message.body)

@@ -89,9 +89,11 @@ class Node:
         *,
         pool: bool = False,
         serves_store: bool = False,
+        slabs: int = 0,
         **more: Any,
     ) -> None:
-        """Without a `pool` jobs wait for ever. `more`: settings of cluster.json's section `clusterd`."""
+        """Without a `pool` jobs wait for ever. `slabs`: how many sync has. `more`: settings of cluster.json's section
+        `clusterd`."""
         self.sent: list[SyncToNet] = []
         self.log = Lines()
         self.clock = FakeClock()
@@ -100,19 +102,19 @@ class Node:
         settings = msgspec.structs.replace(settings, serves_store=serves_store)
         spool = Spool(str(root), 1)
         spool.prepare()
-        slabs = SlabPool([])
+        own_slabs = SlabPool(range(slabs))
         self.pool = InlinePool(settings)
         jobs = cast(PoolPort, self.pool) if pool else PoolPort(self._drop, JobQueue(100), 1, self.clock)
         self.context = Context(
             settings=settings,
             clock=self.clock,
             log=cast(Any, self.log),
-            net=NetPort(self._send, slabs),
+            net=NetPort(self._send, own_slabs),
             jobs=jobs,
-            slabs=slabs,
+            slabs=own_slabs,
             spool=spool,
             manifests=ManifestKeeper(str(root), spool.state_dir, 1, jobs, self.clock, 300.0),
-            sender=Sender(jobs, slabs, self.clock),
+            sender=Sender(jobs, own_slabs, self.clock),
             progress=[],
             database=Database(str(root)),
             troubles=Troubles(),

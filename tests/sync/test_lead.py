@@ -10,10 +10,11 @@ import pytest
 from clusterd.errors import ClusterError
 from clusterd.leadership import NOT_LEADING
 from clusterd.messages.election import AskFailsafe, FailsafeAnswer, FailsafeAnswers, FailsafeAsked
-from clusterd.messages.links import GiveString, LinkInfo, Request
+from clusterd.messages.links import GiveString, LinkInfo, PeerRequest, Release, Request
 from clusterd.role import NodeRole, update_role
 from clusterd.sync.requests import failsafe
 from clusterd.wdb.election import ElectionPort
+from ipc.descriptor import Descriptor
 from tests.sync.scripted_node import MASTER, PROGRAM, WORKER, Node, code_in, on
 
 ROLE = NodeRole(7, "master", 7, "127.0.0.1:1", "m")
@@ -44,6 +45,27 @@ def test_nothing_is_sent_to_a_worker_without_the_lease(tmp_path: Path) -> None:
             with pytest.raises(ClusterError, match=NOT_LEADING):
                 await work
         assert not [sent for sent in node.sent if isinstance(sent, Request | GiveString)]
+
+    on(node, story())
+
+
+def test_large_bodies_give_their_room_back_without_the_lease(tmp_path: Path) -> None:
+    """The process goes on, and leads again with the next lease: what it kept each time would be missing then."""
+    node, lease = master(tmp_path, slabs=1)
+
+    async def story() -> None:
+        slabs = node.context.slabs
+        peer = await node.up(WORKER)
+        await slabs.admit()
+        body = Descriptor(await slabs.take(), 0, 9)
+        lease.is_held = False
+        with pytest.raises(ClusterError, match=NOT_LEADING):
+            await peer.begin("file_upd", body=body)
+        assert slabs.free == 1
+        for serial, command in enumerate(("file_upd", "syn_buckets", "dapi", "nonsense"), 70):
+            await node.core.handle(PeerRequest(1, serial, command, b"", [Descriptor(serial, 0, 9)]))
+            assert code_in((await node.reply(serial)).payload) == 3023
+            assert node.sent.count(Release([serial])) == 1
 
     on(node, story())
 

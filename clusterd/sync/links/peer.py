@@ -99,9 +99,14 @@ class Peer:
     async def begin(
         self, command: str, payload: bytes = b"", *, body: Descriptor | None = None, timeout_s: float | None = None
     ) -> Flight:
-        """Sends a request without waiting for it: `response_of` waits. Requests are sent in the order of the calls."""
+        """Sends a request without waiting for it: `response_of` waits. Requests are sent in the order of the calls.
+        `body` lies in a slab held by the caller, whose hold it takes whatever happens."""
         if self._may_send is not None:
-            self._may_send()
+            try:
+                self._may_send()
+            except ClusterError:
+                await self._net.unsent(body)
+                raise
         return await self._net.begin(
             self.link, command, payload, body=body, timeout_s=self.timeout_s if timeout_s is None else timeout_s
         )

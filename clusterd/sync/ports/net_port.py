@@ -37,30 +37,40 @@ class Response(msgspec.Struct, frozen=True):
 class Flight:
     """A request that was sent. Wait for its `response` once, or `forget` it."""
 
-    __slots__ = ("_future", "_number", "_waiting")
+    __slots__ = ("_drop", "_future", "_is_taken", "_number", "_waiting")
 
     def __init__(
         self,
         number: int,
         future: "asyncio.Future[Response]",
         waiting: "dict[int, tuple[int, str, asyncio.Future[Response]]]",
+        drop: Callable[[Response], None],
     ) -> None:
+        """`drop`: gets a response that nobody takes."""
         self._number = number
         self._future = future
         self._waiting = waiting
+        self._drop = drop
+        self._is_taken = False
 
     async def response(self) -> Response:
         """Raises ClusterError 3020 when no response came in time, LinkClosed when the link has ended."""
         try:
-            return await self._future
+            response = await self._future
+            self._is_taken = True
+            return response
         finally:
             self.forget()
 
     def forget(self) -> None:
-        """Drops the request: its response is no longer needed."""
+        """Drops the request: its response is no longer needed. It may be there: whoever waited was cancelled in the
+        moment in which it came."""
         self._waiting.pop(self._number, None)
-        if not self._future.cancel() and not self._future.cancelled():
-            self._future.exception()  # seen: asyncio would complain otherwise
+        if self._future.cancel() or self._future.cancelled():
+            return
+        if self._future.exception() is None and not self._is_taken:  # asked: asyncio would complain otherwise
+            self._is_taken = True
+            self._drop(self._future.result())
 
 
 class LinkClosed(ClusterError):
@@ -79,6 +89,7 @@ class NetPort:
         self._slabs = slabs
         self._ids = itertools.count(1)
         self._waiting: dict[int, tuple[int, str, asyncio.Future[Response]]] = {}
+        self._releasing: set[asyncio.Task[None]] = set()
 
     async def request(
         self, link: int, command: str, payload: bytes = b"", *, body: Descriptor | None = None, timeout_s: float
@@ -99,6 +110,11 @@ class NetPort:
         message = Request(link, number, command, payload, None if body is None else [body], timeout_s=timeout_s)
         return await self._ask(link, number, command, message)
 
+    async def unsent(self, body: Descriptor | None) -> None:
+        """Drops the caller's hold of a body that is not sent after all."""
+        if body is not None:
+            await self._slabs.drop_now(body.slab)
+
     async def give_string(self, link: int, command: str, word: str, content: bytes, *, timeout_s: float) -> Response:
         """Makes net send a long string and then `command`; returns the response. `timeout_s`: for each of the requests.
 
@@ -110,7 +126,7 @@ class NetPort:
     async def _ask(self, link: int, number: int, command: str, message: Request | GiveString) -> Flight:
         future: asyncio.Future[Response] = asyncio.get_running_loop().create_future()
         self._waiting[number] = (link, command, future)
-        flight = Flight(number, future, self._waiting)
+        flight = Flight(number, future, self._waiting, self._drop)
         try:
             await self._send(message)
         except BaseException:
@@ -130,6 +146,12 @@ class NetPort:
         more: bool = False,
     ) -> None:
         await self._send(Reply(link, serial, command, payload, body, log, more))
+
+    def _drop(self, response: Response) -> None:
+        if response.body is not None:
+            releasing = asyncio.create_task(self.release(response.body))
+            self._releasing.add(releasing)
+            releasing.add_done_callback(self._releasing.discard)
 
     async def release(self, body: list[Descriptor] | None) -> None:
         """Returns slabs to net."""
