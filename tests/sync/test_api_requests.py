@@ -197,6 +197,29 @@ def test_program_that_hangs_up_before_its_answer_leaves_nothing_behind(tmp_path:
     on(node, story())
 
 
+@pytest.mark.parametrize("is_taken", [True, False])
+def test_large_answer_that_came_when_its_asker_gave_up_is_removed(tmp_path: Path, is_taken: bool) -> None:
+    node = Node(tmp_path, "master")
+    forwarder = node.side._both._api._forwarder
+
+    async def story() -> None:
+        asking = asyncio.create_task(forwarder.ask(await node.up(WORKER), Text(NODES), None))
+        await node.says(await node.request(WORKER.link, "dapi"), QUEUED)
+        await turns()
+        (asked,) = forwarder._asked.values()
+        path = node.context.spool.create("string")
+        asked.answer.set_result(Text(b"", path, 9))
+        if is_taken:
+            assert (await asking).path == path
+        else:
+            asking.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await asking
+        assert Path(path).exists() == is_taken
+
+    on(node, story())
+
+
 # ---- requests of other nodes -----------------------------------------------------------------------------------------
 
 

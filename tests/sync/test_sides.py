@@ -20,6 +20,7 @@ from clusterd.sync.ports.pool_port import JobError
 from clusterd.sync.requests.api import ApiRequests
 from clusterd.sync.side_master import QUIET_S, MasterSide
 from clusterd.sync.side_worker import WorkerSide
+from clusterd.wire.transfer import IncomingFile
 from ipc.descriptor import Descriptor
 from tests.sync.scripted_node import MASTER, PROGRAM, STRANGER, WORKER, Node, code_in, on, turns
 
@@ -174,6 +175,25 @@ def test_worker_that_left_in_its_check_may_check_again(tmp_path: Path) -> None:
         assert not node.side._integrity.is_free("w1")
         await node.core.handle(LinkDown(1, "it ended"))
         assert node.side._integrity.is_free("w1")
+
+    on(node, story())
+
+
+def test_package_that_came_in_the_moment_in_which_its_link_ended_is_removed(tmp_path: Path) -> None:
+    """Else it stays in the spool, and on the account of its worker, until the node is restarted."""
+    node = Node(tmp_path, "master", pool=True)
+
+    async def story() -> None:
+        await node.context.manifests.scan()
+        peer = await node.up(WORKER)
+        task_id = (await node.reply(await node.ask(WORKER, "syn_i_w_m"))).payload.decode()
+        await turns()
+        awaited = peer.incoming.awaited(task_id)
+        assert awaited is not None
+        package = node.context.spool.create("package")
+        awaited.file.set_result(IncomingFile("/queue/cluster/w1/a.zip", package, 9, complete=True, digest=b"d" * 32))
+        await node.core.handle(LinkDown(1, "it ended"))
+        assert not Path(package).exists()
 
     on(node, story())
 

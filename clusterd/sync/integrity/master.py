@@ -166,7 +166,7 @@ class IntegrityMaster:
         context = self._context
         log = context.tag_log(peer.tag, CHECK)
         started, started_at = self._context.clock.monotonic(), context.clock.wall()
-        package = difference = ""
+        difference = ""
         try:
             package = await wait_for_file(context, peer, awaited, log)
             sha256 = awaited.file.result().digest
@@ -185,7 +185,8 @@ class IntegrityMaster:
         finally:
             self.permissions.end(peer.name, task_id)
             peer.incoming.forget(task_id)
-            context.spool.remove(*(path for path in (package, difference) if path))
+            arrived = awaited.arrived
+            context.spool.remove(*(path for path in ("" if arrived is None else arrived.place, difference) if path))
 
     def begin_without_package(self, peer: Peer, command: str) -> None:
         """Writes the log lines of a check by package for a check by `command`, for which the worker sent none. Readers

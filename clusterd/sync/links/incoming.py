@@ -39,6 +39,13 @@ class Awaited(msgspec.Struct, frozen=True):
     task_id: str
     file: "asyncio.Future[IncomingFile[str]]"
 
+    @property
+    def arrived(self) -> IncomingFile[str] | None:
+        """The file, if it is there: also when its task was cancelled in the moment in which it came."""
+        if not self.file.done() or self.file.cancelled() or self.file.exception() is not None:
+            return None
+        return self.file.result()
+
 
 class Refusal(Exception):
     """A request that is answered with `err` and plain text, as stock does for checksums."""

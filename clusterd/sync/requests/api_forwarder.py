@@ -63,6 +63,7 @@ class ApiForwarder:
         name = str(next(self._ids))
         asked = _Asked(node)
         self._asked[name] = asked
+        answer: Text | None = None
         timeout_s = self._context.settings.communication.timeout_dapi_request_s
         try:
             async with asyncio.timeout(timeout_s):
@@ -70,23 +71,26 @@ class ApiForwarder:
                 if answer is not None:
                     return answer
                 if node.info.kind == "master":
-                    return await asked.answer
-                return await patiently(
-                    asked.answer,
-                    node.name,
-                    limit_s=limit_s,
-                    look_s=node.timeout_s,
-                    progress=lambda: node.incoming.string_bytes,
-                    is_there=lambda: node.request(commands.ECHO, LOOK),
-                )
+                    answer = await asked.answer
+                else:
+                    answer = await patiently(
+                        asked.answer,
+                        node.name,
+                        limit_s=limit_s,
+                        look_s=node.timeout_s,
+                        progress=lambda: node.incoming.string_bytes,
+                        is_there=lambda: node.request(commands.ECHO, LOOK),
+                    )
+                return answer
         except TimeoutError:
             raise ClusterError(3021, f"{node.name} did not answer within {timeout_s:g} s") from None
         except LinkClosed:
             raise _not_there(node) from None
         finally:
             del self._asked[name]
-            if asked.answer.done() and not asked.answer.cancelled():
-                asked.answer.exception()  # heard, or of no interest any more
+            if asked.answer.done() and not asked.answer.cancelled() and asked.answer.exception() is None and not answer:
+                # It came in the moment in which the asker gave up.
+                self._texts.remove(asked.answer.result())
 
     async def _send(self, node: Peer, name: str, request: Text) -> Text | None:
         """Sends a request to another node; returns its answer if that arrives at once. Large requests are sealed in the
