@@ -15,7 +15,7 @@ in the future never settles: that costs reading, and is never wrong.
 
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from hashlib import blake2b
 
 import msgspec
@@ -187,13 +187,16 @@ def load_shard(state_dir: str, shard: int, shards: int) -> ShardRows:
         return NO_ROWS
 
 
-def load_rows(state_dir: str, shards: int) -> tuple[list[FileMeta], list[str]]:
+def load_rows(state_dir: str, digests: Sequence[str]) -> tuple[list[FileMeta], list[str]]:
     """Rows and unread paths of all shards, for build_manifest. Unlike load_shard this raises (FileNotFoundError,
-    MalformedPackage) when a shard is not there: a manifest without it would tell peers to delete its files."""
+    MalformedPackage) when a shard is not there: a manifest without it would tell peers to delete its files. The same
+    for one whose digest is another one than in `digests`, of each shard: it was written by another scan."""
     rows: list[FileMeta] = []
     unread: list[str] = []
-    for shard in range(shards):
-        loaded = _load(state_dir, shard, shards)
+    for shard, digest in enumerate(digests):
+        loaded = _load(state_dir, shard, len(digests))
+        if loaded.digest != digest:
+            raise MalformedPackage(shard_path(state_dir, shard, len(digests)), "was written by another scan meanwhile")
         rows += file_rows(loaded)
         unread += loaded.unread
     return rows, unread

@@ -87,6 +87,9 @@ class ManifestBuilt(Result, frozen=True, tag="manifest-built"):
 class BuildManifest(Job[ManifestBuilt], frozen=True, tag="manifest"):
     """Merge the shard files of the last scan into the manifest file of `state_dir`. Result: ManifestBuilt.
 
+    `digests`: of each shard, as it was scanned. Where its file has another one by now the job fails: the late end of a
+    scan that an earlier sync process began must not be taken for this one.
+
     `published`: root digest of the manifest last published to peers. If more than `max_delete_share` of it has vanished
     since, that is withheld (hashing/protection.py). If its file is gone, or `published` is empty, nothing is withheld.
     `lost_before`: files that were lost just before it. `max_key_loss_share`, `key_loss_from`: the same for the keys in
@@ -94,7 +97,7 @@ class BuildManifest(Job[ManifestBuilt], frozen=True, tag="manifest"):
 
     root: str
     state_dir: str
-    shards: int
+    digests: list[str]
     published: str = ""
     max_delete_share: float = 1.0
     lost_before: int = 0

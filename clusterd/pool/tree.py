@@ -146,8 +146,8 @@ def scan(job: ScanShard, settings: Settings, memory: Memory, on_step: OnStep) ->
 
 
 def make_manifest(job: BuildManifest, settings: Settings, memory: Memory, on_step: OnStep) -> ManifestBuilt:
-    """Raises FileNotFoundError or MalformedPackage when a shard's file is not whole."""
-    rows, unread = load_rows(job.state_dir, job.shards)
+    """Raises FileNotFoundError or MalformedPackage when a shard's file is not whole, or that of another scan."""
+    rows, unread = load_rows(job.state_dir, job.digests)
     on_step()
     live = _published(job, memory)
     keys = KeyGuard(job.root, job.state_dir, KeyRules(job.max_key_loss_share, job.key_loss_from), settings.rules)

@@ -149,7 +149,8 @@ def look(root: Path, state: Path, *, patch: bool = False) -> tuple[str, list[Any
         notes = [note for one in scanned for note in one.notes]
         if any(one.failed for one in scanned):
             return "", notes
-        build = BuildManifest(str(root), str(state), SHARDS, files.published_digest, 0.5, 0, 0.5)
+        digests = [one.digest for one in scanned]
+        build = BuildManifest(str(root), str(state), digests, files.published_digest, 0.5, 0, 0.5)
         built = tree.make_manifest(build, settings, memory, step)
     files.publish(built.root_digest, built.base, 0.0, lasting=True)
     return built.content_digest, notes

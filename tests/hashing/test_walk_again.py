@@ -191,21 +191,25 @@ def test_cache_comes_back_from_its_file(tmp_path: Path) -> None:
     save_shard(FileOps(), str(state), 0, 1, first.rows)
     second = scan(root, load_shard(str(state), 0, 1))
     assert (second.hashed, second.is_changed) == (0, False)
-    assert load_rows(str(state), 1) == (list(file_rows(first.rows)), [])
+    assert load_rows(str(state), [first.rows.digest]) == (list(file_rows(first.rows)), [])
+    with pytest.raises(MalformedPackage, match="another scan"):
+        load_rows(str(state), ["0" * 16])
 
 
 def test_damaged_cache_costs_reading_but_never_a_manifest_with_holes(tmp_path: Path) -> None:
     root, state = tmp_path / "root", tmp_path / "state"
     state.mkdir()
     write(root, "etc/rules/a")
-    for shard in range(2):
-        save_shard(FileOps(), str(state), shard, 2, scan_shard(str(root), DEFAULT_RULES, shard, 2).rows)
-    load_rows(str(state), 2)
+    scanned = [scan_shard(str(root), DEFAULT_RULES, shard, 2).rows for shard in range(2)]
+    for shard, rows in enumerate(scanned):
+        save_shard(FileOps(), str(state), shard, 2, rows)
+    digests = [rows.digest for rows in scanned]
+    load_rows(str(state), digests)
     (state / "shard-1-of-2").write_bytes((state / "shard-1-of-2").read_bytes()[:-1])
     assert load_shard(str(state), 1, 2) is NO_ROWS
     with pytest.raises(MalformedPackage):
-        load_rows(str(state), 2)
+        load_rows(str(state), digests)
     (state / "shard-1-of-2").unlink()
     assert load_shard(str(state), 1, 2) is NO_ROWS
     with pytest.raises(FileNotFoundError):
-        load_rows(str(state), 2)
+        load_rows(str(state), digests)

@@ -11,6 +11,7 @@ from clusterd.messages.manifest import BuildManifest, PatchManifest, ScanShard
 from clusterd.settings import Settings
 from clusterd.sync.manifest import builder, keeper
 from clusterd.sync.manifest.confirming import RETRY_S
+from clusterd.sync.manifest.scan import ScanFailed
 from clusterd.sync.ports.pool_port import JobError
 from hashing.live_manifest import load_live
 from tests.fakes.clock import FakeClock
@@ -263,6 +264,35 @@ def test_only_a_short_patch_goes_before_other_jobs(tmp_path: Path) -> None:
         assert lanes[0] == "long"
 
     play(node, story)
+
+
+def test_scan_of_an_earlier_sync_process_that_ends_late_hides_no_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pool process goes on with its job when sync dies, and writes the same file as that of the new one's scan."""
+    node = Node(tmp_path, watch=False)
+    node.write("etc/rules/a.xml", "1")
+    run = node.pool.run
+
+    async def story(node: Node) -> None:
+        await node.keeper.scan()
+        shards = {path: path.read_bytes() for path in node.state.glob("shard-*")}
+        assert len(shards) == 2
+        node.write("etc/rules/a.xml", "another")
+
+        async def late(job: Job[R], **how: Any) -> R:
+            if isinstance(job, BuildManifest):
+                for path, earlier in shards.items():
+                    path.write_bytes(earlier)
+            return await run(job, **how)
+
+        monkeypatch.setattr(node.pool, "run", late)
+        with pytest.raises(ScanFailed, match="another scan"):
+            await node.keeper.scan()
+        monkeypatch.undo()
+        assert (await node.keeper.scan()).root_digest == node.walked()
+
+    play(node, story, follow=False)
 
 
 def test_event_during_a_walk_is_looked_at_after_it(tmp_path: Path) -> None:

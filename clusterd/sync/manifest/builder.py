@@ -59,7 +59,7 @@ class ManifestBuilder:
         job = BuildManifest(
             self._root,
             self._state_dir,
-            self._shards,
+            list(digests),
             published,
             self._guard.max_delete_share,
             self._guard.lost_just_now(),
