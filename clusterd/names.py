@@ -6,6 +6,8 @@ MAX_NODE_NAME = 128
 MAX_PACKAGE_NAME = 255
 _NODE = re.compile(r"[A-Za-z0-9._-]+")
 _PACKAGE = re.compile(r"[A-Za-z0-9._-]+\.zip")
+_ADDRESS = re.compile(r"\[[0-9A-Fa-f:.%a-z]{2,64}\]:([0-9]{1,5})|[A-Za-z0-9._-]{1,253}(?::([0-9]{1,5}))?")
+HIGHEST_PORT = 65535
 _GROUP = re.compile(r"[A-Za-z0-9._-]{1,255}")
 
 
@@ -21,6 +23,12 @@ def node_name_problem(name: str) -> str | None:
     if name.startswith((".", "-")):
         return "a node name begins with a letter, a digit or '_'"
     return None
+
+
+def is_address(text: str) -> bool:
+    """Whether nodes take this as the address of a master: HOST, HOST:PORT or [V6]:PORT."""
+    found = _ADDRESS.fullmatch(text)
+    return found is not None and int(found[1] or found[2] or 1) in range(1, HIGHEST_PORT + 1)
 
 
 def cluster_name_problem(name: str) -> str | None:

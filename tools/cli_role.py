@@ -8,6 +8,7 @@ import click
 import msgspec
 
 from clusterd.exits import ExitCode
+from tools.node_address import NodeAddress
 from tools.seconds import Seconds
 from tools.show import echo, warn
 
@@ -23,7 +24,7 @@ _timeout = click.option("--timeout", "timeout_s", type=Seconds(1), default=120.0
 @click.option("--old-master-is-down", "is_down", is_flag=True, help="Say that you have made sure of it.")
 @click.option("--without-agents", is_flag=True, help="Lead without a replica of the agents; what that loses is said.")
 @click.option("--unchecked-files", is_flag=True, help="Lead although it is not known whether the files are complete.")
-@click.option("--address", default="", help="HOST[:PORT] under which the other nodes reach this one.")
+@click.option("--address", type=NodeAddress(), help="HOST[:PORT] under which the other nodes reach this one.")
 @_timeout
 @_yes
 @_json
@@ -33,7 +34,7 @@ def promote(
     is_down: bool,
     without_agents: bool,
     unchecked_files: bool,
-    address: str,
+    address: str | None,
     timeout_s: float,
     yes: bool,
     as_json: bool,
@@ -41,7 +42,7 @@ def promote(
     """Make this worker the master, because the old one is gone."""
     from tools import promoting  # the daemon: not for --help
 
-    wanted = promoting.PromoteOptions(is_down, without_agents, unchecked_files, address, timeout_s)
+    wanted = promoting.PromoteOptions(is_down, without_agents, unchecked_files, address or "", timeout_s)
     refusal, settings, highest = promoting.prepare(root, wanted)
     if refusal is not None or settings is None:
         _end(refusal, "this node was not promoted", as_json)
@@ -54,7 +55,7 @@ def promote(
 
 
 @click.command()
-@click.option("--master", required=True, help="HOST[:PORT] of the node that leads.")
+@click.option("--master", type=NodeAddress(), required=True, help="HOST[:PORT] of the node that leads.")
 @_timeout
 @_yes
 @_json

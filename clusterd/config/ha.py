@@ -12,6 +12,7 @@ from clusterd.config.certificates import certificate_problem
 from clusterd.config.json_section import ABSENT, JsonSection
 from clusterd.config.ossec_conf import RESERVED, split_address
 from clusterd.config.problem import Problem, shown
+from clusterd.names import is_address
 from clusterd.rights import DEFAULT_OWNER
 from clusterd.settings import EtcdSettings, HaSettings, Settings
 
@@ -120,7 +121,7 @@ def _is_prefix(value: str) -> bool:
 
 def _is_reachable(value: str) -> bool:
     address = split_address(value)
-    return address is not None and address[1] is not None and address[0] not in RESERVED
+    return is_address(value) and address is not None and address[1] is not None and address[0] not in RESERVED
 
 
 def _program(section: JsonSection, key: str) -> tuple[str, ...]:

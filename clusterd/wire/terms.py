@@ -6,13 +6,10 @@ import re
 import msgspec
 
 from clusterd.errors import ClusterError
-from clusterd.names import node_name_problem
+from clusterd.names import is_address, node_name_problem
 from clusterd.role import MOST_TERM
 
 MOST_BYTES = 2048
-_ADDRESS = re.compile(r"\[[0-9A-Fa-f:.%a-z]{2,64}\]:([0-9]{1,5})|[A-Za-z0-9._-]{1,253}(?::([0-9]{1,5}))?")
-"""HOST, HOST:PORT or [V6]:PORT."""
-_HIGHEST_PORT = 65535
 _NOT_LEADING = re.compile(r"this node does not lead: the master of term (\d{1,16}) is (\S{1,300}) \((\S{1,256})\)")
 UNKNOWN = "-"
 
@@ -50,7 +47,7 @@ def parse_term(payload: bytes, cluster: str = "") -> TermNote:
         problem_of_name = node_name_problem(name)
         if problem_of_name is not None:
             raise ClusterError(1000, problem_of_name)
-    if note.master and not _is_address(note.master):
+    if note.master and not is_address(note.master):
         raise ClusterError(1000, "the master's address is none")
     return note
 
@@ -67,11 +64,6 @@ def read_refusal(refusal: ClusterError) -> TermNote | None:
     if found is None or int(found[1]) > MOST_TERM:
         return None
     master, name = ("" if text == UNKNOWN else text for text in found.group(2, 3))
-    if (master and not _is_address(master)) or (name and node_name_problem(name) is not None):
+    if (master and not is_address(master)) or (name and node_name_problem(name) is not None):
         return None
     return TermNote(int(found[1]), False, "", master, name)
-
-
-def _is_address(text: str) -> bool:
-    found = _ADDRESS.fullmatch(text)
-    return found is not None and int(found[1] or found[2] or 1) in range(1, _HIGHEST_PORT + 1)

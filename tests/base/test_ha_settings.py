@@ -111,6 +111,7 @@ def test_least_settings_have_a_replica_and_a_prefix_of_the_cluster(root: Path) -
         ({"advertise": ""}, "ha.advertise"),
         ({"advertise": "10.0.0.1"}, "ha.advertise"),
         ({"advertise": "0.0.0.0:1516"}, "ha.advertise"),
+        ({"advertise": "node/1:1516"}, "ha.advertise"),
         ({"prefix": "siem"}, "ha.prefix"),
         ({"prefix": "/"}, "ha.prefix"),
         ({"prefix": "/siem/"}, "ha.prefix"),

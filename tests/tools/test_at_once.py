@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 import pytest
+from click.testing import CliRunner
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -16,6 +17,7 @@ from clusterd.exits import ExitCode
 from tests.fakes.answering_node import answering_node, busy_master
 from tools import at_once
 from tools.cli import cluster
+from tools.node_address import NodeAddress
 
 WORDS = (
     *("status", "check", "check-config", "version", "--json", "--no-exit-code", "--watch", "--connect", "--help"),
@@ -175,6 +177,19 @@ def every_command(group: click.Group, context: click.Context) -> Iterator[click.
             yield from every_command(command, context)
         else:
             yield command
+
+
+@pytest.mark.parametrize("text", ["a:b", "a:99999", "a:0", "a/b", "[::1", "0.0.0.0:1516", "localhost", "", "a b"])
+@pytest.mark.parametrize("command", [["demote", "--master"], ["promote", "--address"]])
+def test_no_change_of_role_takes_an_address_at_which_no_node_is(command: list[str], text: str) -> None:
+    """It would be in role.json, and nobody would believe it."""
+    found = CliRunner().invoke(cluster, [*command, text])
+    assert (found.exit_code, "Error: Invalid value for" in found.output) == (2, True)
+
+
+@pytest.mark.parametrize("text", ["a", "a:1517", "10.0.0.1", "[fe80::1]:1516", "fe80::1", "[::1]"])
+def test_address_of_a_node(text: str) -> None:
+    assert NodeAddress().convert(text, None, None) == text
 
 
 def test_no_option_takes_a_number_that_is_none() -> None:
