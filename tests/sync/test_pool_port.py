@@ -8,7 +8,7 @@ import pytest
 
 from clusterd.clock import Clock
 from clusterd.messages.manifest import Packed
-from clusterd.messages.packages import PackMetadata
+from clusterd.messages.packages import PackMetadata, PackPart, PartPacked
 from clusterd.messages.pool import JobDone, PoolHello, StartJob
 from clusterd.sync.ports.pool_port import API_S, LOST_AFTER_CLAIMS, LOST_AFTER_S, JobError, PoolPort, all_of
 from ipc.job_queue import JobQueue
@@ -16,8 +16,8 @@ from tests.fakes.clock import FakeClock
 
 
 @pytest.mark.parametrize("end", ["done", "died"])
-def test_file_of_an_abandoned_job_is_removed(tmp_path: Path, end: str) -> None:
-    out = tmp_path / "part"
+def test_files_of_an_abandoned_job_are_removed(tmp_path: Path, end: str) -> None:
+    out, index = tmp_path / "part", tmp_path / "index"
     sent: list[StartJob] = []
 
     async def send(slot: bytes, order: StartJob) -> None:
@@ -26,19 +26,20 @@ def test_file_of_an_abandoned_job_is_removed(tmp_path: Path, end: str) -> None:
     async def story() -> None:
         port = PoolPort(send, JobQueue(4), 1, Clock())
         await port.hello(PoolHello(1, 1))
-        waiter = port.start(PackMetadata(str(tmp_path), "", str(out)))
+        waiter = port.start(PackPart(str(tmp_path), "", 0, 1, 9, str(out), str(index)))
         while not sent:
             await asyncio.sleep(0)
         waiter.cancel()
         await asyncio.gather(waiter, return_exceptions=True)
-        out.write_bytes(b"made too late")
+        for made in (out, index):
+            made.write_bytes(b"made too late")
         if end == "done":
-            await port.done(1, JobDone(sent[0].id, Packed(13, 1)))
+            await port.done(1, JobDone(sent[0].id, PartPacked(13, [], True, [])))
         else:
             port.lost(1)
 
     asyncio.run(story())
-    assert not out.exists()
+    assert (out.exists(), index.exists()) == (False, False)
 
 
 def test_failure_of_one_of_several_jobs_is_raised_when_the_last_has_ended() -> None:

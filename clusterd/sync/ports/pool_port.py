@@ -23,6 +23,8 @@ LOST_AFTER_CLAIMS = 3
 LOST_AFTER_S = 20.0
 """A process never got its job if it reports this many times that it is idle, this long after the job was sent."""
 GAVE_WAY = "gave-way"
+MADE = "out", "index", "changes"
+"""Fields of jobs that name files which they make."""
 API_S = 30.0
 """Programs count as asking for so long after a request: a process stays free of long jobs."""
 SHORT_ROWS = 5000
@@ -90,7 +92,7 @@ class PoolPort:
         self._given: dict[int, str] = {}
         self._api_until = 0.0
         self.times = JobTimes()
-        self._unwanted: dict[int, str] = {}
+        self._unwanted: dict[int, list[str]] = {}
 
     async def run(self, job: Job[R], *, urgent: bool = False, lane: Lane = "bulk") -> R:
         """Runs a job and returns its result, of the type that the job names. `urgent` is the lane of chunks of a
@@ -125,7 +127,7 @@ class PoolPort:
             outcome = await future
         except asyncio.CancelledError:
             if not self._queue.cancel(number) and (future.cancelled() or not future.done()):
-                self._unwanted[number] = getattr(job, "out", "")
+                self._unwanted[number] = [path for path in (getattr(job, name, "") for name in MADE) if path]
             raise
         finally:
             self._waiting.pop(number, None)
@@ -182,8 +184,7 @@ class PoolPort:
 
     def _settle(self, number: int, outcome: AnyResult) -> None:
         # The cancelled caller has removed the file already, perhaps before the job made it.
-        unwanted = self._unwanted.pop(number, "")
-        if unwanted:
+        for unwanted in self._unwanted.pop(number, ()):
             self._remove(unwanted)
         future = self._waiting.get(number)
         if future is not None and not future.done():
