@@ -15,6 +15,7 @@ from clusterd.status.control import NotAnswering
 from clusterd.status.verdict import ADVICE, LAG_S, apart, is_apart, span
 from clusterd.store.advice import LOCKED
 from tools import syncing
+from tools.doctor.files import DAMAGED
 from tools.doctor.finding import Finding
 from tools.doctor.system import stale_pid_files
 from tools.probe import Probed, probe
@@ -158,7 +159,7 @@ PROBLEM_CURES = {
     "rights": 'see Owner in docs/operations/install.md; if root is meant, set clusterd.owner to "root"',
     "adoption": "clusterd adopt --now; or clusterd adopt --undo, if the stock daemon is to stay",
     "agent keys": "put etc/client.keys of any worker back; if they are meant to be gone: clusterd sync --allow-delete",
-    "store": "put a backup of queue/db/global.db in its place: the node opens it by itself; or: clusterd store renew",
+    "store": DAMAGED,
     "log": "what the text says; the log goes on by itself",
     "spool": "ls -ld queue/cluster/.clusterd/spool; df -i; dmesg",
     "disk": MAKE_ROOM,

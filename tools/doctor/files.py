@@ -25,7 +25,7 @@ LOW_SHARE = 0.05
 LOW_BYTES = 1 << 30
 LOW_INODES = 0.01
 SOON_DAYS = 30
-DAMAGED = "put a backup in its place (docs/operations/day2.md, Back up), or: clusterd store renew"
+DAMAGED = "put a backup of queue/db/global.db in its place (docs/operations/day2.md, Agents), or: clusterd store renew"
 MOST = 5
 """Most findings of one kind that are listed; there may be very many."""
 
