@@ -18,6 +18,8 @@ class OpenReport(Job[ReportOpened], frozen=True, tag="open-report"):
     """A worker's agent-info, a long string of `size` bytes at `path`: write the value of its `chunks` to `out`.
     Result: ReportOpened, or JobFailed "bad-json"."""
 
+    makes = ("out",)
+
     path: str
     size: int
     out: str
@@ -44,6 +46,8 @@ class GroupsOpened(Result, frozen=True, tag="groups-opened"):
 class OpenGroups(Job[GroupsOpened], frozen=True, tag="open-groups"):
     """A master's agent-groups, a long string of `size` bytes at `path`: write the requests for the agent database to
     `out`, one after the other. Result: GroupsOpened, or JobFailed "bad-json"."""
+
+    makes = ("out",)
 
     path: str
     size: int

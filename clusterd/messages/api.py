@@ -36,6 +36,8 @@ class RunFunction(Job[FunctionDone], frozen=True, tag="run-function"):
     database here. A large answer is written to `out`. `may_decline`: another answerer may be asked. Result:
     FunctionDone, whatever the function returns."""
 
+    makes = ("out",)
+
     root: str
     request: Text
     out: str
@@ -47,6 +49,8 @@ class PlanRequest(Job[RequestPlanned], frozen=True, tag="plan-request"):
     """Decide which nodes solve a distributed API request, and what each is asked; `connected` are the master (first)
     and its workers. Large requests are written to the file `out`, one after the other. Result: RequestPlanned."""
 
+    makes = ("out",)
+
     root: str
     request: Text
     connected: list[str]
@@ -57,6 +61,8 @@ class PlanRequest(Job[RequestPlanned], frozen=True, tag="plan-request"):
 class CombineAnswers(Job[FunctionDone], frozen=True, tag="combine-answers"):
     """Merge the answers of the nodes of a plan into one; `allowed` as in RequestPlanned. A large one is written to
     `out`. Result: FunctionDone."""
+
+    makes = ("out",)
 
     request: Text
     allowed: bytes

@@ -1,6 +1,6 @@
 """Base classes of messages."""
 
-from typing import Any, Generic, TypeVar, get_args
+from typing import Any, ClassVar, Generic, TypeVar, get_args
 
 import msgspec
 
@@ -20,7 +20,10 @@ R_co = TypeVar("R_co", bound=Result, covariant=True)
 
 
 class Job(msgspec.Struct, Generic[R_co], frozen=True, tag=True, omit_defaults=True):
-    """Base of the jobs. Paths are absolute. A job is safe to run twice."""
+    """Base of the jobs. Paths are absolute. A job is safe to run twice. `makes`: those of its fields that name files
+    which it makes and its caller removes."""
+
+    makes: ClassVar[tuple[str, ...]] = ()
 
     @classmethod
     def result_type(cls) -> type[Any]:

@@ -95,6 +95,8 @@ class BuildManifest(Job[ManifestBuilt], frozen=True, tag="manifest"):
     `lost_before`: files that were lost just before it. `max_key_loss_share`, `key_loss_from`: the same for the keys in
     client.keys below `root` (clusterd/key_guard.py). `changes`: a file for what has changed, empty if nobody asks."""
 
+    makes = ("changes",)
+
     root: str
     state_dir: str
     digests: list[str]
@@ -111,6 +113,8 @@ class PatchManifest(Job[ManifestBuilt], frozen=True, tag="patch-manifest"):
     the other file that its file needs (as in ManifestBuilt). `shards`: of the last scan. `max_delete_share`,
     `lost_before`, `max_key_loss_share`, `key_loss_from`, `changes` as in BuildManifest; `judge`: decide now about
     settling files; `allow_delete`: withhold nothing. Result: ManifestBuilt."""
+
+    makes = ("changes",)
 
     root: str
     state_dir: str
@@ -136,6 +140,8 @@ class Packed(Result, frozen=True, tag="packed"):
 class RulesetHashes(Job[Packed], frozen=True, tag="ruleset-hashes"):
     """Write JSON of path to BLAKE2b for etc/rules/, etc/decoders/, etc/lists/ (dapi.md 1.8) to `out`. Result:
     Packed."""
+
+    makes = ("out",)
 
     state_dir: str
     root_digest: str

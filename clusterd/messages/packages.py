@@ -16,6 +16,8 @@ class PackMetadata(Job[Packed], frozen=True, tag="pack-metadata"):
     """A worker's check package: the manifest `root_digest` as the only entry. `method`: as in PackPart. Result:
     Packed."""
 
+    makes = ("out",)
+
     state_dir: str
     root_digest: str
     out: str
@@ -41,6 +43,8 @@ class Compared(Result, frozen=True, tag="compared"):
 class ComparePackage(Job[Compared], frozen=True, tag="compare"):
     """Read a worker's check package and compare it to our manifest; write the difference to `out`. Result: Compared."""
 
+    makes = ("out",)
+
     package: str
     state_dir: str
     root_digest: str
@@ -59,6 +63,8 @@ class PickBuckets(Job[BucketsPicked], frozen=True, tag="pick-buckets"):
     """Select what a worker sends about the buckets whose digests differ: `ours` of its manifest `root_digest`, `theirs`
     of the master's with the content digest `master`. A large result is written to `out`. Result: BucketsPicked."""
 
+    makes = ("out",)
+
     state_dir: str
     root_digest: str
     ours: bytes
@@ -72,6 +78,8 @@ class CompareBuckets(Job[Compared], frozen=True, tag="compare-buckets"):
     """Compare what a worker sent (`body` sealed in net's slabs, or `payload`) to our manifest; write the difference to
     `out`. Result: Compared, or JobFailed "bad-seal", "bad-package", "too-large"."""
 
+    makes = ("out",)
+
     state_dir: str
     root_digest: str
     out: str
@@ -83,6 +91,8 @@ class CompareManifests(Job[Compared], frozen=True, tag="compare-manifests"):
     """Compute what a node with the files of manifest `before` needs to have those of `root_digest`; both are of this
     node, each with the digests of its buckets. Writes the difference to `out`. Result: Compared, or JobFailed
     "vanished", "bad-package"."""
+
+    makes = ("out",)
 
     state_dir: str
     before: str
@@ -122,6 +132,8 @@ class FitDifference(Job[Fitted], frozen=True, tag="fit-difference"):
     """Write the part of a difference that has at most `most` bytes of files to `out`: the smallest files first, and all
     deletions. Result: Fitted."""
 
+    makes = ("out",)
+
     difference: str
     out: str
     most: int
@@ -143,6 +155,8 @@ class PackPart(Job[PartPacked], frozen=True, tag="pack-part"):
     The positions of entries are written to the file `index`. `method`: "zlib", or "lz4" for a peer that reads it.
     Result: PartPacked."""
 
+    makes = ("out", "index")
+
     root: str
     difference: str
     start: int
@@ -162,6 +176,8 @@ class FinishPackage(Job[PackageFinished], frozen=True, tag="finish-package"):
     """Drop what exceeds `limit` (wire.md 5.6, C12), move vanished files to `extra`, write the metadata entry to `out`.
     `indexes` are those of the parts in order. Result: PackageFinished."""
 
+    makes = ("out",)
+
     difference: str
     indexes: list[str]
     limit: int
@@ -176,6 +192,8 @@ class PackageOpened(OpenedPackage, Result, frozen=True, tag="package-opened"):
 class OpenPackage(Job[PackageOpened], frozen=True, tag="open-package"):
     """Index a received package, read its metadata and check all paths against the rules. Writes the plan of application
     to `plan`. Result: PackageOpened."""
+
+    makes = ("plan",)
 
     package: str
     root: str

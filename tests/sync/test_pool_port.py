@@ -8,7 +8,15 @@ import pytest
 
 from clusterd.clock import Clock
 from clusterd.messages.manifest import Packed
-from clusterd.messages.packages import PackMetadata, PackPart, PartPacked
+from clusterd.messages.packages import (
+    OpenPackage,
+    PackageOpened,
+    PackMetadata,
+    PackPart,
+    PartPacked,
+    RangeUnpacked,
+    UnpackRange,
+)
 from clusterd.messages.pool import JobDone, PoolHello, StartJob
 from clusterd.sync.ports.pool_port import API_S, LOST_AFTER_CLAIMS, LOST_AFTER_S, JobError, PoolPort, all_of
 from ipc.job_queue import JobQueue
@@ -16,8 +24,20 @@ from tests.fakes.clock import FakeClock
 
 
 @pytest.mark.parametrize("end", ["done", "died"])
-def test_files_of_an_abandoned_job_are_removed(tmp_path: Path, end: str) -> None:
-    out, index = tmp_path / "part", tmp_path / "index"
+@pytest.mark.parametrize("kind", ["part", "open", "unpack"])
+def test_files_of_an_abandoned_job_are_removed(tmp_path: Path, end: str, kind: str) -> None:
+    """Those that it makes, not those that it reads."""
+    mine, other, read = (tmp_path / name for name in ("mine", "other", "read"))
+    read.write_bytes(b"made by an earlier job")
+    job, done, makes = {
+        "part": (
+            PackPart(str(tmp_path), str(read), 0, 1, 9, str(mine), str(other)),
+            PartPacked(13, [], True, []),
+            [mine, other],
+        ),
+        "open": (OpenPackage(str(read), str(tmp_path), str(mine), 9, 9), PackageOpened(0, 0, 0, 0, "", []), [mine]),
+        "unpack": (UnpackRange(str(read), str(tmp_path), str(read), 1, 9, 9), RangeUnpacked([], []), []),
+    }[kind]
     sent: list[StartJob] = []
 
     async def send(slot: bytes, order: StartJob) -> None:
@@ -26,20 +46,20 @@ def test_files_of_an_abandoned_job_are_removed(tmp_path: Path, end: str) -> None
     async def story() -> None:
         port = PoolPort(send, JobQueue(4), 1, Clock())
         await port.hello(PoolHello(1, 1))
-        waiter = port.start(PackPart(str(tmp_path), "", 0, 1, 9, str(out), str(index)))
+        waiter = port.start(job)
         while not sent:
             await asyncio.sleep(0)
         waiter.cancel()
         await asyncio.gather(waiter, return_exceptions=True)
-        for made in (out, index):
+        for made in makes:
             made.write_bytes(b"made too late")
         if end == "done":
-            await port.done(1, JobDone(sent[0].id, PartPacked(13, [], True, [])))
+            await port.done(1, JobDone(sent[0].id, done))
         else:
             port.lost(1)
 
     asyncio.run(story())
-    assert (out.exists(), index.exists()) == (False, False)
+    assert list(tmp_path.iterdir()) == [read]
 
 
 def test_failure_of_one_of_several_jobs_is_raised_when_the_last_has_ended() -> None:

@@ -23,8 +23,6 @@ LOST_AFTER_CLAIMS = 3
 LOST_AFTER_S = 20.0
 """A process never got its job if it reports this many times that it is idle, this long after the job was sent."""
 GAVE_WAY = "gave-way"
-MADE = "out", "index", "changes"
-"""Fields of jobs that name files which they make."""
 API_S = 30.0
 """Programs count as asking for so long after a request: a process stays free of long jobs."""
 SHORT_ROWS = 5000
@@ -127,7 +125,7 @@ class PoolPort:
             outcome = await future
         except asyncio.CancelledError:
             if not self._queue.cancel(number) and (future.cancelled() or not future.done()):
-                self._unwanted[number] = [path for path in (getattr(job, name, "") for name in MADE) if path]
+                self._unwanted[number] = [path for path in (getattr(job, name) for name in job.makes) if path]
             raise
         finally:
             self._waiting.pop(number, None)
