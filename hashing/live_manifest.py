@@ -19,6 +19,7 @@ from hashing.errors import MalformedPackage
 from hashing.manifest import (
     BUCKET_DIGEST_BYTES,
     BUCKETS,
+    EMPTY_BUCKET,
     MANIFEST_MAGIC,
     FileMeta,
     Manifest,
@@ -70,7 +71,7 @@ class LiveManifest:
         self._paths = list(self._rows)
         self._ordered: tuple[FileMeta, ...] | None = manifest.rows
         self._buckets: list[list[str]] | None = None
-        self._digests = bytearray(BUCKETS * BUCKET_DIGEST_BYTES)
+        self._digests = bytearray(BUCKETS * EMPTY_BUCKET)
         self._stale: set[int] = set()
         self._original: dict[str, FileMeta | None] = {}
         self._root_digest = manifest.root_digest
@@ -201,7 +202,7 @@ class LiveManifest:
             self._buckets = [[] for _ in range(BUCKETS)]
             for path in self._paths:
                 self._buckets[bucket_of(path)].append(path)
-            self._stale = set(range(BUCKETS))
+            self._stale = {number for number, paths in enumerate(self._buckets) if paths}
         return self._buckets
 
     # ---- files -------------------------------------------------------------------------------------------------------

@@ -19,6 +19,8 @@ from hashing.state_file import remove_all_but, save_state
 
 BUCKETS = 1024
 BUCKET_DIGEST_BYTES = 16
+EMPTY_BUCKET = blake2b(digest_size=BUCKET_DIGEST_BYTES).digest()
+"""The digest of a bucket without rows. Most of a small tree's 1,024 are empty."""
 PATH_BYTES = 4096
 NAME_BYTES = 255
 MAX_DEPTH = 64
@@ -246,7 +248,9 @@ def bucket_digests(rows: Iterable[FileMeta]) -> bytes:
     for row in rows:
         path = row.path.encode()
         parts[number(path) % BUCKETS].append(b"%b\0%b" % (path, row.digest))
-    return b"".join([blake2b(b"".join(part), digest_size=BUCKET_DIGEST_BYTES).digest() for part in parts])
+    return b"".join(
+        [blake2b(b"".join(part), digest_size=BUCKET_DIGEST_BYTES).digest() if part else EMPTY_BUCKET for part in parts]
+    )
 
 
 def content_digest(buckets: bytes) -> str:
