@@ -20,9 +20,10 @@ CALLS = 200
     [
         (("wazuh.agent", "get_agents"), {}),
         (("wazuh.agent", "assign_agents_to_group"), {"agent_list": ["001"] * 500}),
+        (("wazuh.bad_luck", "page"), {"agents": 500}),
         (("wazuh.bad_luck", "large"), {"megabytes": 1}),
     ],
-    ids=["small", "coroutine", "answer of 1 MiB"],
+    ids=["small", "coroutine", "page of 500 agents", "answer of 1 MiB"],
 )
 @pytest.mark.parametrize("at_once", [1, 8])
 def test_cpu_of_a_call(

@@ -35,6 +35,7 @@ BAD_LUCK = (
     "leak",
     "long_text",
     "odd",
+    "page",
     "say",
     "sleep",
     "sleep_first",

@@ -85,6 +85,33 @@ def large(megabytes):
 
 
 @exposed
+def page(agents):
+    """What a list of agents is: objects of about 600 bytes with short fields (dapi.md 6)."""
+    system = {"arch": "x86_64", "codename": "Jammy Jellyfish", "major": "22", "minor": "04", "name": "Ubuntu"}
+    common_fields = {
+        "os": {**system, "platform": "ubuntu", "uname": "Linux |web01 |5.15.0", "version": "22.04.3 LTS"},
+        "registerIP": "any",
+        "status": "active",
+        "version": "Wazuh v4.14.1",
+        "manager": "wazuh-worker1",
+        "node_name": "worker1",
+        "mergedSum": "4a8724b20dee0124ff9656783c490c4e",
+        "configSum": "ab73af41699f13fdd81903b5f23d8d00",
+        "dateAdd": "2025-10-02T08:11:40+00:00",
+        "lastKeepAlive": "2025-11-23T10:15:00+00:00",
+        "group_config_status": "synced",
+        "status_code": 0,
+    }
+    numbers = range(1, agents + 1)
+    return AffectedItemsWazuhResult(
+        [
+            {"id": f"{n:03}", "name": f"web{n}", "ip": f"10.0.10.{n}", "group": ["default", "web"], **common_fields}
+            for n in numbers
+        ]
+    )
+
+
+@exposed
 def long_text(megabytes):
     return WazuhResult({"message": "x" * (megabytes << 20)})
 
