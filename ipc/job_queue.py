@@ -3,6 +3,7 @@
 import itertools
 import secrets
 from collections import deque
+from collections.abc import Collection
 from typing import Generic, Literal, TypeVar
 
 from ipc.credit import Credit
@@ -62,12 +63,13 @@ class JobQueue(Generic[J]):
         if slot not in self._free and slot not in self._running:
             self._free.append(slot)
 
-    def next_assignments(self, *, keeps_one: bool = False) -> list[tuple[int, int, J]]:
+    def next_assignments(self, *, keeps_one: bool = False, overdue: Collection[int] = ()) -> list[tuple[int, int, J]]:
         """What to send now: (slot, job number, job). These jobs count as running from here on. `keeps_one`: of several
-        processes one gets no job of MAY_TAKE_A_SECOND, so that a short job never waits for the end of one."""
+        processes one gets no job of MAY_TAKE_A_SECOND, so that a short job never waits for the end of one; jobs on the
+        slots in `overdue` do not count for that, or one that hangs would hold up all others."""
         assignments = []
         for slot in list(self._free):
-            entry = self._next_background() if slot == BACKGROUND_SLOT else self._next(keeps_one)
+            entry = self._next_background() if slot == BACKGROUND_SLOT else self._next(keeps_one, overdue)
             if entry is None:
                 continue
             self._free.remove(slot)
@@ -149,8 +151,8 @@ class JobQueue(Generic[J]):
         waiting = self._waiting["background"]
         return waiting.popleft() if waiting else None
 
-    def _next(self, keeps_one: bool) -> "_Entry[J] | None":
-        lanes = [lane for lane in SHARES if self._waiting[lane] and self._may_begin(lane, keeps_one)]
+    def _next(self, keeps_one: bool, overdue: Collection[int]) -> "_Entry[J] | None":
+        lanes = [lane for lane in SHARES if self._waiting[lane] and self._may_begin(lane, keeps_one, overdue)]
         if not lanes:
             return None
         if not any(self._left[lane] for lane in lanes):
@@ -159,10 +161,12 @@ class JobQueue(Generic[J]):
         self._left[lane] -= 1
         return self._waiting[lane].popleft()
 
-    def _may_begin(self, lane: Lane, keeps_one: bool) -> bool:
+    def _may_begin(self, lane: Lane, keeps_one: bool, overdue: Collection[int]) -> bool:
         if lane == "chunk" or (lane in MAY_TAKE_A_SECOND and not keeps_one):
             return True
         processes = sum(slot != BACKGROUND_SLOT for slot in (*self._free, *self._running))
-        together = MAY_TAKE_A_SECOND if lane in MAY_TAKE_A_SECOND else (lane,)
-        running = sum(entry.lane in together for entry in self._running.values())
+        is_long = lane in MAY_TAKE_A_SECOND
+        together = MAY_TAKE_A_SECOND if is_long else {lane}
+        counted = [entry for slot, entry in self._running.items() if not (is_long and slot in overdue)]
+        running = sum(entry.lane in together for entry in counted)
         return running < max(1, processes - 1)

@@ -54,6 +54,26 @@ def test_requests_of_the_api_leave_a_process_for_syncs() -> None:
     assert [slot for slot, _, _ in queue.next_assignments()] == [1], "and they go on"
 
 
+def test_a_long_job_that_does_not_end_keeps_no_other_long_one_waiting() -> None:
+    queue = JobQueue(1000)
+    waiting = [queue.submit(job(name), "bulk") for name in ("does not end", "is next")]
+    for slot in (1, 2):
+        queue.ready(slot)
+    assert queue.next_assignments(keeps_one=True) == [(1, waiting[0], job("does not end"))]
+    assert queue.next_assignments(keeps_one=True, overdue={2}) == []
+    assert queue.next_assignments(keeps_one=True, overdue={1}) == [(2, waiting[1], job("is next"))]
+
+
+def test_a_request_that_does_not_end_lets_no_other_take_the_last_process() -> None:
+    queue = JobQueue(1000)
+    for name in ("does not end", "is next"):
+        queue.submit(job(name), "api")
+    for slot in (1, 2):
+        queue.ready(slot)
+    assert len(queue.next_assignments()) == 1
+    assert queue.next_assignments(overdue={1}) == []
+
+
 @pytest.mark.parametrize(("processes", "at_a_time"), [(1, 1), (2, 1), (3, 2)])
 def test_long_jobs_leave_a_process_for_short_ones_where_that_is_wanted(processes: int, at_a_time: int) -> None:
     queue = JobQueue(1000)

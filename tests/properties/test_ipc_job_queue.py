@@ -52,9 +52,9 @@ class Jobs(RuleBasedStateMachine):
         if slot not in self.running:
             self.free.add(slot)
 
-    @rule(keeps_one=st.booleans())
-    def assign(self, keeps_one: bool) -> None:
-        given = self.queue.next_assignments(keeps_one=keeps_one)
+    @rule(keeps_one=st.booleans(), overdue=st.sets(SLOT))
+    def assign(self, keeps_one: bool, overdue: set[int]) -> None:
+        given = self.queue.next_assignments(keeps_one=keeps_one, overdue=overdue)
         if not keeps_one:
             assert len(given) == min(len(self.free), len(self.waiting))
         for slot, number, job in given:

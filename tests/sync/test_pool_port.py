@@ -18,7 +18,15 @@ from clusterd.messages.packages import (
     UnpackRange,
 )
 from clusterd.messages.pool import JobDone, PoolHello, StartJob
-from clusterd.sync.ports.pool_port import API_S, LOST_AFTER_CLAIMS, LOST_AFTER_S, JobError, PoolPort, all_of
+from clusterd.sync.ports.pool_port import (
+    API_S,
+    LOST_AFTER_CLAIMS,
+    LOST_AFTER_S,
+    OVERDUE_S,
+    JobError,
+    PoolPort,
+    all_of,
+)
 from ipc.job_queue import JobQueue
 from tests.fakes.clock import FakeClock
 
@@ -135,7 +143,36 @@ def test_while_programs_ask_one_process_stays_free_of_long_jobs() -> None:
         assert await settle() == ["pool-1", "pool-2"]
         clock.move(2)
         await port.hello(PoolHello(1, 1))
-        assert await settle() == ["pool-1", "pool-2", "pool-1"]
+        assert await settle() == ["pool-1", "pool-2", "pool-1"], "nobody has asked for long enough"
+        for one in syncs:
+            one.cancel()
+        await asyncio.gather(*syncs, return_exceptions=True)
+
+    asyncio.run(story())
+
+
+def test_while_programs_ask_a_job_that_does_not_end_holds_up_other_syncs_for_seconds_only() -> None:
+    """The process that is free says so again and again."""
+    sent: list[tuple[str, StartJob]] = []
+
+    async def send(slot: bytes, order: StartJob) -> None:
+        sent.append((slot.decode(), order))
+
+    async def story() -> None:
+        clock = FakeClock()
+        port = PoolPort(send, JobQueue(40), 2, clock)
+        for slot in (1, 2):
+            await port.hello(PoolHello(slot, 1))
+        request = asyncio.create_task(port.run(PackMetadata("", "", ""), lane="api"))
+        await asyncio.sleep(0)
+        await port.done(1, JobDone(sent[0][1].id, Packed(1, 1)))
+        await request
+        syncs = [port.start(PackMetadata("", "", "")) for _ in range(2)]
+        await asyncio.sleep(0)
+        for passed_s, at_work in ((0, ["pool-2"]), (OVERDUE_S, ["pool-2"]), (1, ["pool-2", "pool-1"])):
+            clock.move(passed_s)
+            await port.hello(PoolHello(1, 1))
+            assert [slot for slot, _ in sent[1:]] == at_work
         for one in syncs:
             one.cancel()
         await asyncio.gather(*syncs, return_exceptions=True)

@@ -25,6 +25,8 @@ LOST_AFTER_S = 20.0
 GAVE_WAY = "gave-way"
 API_S = 30.0
 """Programs count as asking for so long after a request: a process stays free of long jobs."""
+OVERDUE_S = 10.0
+"""A long job that has run for so long (a file of a GiB, or it hangs) no longer keeps others from that process."""
 SHORT_ROWS = 5000
 SHORT_BYTES = 16 << 20
 """A job that looks at more rows of a manifest, or reads more bytes, may take tenths of a second on a busy machine."""
@@ -189,8 +191,9 @@ class PoolPort:
             future.set_result(outcome)
 
     async def _assign(self) -> None:
-        keeps_one = self._clock.monotonic() < self._api_until
-        for slot, number, job in self._queue.next_assignments(keeps_one=keeps_one):
+        now = self._clock.monotonic()
+        overdue = {slot for slot, given_at in self._given_at.items() if now - given_at > OVERDUE_S}
+        for slot, number, job in self._queue.next_assignments(keeps_one=now < self._api_until, overdue=overdue):
             self._given_at[slot] = self._clock.monotonic()
             self._given[slot] = type(job).__name__
             await self._send(f"pool-{slot}".encode(), StartJob(number, job))
