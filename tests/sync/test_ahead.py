@@ -191,6 +191,22 @@ def test_link_that_ends_leaves_nothing(tmp_path: Path, steps: int) -> None:
     run(story())
 
 
+def test_outdated_step_whose_askers_have_gone_leaves_nothing(tmp_path: Path) -> None:
+    async def story() -> None:
+        bench = Bench(tmp_path, "w")
+        bench.held = asyncio.Event()
+        bench.publish(B)
+        await settle()
+        await bench.unlink()
+        bench.publish(C)
+        bench.held.set()
+        await settle()
+        assert len(bench.jobs) == 1
+        assert not list(tmp_path.iterdir())
+
+    run(story())
+
+
 def test_no_comparison_runs_without_an_asker(tmp_path: Path) -> None:
     bench = Bench(tmp_path, "w")
     not_able(bench)

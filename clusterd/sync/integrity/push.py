@@ -3,6 +3,7 @@ need not be told of the change, ask, and say what they have. A regular check by 
 finds whatever else differs."""
 
 import asyncio
+import functools
 import os
 import uuid
 
@@ -104,10 +105,16 @@ class PushSender:
             )
             rows = rows_in_differing_buckets(max(before.files, now.files), before.buckets, now.buckets)
             step.comparing = asyncio.create_task(self._context.jobs.run(job, lane=lane_for(rows=rows)))
-            step.comparing.add_done_callback(lambda task: task.cancelled() or task.exception())
+            step.comparing.add_done_callback(functools.partial(self._ended, step))
         compared = await asyncio.shield(step.comparing)
         if not self.is_last(step):
-            # The difference file is removed together with its step; this one may have been made later.
-            self._context.spool.remove(step.difference)
             raise ClusterError(1000, "the manifest has changed again")
         return compared
+
+    def _ended(self, step: ManifestStep, comparing: asyncio.Task[Compared]) -> None:
+        """All askers may have gone."""
+        if not comparing.cancelled():
+            comparing.exception()
+        if not self.is_last(step):
+            # The difference file is removed together with its step; this one was made later.
+            self._context.spool.remove(step.difference)
