@@ -1,14 +1,17 @@
 """Decisions of the master's side of agent-groups, without nodes."""
 
 import asyncio
+from collections.abc import Coroutine
 from types import SimpleNamespace
 from typing import cast
 
 from clusterd.clock import Clock
 from clusterd.errors import ClusterError
 from clusterd.settings import MasterIntervals, Settings
+from clusterd.sync.agents.all_groups import AllGroupsSender
 from clusterd.sync.agents.broadcasts import Broadcast, Broadcasts
 from clusterd.sync.agents.groups_master import AgentGroupsMaster
+from clusterd.sync.agents.groups_reading import GroupsReader
 from clusterd.sync.agents.worker_queue import ATTEMPTS, WorkerQueue
 from clusterd.sync.links.context import Context
 from clusterd.sync.links.peer import Peer
@@ -70,3 +73,49 @@ def test_a_silent_worker_does_not_get_the_same_groups_again_and_again() -> None:
 
 def test_a_worker_that_cannot_take_groups_yet_is_given_them_again() -> None:
     assert groups_given_to(ClusterError(1000, "no room")) == ATTEMPTS
+
+
+class SlowReader:
+    """Reads when `may` is set; giving up takes a moment."""
+
+    def __init__(self) -> None:
+        self.may = asyncio.Event()
+        self.begun = 0
+
+    async def everything(self, log: TagLog) -> None:
+        self.begun += 1
+        try:
+            await self.may.wait()
+        finally:
+            await asyncio.sleep(0.01)
+
+
+def test_a_worker_that_asks_while_a_reading_for_others_is_given_up_gets_its_own() -> None:
+    tasks: list[asyncio.Task[None]] = []
+
+    def peer(link: int) -> Peer:
+        def spawn(work: Coroutine[None, None, None]) -> None:
+            tasks.append(asyncio.create_task(work))
+
+        return cast(Peer, SimpleNamespace(name=f"w{link}", tag=f"Worker w{link}", link=link, spawn=spawn))
+
+    async def story() -> None:
+        reader, record = SlowReader(), WorkerRecord()
+        context = SimpleNamespace(
+            tag_log=lambda tag, subtag: TagLog(Lines(), tag, subtag),  # type: ignore[arg-type]
+            clock=Clock(),
+        )
+        sender = AllGroupsSender(cast(Context, context), cast(GroupsReader, reader), lambda peer: record)
+        first, second = peer(1), peer(2)
+        sender.joined(first)
+        sender.joined(second)
+        sender.ask(first)
+        await asyncio.sleep(0.001)
+        tasks[0].cancel()
+        await asyncio.sleep(0.001)
+        sender.ask(second)
+        reader.may.set()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        assert (reader.begun, record.all_groups_ended_at is None) == (2, False)
+
+    asyncio.run(story())

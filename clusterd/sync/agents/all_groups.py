@@ -95,6 +95,9 @@ class AllGroupsSender:
     def _drop_unused(self, shared: _Everything) -> None:
         if shared.users:
             return
+        if self._all is shared:
+            # It may go on for a while after it is cancelled.
+            self._all = None
         if not shared.task.done():
             shared.task.cancel()
             return
