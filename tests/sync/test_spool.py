@@ -126,7 +126,7 @@ class Integrity(IntegrityMaster):
 
 def make_worker() -> Any:
     worker = SimpleNamespace(link=1, name="w", capabilities=EVERYTHING | {"ahead"}, info=SimpleNamespace(kind="worker"))
-    worker.tag = "Worker w"
+    worker.tag, worker.gone = "Worker w", asyncio.Event()
     worker.tasks = Tasks(lambda text: None)
     worker.spawn = worker.tasks.spawn
 
