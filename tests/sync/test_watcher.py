@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import pwd
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,9 @@ from typing import Any
 import pytest
 
 from clusterd.settings import DEFAULT_RULES
+from clusterd.supervisor.privileges import Owner, answer_as
 from clusterd.sync.manifest.watcher import MOST_EVENTS, CannotWatch, Notify, Watcher, explain
+from tools.rig.guard import guarded
 
 
 class Script:
@@ -181,6 +184,12 @@ async def started(watcher: Watcher) -> None:
     await watcher.stop()
 
 
+async def until(claim: Callable[[], bool]) -> None:
+    async with asyncio.timeout(60):
+        while not claim():
+            await asyncio.sleep(0.01)
+
+
 def test_a_link_that_leads_out_is_left_out_and_all_else_is_watched(tmp_path: Path) -> None:
     """Once such a link turned off file events for the whole node."""
     root = tmp_path / "root"
@@ -190,11 +199,6 @@ def test_a_link_that_leads_out_is_left_out_and_all_else_is_watched(tmp_path: Pat
     (root / "etc/shared/web/out").symlink_to(tmp_path / "elsewhere")
     found: set[str] = set()
     lost: list[str] = []
-
-    async def until(claim: Callable[[], bool]) -> None:
-        async with asyncio.timeout(60):
-            while not claim():
-                await asyncio.sleep(0.01)
 
     async def story() -> None:
         watcher = Watcher(str(root), found.update, lambda why, passing: lost.append(why))
@@ -227,3 +231,53 @@ def test_a_link_that_leads_out_is_left_out_and_all_else_is_watched(tmp_path: Pat
         assert not lost
 
     asyncio.run(story())
+
+
+def test_a_closed_directory_is_left_out_and_all_else_is_watched() -> None:
+    """The library once ended at it, and said that it watched everything."""
+    with guarded("watch-") as root:
+        for path in ("etc/rules/deep", "etc/shared/closed/deep", "etc/shared/db/deep", "etc/shared/web/deep"):
+            (root / path).mkdir(parents=True)
+        if os.geteuid() == 0:
+            nobody = pwd.getpwnam("nobody")
+            for one in (root, *root.rglob("*")):
+                os.chown(one, nobody.pw_uid, nobody.pw_gid)
+            assert answer_as(Owner("nobody", nobody.pw_uid, nobody.pw_gid), lambda: closed_story(root)) == "good"
+        else:
+            assert closed_story(root) == "good"
+
+
+def closed_story(root: Path) -> str:
+    found: set[str] = set()
+    lost: list[str] = []
+    closed = root / "etc/shared/closed"
+
+    async def story() -> None:
+        watcher = Watcher(str(root), found.update, lambda why, passing: lost.append(why))
+        closed.chmod(0)
+        await watcher.start(DEFAULT_RULES)
+        inside = {"etc/client.keys"} | {f"etc/{path}/a" for path in ("rules/deep", "shared/db/deep", "shared/web/deep")}
+        for path in inside:
+            (root / path).write_text("seen")
+        await until(lambda: found >= inside)
+        assert not watcher.is_stale()
+        closed.chmod(0o755)
+        assert watcher.is_stale()
+        await watcher.start(DEFAULT_RULES)
+        (closed / "deep/a").write_text("seen")
+        await until(lambda: "etc/shared/closed/deep/a" in found)
+        assert not watcher.is_stale()
+        later = root / "etc/shared/web/later"
+        later.mkdir(mode=0)
+        await until(lambda: "etc/shared/web/later" in found)
+        assert not watcher.is_stale()
+        later.chmod(0o755)
+        assert watcher.is_stale()
+        await watcher.stop()
+        assert not lost
+
+    try:
+        asyncio.run(story())
+    except BaseException as failure:
+        return f"{type(failure).__name__}: {failure} {found}"
+    return "good"

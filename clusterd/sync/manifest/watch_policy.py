@@ -80,7 +80,7 @@ class WatchPolicy:
         try:
             await self._watcher.start(self.rules)
         except CannotWatch as refusal:
-            self._lost(str(refusal), False)
+            self._lost(str(refusal), refusal.is_passing)
             return
         self.unwatched = self._told = ""
 

@@ -1,9 +1,12 @@
 """File events of the directories that are synchronised (watchfiles, which is inotify on Linux), as paths relative to
 the root.
 
-Events say where to look, never what is there. Three things cause no event, so the caller asks `is_stale` and walks from
-time to time: the replacement of a watched directory, changes behind a link inside an item, and an overflow of the
-kernel's queue.
+Events say where to look, never what is there. Some things cause no event, so the caller asks `is_stale` and walks from
+time to time: the replacement of a watched directory, changes behind a link inside an item, a directory that may be read
+now, and an overflow of the kernel's queue.
+
+The library is told to refuse rather than to skip what it may not read. It would end there, for the limit of watches,
+too, and say that it watches everything.
 """
 
 import asyncio
@@ -51,18 +54,22 @@ MakeNotify = Callable[[list[str]], Notify]
 def watch_recursively(paths: list[str]) -> Notify:
     """Begins to watch these directories and everything below. Raises OSError and RuntimeError when the system or the
     library refuses."""
-    notify: Notify = RustNotify(paths, False, False, POLL_MS, True, True)
+    notify: Notify = RustNotify(paths, False, False, POLL_MS, True, False)
     return notify
 
 
 def watch_alone(paths: list[str]) -> Notify:
     """Begins to watch these directories alone."""
-    notify: Notify = RustNotify(paths, False, False, POLL_MS, False, True)
+    notify: Notify = RustNotify(paths, False, False, POLL_MS, False, False)
     return notify
 
 
 class CannotWatch(Exception):
-    """Why files cannot be watched; for people."""
+    """Why files cannot be watched; for people. `is_passing`: beginning again will help."""
+
+    def __init__(self, text: str, *, is_passing: bool) -> None:
+        super().__init__(text)
+        self.is_passing = is_passing
 
 
 class Watcher:
@@ -86,6 +93,8 @@ class Watcher:
         self.rules: Rules | None = None
         self._roots: dict[str, Identity] = {}
         self._alone: dict[str, frozenset[str]] = {}
+        self._closed: set[str] = set()
+        """Directories that this user may not read: nothing in them is watched."""
         self._links = Links(root)
         self._stopping = threading.Event()
         self._threads: list[threading.Thread] = []
@@ -117,23 +126,27 @@ class Watcher:
             await asyncio.to_thread(thread.join)
 
     def is_stale(self) -> bool:
-        """Returns True if a watched directory is gone, new or another one than at the start. Where a directory is
-        watched alone, the directories in it count as well."""
-        return any(self._identity(path) != known for path, known in self._roots.items()) or any(
-            self._directories(path) != known for path, known in self._alone.items()
+        """Returns True if a watched directory is gone, new or another one than at the start, or a closed one can be read
+        now. Where a directory is watched alone, the directories in it count as well."""
+        return (
+            any(self._identity(path) != known for path, known in self._roots.items())
+            or any(self._directories(path) != known for path, known in self._alone.items())
+            or any(os.access(os.path.join(self._root, path), os.R_OK | os.X_OK) for path in self._closed)
         )
 
     # ---- in threads --------------------------------------------------------------------------------------------------
 
     def _begin(self, rules: Rules) -> list[Notify]:
-        """The library follows every link to a directory, up to `/`. So directories that hold a link out of the
-        synchronised items, and those above them, are watched alone; everything else in them is watched recursively."""
+        """The library follows every link to a directory, up to `/`, and ends at a directory that it may not read. So
+        directories that hold a link out of the synchronised items, or a closed directory, and those above them, are
+        watched alone; everything else in them is watched recursively."""
         items = sorted(item.key.rstrip("/") for item in rules.items)
         self._links = Links(self._root, rules)
         self._roots = {path: self._identity(path) for path in items}
         there = [path for path in items if self._roots[path] is not None]
         tops = [path for path in there if not any(path.startswith(other + "/") for other in there)]
-        out = {link for path in tops for link in self._links_out(path, there)}
+        self._closed = set()
+        out = {link for path in tops for link in self._links_out(path, there)} | self._closed
         alone = sorted({way for link in out for way in _parents(link, tops)})
         self._alone = {path: self._directories(path) for path in alone}
         below = {f"{path}/{name}" for path, names in self._alone.items() for name in names}
@@ -146,7 +159,8 @@ class Watcher:
         except (OSError, RuntimeError) as error:
             for notify in begun:
                 notify.close()
-            raise CannotWatch(explain(error)) from error
+            is_passing = isinstance(error, FileNotFoundError)  # one is gone since we looked
+            raise CannotWatch(explain(error), is_passing=is_passing) from error
         return begun
 
     def _identity(self, path: str) -> Identity:
@@ -176,13 +190,14 @@ class Watcher:
             return frozenset()
 
     def _links_out(self, top: str, items: list[str]) -> set[str]:
-        """Returns links to directories that lead out of the items and are not followed."""
+        """Returns links to directories that lead out of the items and are not followed; notes closed directories."""
         found = set[str]()
         inside = tuple(os.path.realpath(os.path.join(self._root, path)) + "/" for path in items)
         waiting = [os.path.join(self._root, top)]
         while waiting:
+            directory = waiting.pop()
             try:
-                with os.scandir(waiting.pop()) as entries:
+                with os.scandir(directory) as entries:
                     for entry in entries:
                         if entry.is_dir(follow_symlinks=False):
                             waiting.append(entry.path)
@@ -196,8 +211,10 @@ class Watcher:
                                 found.add(path)
                             else:
                                 waiting.append(entry.path)  # one that is followed: what is in it may lead out
+            except PermissionError:
+                self._closed.add(os.path.relpath(directory, self._root))
             except OSError:
-                continue  # gone, or not for us to read: nobody is there to be watched
+                continue  # gone
         return found
 
     def _follow(self, notify: Notify, rules: Rules, stopping: threading.Event, loop: asyncio.AbstractEventLoop) -> None:
@@ -209,7 +226,8 @@ class Watcher:
                     continue
                 paths = self._relevant(rules, (path for _, path in found)) if len(found) <= MOST_EVENTS else {""}
                 if paths:
-                    self._call(loop, self._report, paths)
+                    closed = {path for path in paths if _is_closed(os.path.join(self._root, path))}
+                    self._call(loop, self._report, paths, closed)
         except Exception as error:  # whatever a foreign library, or ours, comes up with: said, and the walks go on
             # The library ends at the first name it cannot decode. A walk reports that file.
             is_passing = "decode path" in str(error)
@@ -246,8 +264,9 @@ class Watcher:
 
     # ---- on the loop -------------------------------------------------------------------------------------------------
 
-    def _report(self, thread: threading.Thread, paths: set[str]) -> None:
+    def _report(self, thread: threading.Thread, paths: set[str], closed: set[str]) -> None:
         if thread in self._threads:
+            self._closed |= closed
             self._found(paths)
 
     def _failed(self, thread: threading.Thread, reason: str, is_passing: bool) -> None:
@@ -282,6 +301,11 @@ def _leads_to_directory(entry: os.DirEntry[str]) -> bool:
         return entry.is_dir()
     except OSError:
         return False  # in a circle, or where nobody may look: the library cannot follow it either
+
+
+def _is_closed(path: str) -> bool:
+    """Returns whether it is a directory that this user may not read."""
+    return not os.access(path, os.R_OK | os.X_OK) and _is_directory(path, when_gone=False)
 
 
 def _is_directory(path: str, *, when_gone: bool) -> bool:
