@@ -1,8 +1,14 @@
 """Nodes for the tests of `clusterd doctor`."""
 
 from collections.abc import Iterator
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 
 from clusterd.config.loading import load
 from clusterd.settings import Settings
@@ -24,3 +30,25 @@ def node(root: Path, **given: Any) -> Settings:
 
 def named(found: Iterator[Finding]) -> dict[str, Finding]:
     return {one.name: one for one in found}
+
+
+def certificate(path: Path, ends: datetime, key_file: Path | None = None) -> None:
+    """Writes a certificate that is good for the hundred days before `ends`, for the key in that file."""
+    if key_file is None:
+        key = ec.generate_private_key(ec.SECP256R1())
+    else:
+        loaded = serialization.load_pem_private_key(key_file.read_bytes(), None)
+        assert isinstance(loaded, ec.EllipticCurvePrivateKey)
+        key = loaded
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "m")])
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(ends - timedelta(days=100))
+        .not_valid_after(ends)
+        .sign(key, hashes.SHA256())
+    )
+    path.write_bytes(made.public_bytes(serialization.Encoding.PEM))

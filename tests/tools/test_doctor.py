@@ -16,17 +16,13 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from clusterd.net.dial import Address
 from clusterd.settings import MonitorSettings, Settings, Tls
 from clusterd.supervisor.privileges import Owner
 from tests.election.certificates import Authority
 from tests.net.harness import CLUSTER, KEY, VERSION, Talker, free_port, wait_until
-from tests.tools.doctored import named
+from tests.tools.doctored import certificate, named
 from tools.doctor import cluster, files, system
 from tools.probe import probe
 from tools.rig.peer import exception_json
@@ -220,8 +216,8 @@ def test_mounted_files_are_distinguished_from_directories_and_others(
     mounted = Path(worker.root, "etc/rules/a b.xml")
     mounted.write_text("x")
     lines = [f"1 2 0:1 / {point} rw - tmpfs tmpfs rw" for point in ("/", f"{worker.root}/etc/rules", "/etc/hosts")]
-    lines.append(f"1 2 0:1 /x {worker.root}/etc/rules/a\\040b.xml rw - ext4 /dev/sda rw")
-    (tmp_path / "mountinfo").write_text("\n".join(lines) + "\n")
+    lines += [f"1 2 0:1 /x {worker.root}/etc/rules/a\\040b.xml rw - ext4 /dev/sda rw", "1 2 0:1 / /\udcff rw - x x rw"]
+    (tmp_path / "mountinfo").write_text("\n".join(lines) + "\n", errors="surrogateescape")
     assert files.mounted_files(worker, str(tmp_path / "mountinfo")) == [str(mounted)]
     assert files.mounted_files(worker, str(tmp_path / "none")) == []
     monkeypatch.setattr(files, "mounted_files", lambda settings: [str(mounted)])
@@ -242,22 +238,6 @@ def test_full_disk_and_no_inodes_are_named(worker: Settings, monkeypatch: pytest
 
     monkeypatch.setattr(files.os, "statvfs", full)
     assert set(named(files.disks(worker))) == {"disk full", "inodes used up", "disk read-only"}
-
-
-def certificate(path: Path, ends: datetime) -> None:
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "m")])
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(ends - timedelta(days=100))
-        .not_valid_after(ends)
-        .sign(key, hashes.SHA256())
-    )
-    path.write_bytes(made.public_bytes(serialization.Encoding.PEM))
 
 
 @pytest.mark.parametrize(("days", "name"), [(-1, "certificate expired"), (10, "certificate expires soon"), (90, None)])
@@ -309,12 +289,18 @@ def test_database_on_a_full_disk_is_not_called_damaged(master: Settings, tmp_pat
 
 
 def test_limits_of_the_machine_are_named(master: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "low").write_text("3\n")
-    monkeypatch.setattr(system, "WATCHES", str(tmp_path / "low"))
-    monkeypatch.setattr(system, "INSTANCES", str(tmp_path / "low"))
+    for name, value in (("fs/inotify/max_user_", 100_000), ("user/max_inotify_", 3)):  # as in a container
+        (tmp_path / name).parent.mkdir(parents=True)
+        for kind in ("watches", "instances"):
+            (tmp_path / f"{name}{kind}").write_text(f"{value}\n")
+    monkeypatch.setattr(system, "SYSCTLS", str(tmp_path))
     monkeypatch.setattr(system, "_descriptors", lambda root: 64)
     found = list(system.limits(master))
     assert [one.name for one in found][:3] == ["inotify limit", "inotify limit", "low ulimit"]
+    assert [one.cure.split("=")[0] for one in found[:2]] == [
+        "sysctl user.max_inotify_watches",
+        "sysctl user.max_inotify_instances",
+    ]
 
 
 def test_hidden_processes_of_others_are_a_note(master: Settings, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -68,6 +68,7 @@ def row(**given: Any) -> dict[str, Any]:
         ({"problems": {"store": f"database is locked. It is good, but {LOCKED}: lsof names it"}}, "store locked"),
         ({"problems": {"store": "database or disk is full. Make room on its disk"}}, "store cannot be used"),
         ({"problems": {"room of w1": "Files for w1 wait"}}, "room of w1"),
+        ({"problems": {"supervisor": "user nobody cannot read /x"}}, "unreadable program"),
         ({"agents": {"problem": "no answer within 0.8 s"}}, "store locked"),
         ({"agents": {"problem": "2011 nobody listens"}}, "no agent database"),
         (
@@ -100,7 +101,12 @@ def test_other_keys_of_a_worker_that_is_behind_are_named(tmp_path: Path, monkeyp
         (refused("the node at 10.0.0.9 is connected under this name"), ["clusterd restart", "clusterd forget w3"]),
         (refused('cluster name "wazu", ours is "wazuh"'), ["clusterd restart"]),
         ({"problems": {"room of w1": "Files for w1 wait"}}, ["make room"]),
-        ({"problems": {"store": f"database is locked. It is good, but {LOCKED}"}}, ["lsof"]),
+        (
+            {"problems": {"store": f"database is locked. It is good, but {LOCKED}"}},
+            ["lsof /var/ossec/queue/db/global.db"],
+        ),
+        ({"manifest": {"unwatched": "the system's limit of file watches is reached"}}, ["clusterd reload"]),
+        ({"agents": {"problem": "no answer within 0.8 s"}}, ["lsof /var/ossec/queue/db/global.db"]),
     ],
 )
 def test_cure_names_every_step(facts: dict[str, Any], words: list[str], tmp_path: Path) -> None:

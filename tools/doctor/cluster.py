@@ -129,7 +129,7 @@ def node(status: dict[str, Any]) -> Iterator[Finding]:
     if (status["node"].get("term") or {}).get("is_deposed"):
         yield Finding("leads no more", status["problem"], "see docs/ha.md")
     for subject, text in status["problems"].items():
-        yield _of_problem(subject, text)
+        yield _of_problem(status["root"], subject, text)
     waiting = status["node"].get("needs_restart")
     if waiting:
         text = f"changed since the start, and not in use: {', '.join(waiting)}"
@@ -141,20 +141,26 @@ def node(status: dict[str, Any]) -> Iterator[Finding]:
         text = f"{manifest['withheld']} files were lost at once and are kept on the workers"
         yield Finding("deletions wait", text, "put the files back, or: clusterd sync --allow-delete")
     if manifest.get("unwatched"):
-        yield Finding("files are not watched", manifest["unwatched"], "see inotify limits above", is_fault=False)
+        is_limit = "limit" in manifest["unwatched"]
+        cure = "as the text says, then: clusterd reload" if is_limit else "nothing: scans walk the whole tree instead"
+        yield Finding("files are not watched", manifest["unwatched"], cure, is_fault=False)
     agents = status["agents"]
     if agents and agents["problem"] and "store" not in status["problems"]:  # that says why
         is_slow = "no answer within" in agents["problem"] or "locked" in agents["problem"]
         name = "store locked" if is_slow else "no agent database"
-        yield Finding(name, f"the agent database does not answer: {agents['problem']}", NO_AGENTS_CURES[name])
+        yield Finding(
+            name,
+            f"the agent database does not answer: {agents['problem']}",
+            NO_AGENTS_CURES[name].format(root=status["root"]),
+        )
 
 
 MAKE_ROOM = "make room, or lower disk_reserve_bytes and disk_reserve_share of clusterd.limits; then clusterd reload"
 NO_AGENTS_CURES = {
-    "store locked": "lsof queue/db/global.db names who has it open: end that program, or wait for it",
+    "store locked": "lsof {root}/queue/db/global.db names who has it open: end what is not clusterd, or wait for it",
     "no agent database": "with a manager: start its wazuh-db; else clusterd log --grep Store, and clusterd.store",
 }
-STORE_CURE = "what the text says; lsof queue/db/global.db names who has it open; the store tries again every 5 s"
+STORE_CURE = "what the text says; lsof {root}/queue/db/global.db names who has it open; it is tried again every 5 s"
 PROBLEM_CURES = {
     "rights": 'see Owner in docs/operations/install.md; if root is meant, set clusterd.owner to "root"',
     "adoption": "clusterd adopt --now; or clusterd adopt --undo, if the stock daemon is to stay",
@@ -167,16 +173,22 @@ PROBLEM_CURES = {
     "room of ": "make room on the disk of that worker",
     "files that have vanished": "put the files back, or: clusterd sync --allow-delete",
     "framework": "clusterd log --grep Framework",
+    "supervisor": "as the text says; then: clusterd restart",
     "monitor": "what the text says (port: clusterd.monitor.port, then clusterd restart); it is tried again every 5 s",
 }
 """By the subject, or the words with which it begins. The node says by itself when the reason is gone."""
-PROBLEMS = {"store": "database damaged", "log": "log cannot be written", "spool": "spool cannot be used"}
+PROBLEMS = {
+    "store": "database damaged",
+    "log": "log cannot be written",
+    "spool": "spool cannot be used",
+    "supervisor": "unreadable program",
+}
 """Subjects of `problems` that have a plainer name here."""
 
 
-def _of_problem(subject: str, text: str) -> Finding:
+def _of_problem(root: str, subject: str, text: str) -> Finding:
     if subject == "store" and "clusterd store renew" not in text:
-        return Finding("store locked" if LOCKED in text else "store cannot be used", text, STORE_CURE)
+        return Finding("store locked" if LOCKED in text else "store cannot be used", text, STORE_CURE.format(root=root))
     name = PROBLEMS.get(subject, subject)
     for word, cure in PROBLEM_CURES.items():
         if subject.startswith(word):
@@ -201,7 +213,8 @@ def workers(root: str, status: dict[str, Any]) -> Iterator[Finding]:
         if name == "self" or row["result"] == "lost":
             continue
         if row["lag_s"] is not None and row["lag_s"] >= LAG_S:
-            why = row["detail"] or row["result"] or "not checked yet"
+            kept_out = status["left_out"].get(name)
+            why = row["detail"] or (kept_out and syncing.left_out_text(kept_out)) or row["result"] or "not checked yet"
             text = f"{name} has been behind for {span(row['lag_s'])}: {why}"
             yield Finding("worker behind", text, f"clusterd diff {shlex.quote(name)}; its log says why")
             yield from _keys(root, name)
@@ -255,6 +268,5 @@ def _keys(root: str, name: str) -> Iterator[Finding]:
     except (NotAnswering, ClusterError):
         return
     if any("etc/client.keys" in found[group] for group in ("missing", "shared")):
-        yield Finding(
-            "keys differ", f"{name} has other agent keys than this master", "see its log; agents of it may fail"
-        )
+        cure = f"end what keeps {name} behind, as above: its next check brings them; until then some agents may fail"
+        yield Finding("keys differ", f"{name} has other agent keys than this master", cure)

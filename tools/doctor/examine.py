@@ -26,7 +26,8 @@ def examine(root: str, *, connects: bool = True) -> list[Finding]:
     status: dict[str, Any] = StatusReader(root).read()
     for name, make in _checks(settings, status, connects):
         found += _guarded(name, make)
-    return list(dict.fromkeys(found))
+    faults = {one.what for one in found if one.is_fault}  # some are known before the node runs, as a note
+    return [one for one in dict.fromkeys(found) if one.is_fault or one.what not in faults]
 
 
 def try_out(settings: Settings) -> list[Finding]:

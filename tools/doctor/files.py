@@ -4,6 +4,7 @@ import contextlib
 import grp
 import json
 import os
+import re
 import shlex
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -19,8 +20,11 @@ from clusterd.token_secret import SECRET_FILE
 from clusterd.users import USERS_FILE
 from tools.check import links_of
 from tools.doctor.finding import Finding
+from tools.units import size
 
 MOUNTS = "/proc/self/mountinfo"
+OCTAL = re.compile(r"\\([0-7]{3})")
+"""How the kernel writes blanks, line ends and backslashes there."""
 LOW_SHARE = 0.05
 LOW_BYTES = 1 << 30
 LOW_INODES = 0.01
@@ -41,7 +45,7 @@ def rights(settings: Settings) -> Iterator[Finding]:
     """Yields directories that the node's user cannot write, and files that it cannot read."""
     owner = owner_of(settings)
     user = owner.name if owner is not None else "this user"
-    problem, *unreadable = _as_owner(owner, lambda: [tree_problem(settings.root) or "", *_unreadable(settings)])
+    problem, *unreadable = as_owner(owner, lambda: [tree_problem(settings.root) or "", *_unreadable(settings)])
     if problem and "read-only" not in problem:  # that is a finding of its own
         whose = f"-o {owner.name} " if owner is not None else ""
         cure = f"install -d -m 0770 {whose}PATH" if "is missing" in problem else "chown, as the text says"
@@ -62,9 +66,9 @@ def _cure(owner: Owner | None, path: str) -> str:
     return f"chgrp {group} {what}; chmod g+r{'x' if os.path.isdir(path) else ''} {what}"
 
 
-def _as_owner(owner: Owner | None, look: Callable[[], list[str]]) -> list[str]:
-    """Returns what `look` finds as the node's user. It runs in a child, because a process cannot switch back from that
-    user."""
+def as_owner(owner: Owner | None, look: Callable[[], list[str]]) -> list[str]:
+    """Returns what `look` finds as the node's user (None: this process's). It runs in a child, because a process cannot
+    switch back from that user."""
     if owner is None:
         return look()
     read_fd, write_fd = os.pipe()
@@ -133,8 +137,8 @@ def links_and_mounts(settings: Settings) -> Iterator[Finding]:
 def mounted_files(settings: Settings, mounts: str = MOUNTS) -> list[str]:
     """Returns single files below the rules' directories that are mount points."""
     try:
-        with open(mounts, encoding="utf-8") as file:
-            points = [line.split(" ")[4].replace("\\040", " ") for line in file]
+        with open(mounts, encoding="utf-8", errors="surrogateescape") as file:
+            points = [OCTAL.sub(lambda found: chr(int(found[1], 8)), line.split(" ")[4]) for line in file]
     except OSError:
         return []
     tops = tuple(f"{settings.root.rstrip('/')}/{rule.key.strip('/')}/" for rule in settings.rules.items)
@@ -155,7 +159,7 @@ def disks(settings: Settings) -> Iterator[Finding]:
         seen.add(device)
         free, whole = found.f_bavail * found.f_frsize, found.f_blocks * found.f_frsize
         if whole and free < min(LOW_BYTES, LOW_SHARE * whole):
-            text = f"{free / 2**20:.0f} MiB of {whole / 2**30:.1f} GiB are free at {path}"
+            text = f"{size(free)} of {size(whole)} are free at {path}"
             yield Finding("disk full", text, "make room; the node takes packages again by itself")
         if found.f_files and found.f_favail < LOW_INODES * found.f_files:
             text = f"{found.f_favail} of {found.f_files} inodes are free at {path}"

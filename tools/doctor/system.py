@@ -4,7 +4,8 @@ import contextlib
 import os
 import resource
 import socket
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import psutil
@@ -12,10 +13,13 @@ import psutil
 from clusterd.listening.addresses import look_up
 from clusterd.pidfile import running_pid
 from clusterd.settings import Settings
+from tools.doctor.files import as_owner, owner_of
 from tools.doctor.finding import Finding
 
-WATCHES = "/proc/sys/fs/inotify/max_user_watches"
-INSTANCES = "/proc/sys/fs/inotify/max_user_instances"
+SYSCTLS = "/proc/sys"
+WATCHES = ("fs.inotify.max_user_watches", "user.max_inotify_watches")
+INSTANCES = ("fs.inotify.max_user_instances", "user.max_inotify_instances")
+"""Two names of one limit, except in a container with users of its own: there both count."""
 FEWEST_INSTANCES = 16
 STOCK = "wazuh-clusterd"
 SPARE_DESCRIPTORS = 200
@@ -24,14 +28,13 @@ SPARE_DESCRIPTORS = 200
 def limits(settings: Settings) -> Iterator[Finding]:
     """Checks inotify, open files, /proc."""
     directories = sum(sum(1 for _ in os.walk(Path(settings.root, rule.key))) for rule in settings.rules.items)
-    watches = _number(WATCHES)
-    if settings.clusterd.watch and watches is not None and watches < 2 * directories:
-        text = f"{WATCHES} is {watches}, this node watches {directories} directories"
-        yield Finding("inotify limit", text, f"sysctl fs.inotify.max_user_watches={max(65536, 4 * directories)}")
-    instances = _number(INSTANCES)
-    if settings.clusterd.watch and instances is not None and instances < FEWEST_INSTANCES:
-        text = f"{INSTANCES} is {instances}"
-        yield Finding("inotify limit", text, "sysctl fs.inotify.max_user_instances=128")
+    name, watches = _lowest(WATCHES)
+    if settings.clusterd.watch and watches < 2 * directories:
+        text = f"{name} is {watches}, this node watches {directories} directories"
+        yield Finding("inotify limit", text, f"sysctl {name}={max(65536, 4 * directories)}; clusterd reload")
+    name, instances = _lowest(INSTANCES)
+    if settings.clusterd.watch and instances < FEWEST_INSTANCES:
+        yield Finding("inotify limit", f"{name} is {instances}", f"sysctl {name}=128; clusterd reload")
     needed = (settings.clusterd.limits.connections if settings.is_master else 0) + SPARE_DESCRIPTORS
     allowed = _descriptors(settings.root)
     if allowed != resource.RLIM_INFINITY and allowed < needed:
@@ -39,17 +42,20 @@ def limits(settings: Settings) -> Iterator[Finding]:
         yield Finding(
             "low ulimit", text, f"LimitNOFILE={2 * needed} in the unit, or ulimit -n {2 * needed} before start"
         )
-    if not os.access("/proc/1/stat", os.R_OK):
+    # The node is asked for, not this program: root sees everything.
+    if as_owner(owner_of(settings), lambda: ["" if os.access("/proc/1/stat", os.R_OK) else "hidden"]) != [""]:
         text = "other users' processes are hidden (/proc is mounted with hidepid)"
         cure = "mount /proc with gid=GROUP, and let the node's user be in GROUP (SupplementaryGroups= of the unit)"
         yield Finding("/proc hidden", text, cure, is_fault=False)
 
 
-def _number(path: str) -> int | None:
-    try:
-        return int(Path(path).read_text())
-    except (OSError, ValueError):
-        return None
+def _lowest(names: Sequence[str]) -> tuple[str, int]:
+    """Returns the lowest of these limits of the kernel with its name; no limit where it has none of them."""
+    found = []
+    for name in names:
+        with contextlib.suppress(OSError, ValueError):
+            found.append((name, int(Path(SYSCTLS, *name.split(".")).read_text())))
+    return min(found, key=lambda one: one[1], default=("", sys.maxsize))
 
 
 def _descriptors(root: str) -> int:

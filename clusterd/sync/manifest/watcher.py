@@ -126,8 +126,8 @@ class Watcher:
             await asyncio.to_thread(thread.join)
 
     def is_stale(self) -> bool:
-        """Returns True if a watched directory is gone, new or another one than at the start, or a closed one can be read
-        now. Where a directory is watched alone, the directories in it count as well."""
+        """Returns True if a watched directory is gone, new or another one than at the start, or if a closed one can be
+        read now. Where a directory is watched alone, the directories in it count as well."""
         return (
             any(self._identity(path) != known for path, known in self._roots.items())
             or any(self._directories(path) != known for path, known in self._alone.items())
