@@ -33,6 +33,9 @@ CHANGE_S = 20.0
 """After the loss of a master for so long another one is expected soon, in a cluster that has seen terms."""
 CHANGE_PAUSES = 0.25, 1.0
 """The shortest and the longest pause between two rounds then; seconds."""
+NAMED_ALONE = 3
+"""A master that this node's own election has named answers within a second or two, and nobody knows better: so many
+rounds ask only that one, with the shortest pause, then one asks all nodes."""
 CONNECT_S = 8.0
 """Time limit for a TCP connection. The system repeats its SYN after 1, 3 and 7 s; a connection that needs longer would
 be bad anyway."""
@@ -97,7 +100,8 @@ class Dialer:
         self._known = known_commands("master", on_master=False)
         self._closed = asyncio.Event()
         self._hurry = asyncio.Event()
-        self._change_until = float("-inf")
+        self._change_until = self._named_until = float("-inf")
+        self._connecting: asyncio.Timeout | None = None
         self._why = ""
         """How the last link violated the protocol."""
         self.links: dict[int, Link] = {}
@@ -106,40 +110,47 @@ class Dialer:
         """Connects, waits until the link ends, and connects again, with pauses that grow to connection_retry."""
         first_s, longest_s = CHANGE_PAUSES
         soon = Backoff(first_s, longest_s, factor=1.5, jitter=JITTER)
-        retry_s, backoff = -1.0, soon
+        named = Backoff(first_s, first_s, jitter=JITTER)
+        retry_s, backoff, alone = -1.0, soon, 0
         while True:
             if retry_s != self._context.settings.worker.connection_retry_s:  # of a reload, too
                 retry_s = self._context.settings.worker.connection_retry_s
                 backoff = Backoff(min(FIRST_RETRY_S, retry_s), retry_s / (1 + JITTER), jitter=JITTER)
-            lasted_s = 0.0
+            self._hurry.clear()
+            lasted_s, is_named = 0.0, self._context.clock.monotonic() < self._named_until
+            alone = (alone + 1) % (NAMED_ALONE + 1) if is_named else 0
             with self._context.rounds.survive("connecting to the master"):
-                lasted_s = await self._one_round()
+                lasted_s = await self._one_round(alone=alone > 0)
             if lasted_s >= retry_s:
                 backoff.reset()
             if lasted_s > 0:
                 soon.reset()
-            self._hurry.clear()
+                if not self._hurry.is_set():
+                    self._named_until = float("-inf")
+            pauses = named if is_named else soon if self._is_changing() else backoff
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(soon.next_s() if self._is_changing() else backoff.next_s()):
+                async with asyncio.timeout(pauses.next_s()):
                     await self._hurry.wait()
                 backoff.reset()
                 soon.reset()
 
     def look_elsewhere(self) -> None:
-        """Another node leads: it is dialled at once, and the one before is left."""
-        self._change_until = self._context.clock.monotonic() + CHANGE_S
+        """Another node leads: it is dialled at once, and the one before is left, also if it does not answer."""
+        self._change_until = self._named_until = self._context.clock.monotonic() + CHANGE_S
         self._hurry.set()
+        if self._connecting is not None and not self._connecting.expired():
+            self._connecting.reschedule(asyncio.get_running_loop().time())
         for link in list(self.links.values()):
             link.abort("")
 
-    async def _one_round(self) -> float:
+    async def _one_round(self, *, alone: bool) -> float:
         """Tries the addresses in order until one accepts this node: first where the master of the highest term is, as
-        far as that is known, then what is configured. A node that does not lead says who does; that address is next.
-        Returns how long the link lasted in seconds, 0 for none."""
+        far as that is known, then, unless `alone`, what is configured. A node that does not lead says who does; that
+        address is next. Returns how long the link lasted in seconds, 0 for none."""
         cluster, tried, sent_to = self._context.settings.cluster, set[Address](), set[Address]()
         nodes = [self._terms.master, *cluster.nodes] if cluster.nodes and self._terms.master else [*cluster.nodes]
-        waiting = list(dict.fromkeys(parse_address(node, cluster.port) for node in nodes))
-        while waiting:
+        waiting = list(dict.fromkeys(parse_address(node, cluster.port) for node in nodes[: 1 if alone else None]))
+        while waiting and not self._hurry.is_set():
             address = waiting.pop(0)
             tried.add(address)
             link = await self._connect(address, not waiting)
@@ -171,7 +182,7 @@ class Dialer:
         link.known = self._known
         server_name = (context.settings.clusterd.tls.server_name or address.host) if self._tls else None
         try:
-            async with asyncio.timeout(timeout_s):
+            async with asyncio.timeout(timeout_s) as self._connecting:
                 connected = await connect(address.host, address.port)
                 try:
                     await asyncio.get_running_loop().create_connection(
@@ -185,6 +196,8 @@ class Dialer:
             if link.is_made:
                 link.abort("")
                 await self._closed.wait()
+            if self._hurry.is_set():
+                return None  # nobody wants it any more
             reason = str(problem) or f"no connection in {timeout_s:g} seconds"
             why = in_words(problem) or reason  # the stock line has the number, too
             is_news = self._bridge.master_away(f"{address}: {why}")
@@ -198,6 +211,8 @@ class Dialer:
                 text = f"Could not connect to master: {reason}. Trying again in 10 seconds."
                 context.log.line("ERROR", name, MAIN, text)
             return None
+        finally:
+            self._connecting = None
         return link
 
     async def _join(self, link: Link, *, asks: bool) -> bool:

@@ -3,15 +3,17 @@
 import json
 import os
 import signal
+import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from clusterd.messages.links import LinkDown, PeerRequest, Reply, Request, Unanswered
-from clusterd.net import process
+from clusterd.net import dial, process
 from clusterd.role import NodeRole, update_role
 from clusterd.settings import HaSettings
 from clusterd.wire.terms import TermNote, build_term, parse_term
@@ -179,16 +181,82 @@ def test_a_candidate_that_does_not_lead_says_who_does(start: Start) -> None:
     assert node.connect().ask("syn_i_w_m_p").command == b"err"
 
 
+def name_master(node: NetNode, address: str) -> None:
+    """As this node's election does."""
+    update_role(node.root, lambda before: NodeRole(7, master=address, master_name="m2"))
+    Path(node.root, "etc/ossec.conf").write_text(OSSEC)
+    os.kill(node.pid, signal.SIGHUP)
+
+
 def test_a_worker_whose_election_names_another_master_leaves_the_one_it_has_and_dials_at_once(
     start: Start, worker: Start
 ) -> None:
     first, second = ScriptedMaster(), ScriptedMaster()
     node = worker("w1", first.node, connection_retry_s=600)
     talker = first.welcome()
-    update_role(node.root, lambda before: NodeRole(7, master=second.node, master_name="m2"))
-    Path(node.root, "etc/ossec.conf").write_text(OSSEC)
-    os.kill(node.pid, signal.SIGHUP)
+    name_master(node, second.node)
     assert talker.is_closed()
     assert second.accept().read().command == b"term"
     first.close()
     second.close()
+
+
+def test_a_master_that_the_election_names_is_dialled_again_and_again_and_the_others_now_and_then(
+    start: Start, worker: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It needs a second or two for its change of role. With the pauses that grow to a second the worker came late."""
+    monkeypatch.setattr(dial, "CHANGE_PAUSES", (0.25, 600.0))
+    first, second = ScriptedMaster(), ScriptedMaster()
+    node = worker("w1", first.node, connection_retry_s=600)
+    talker = first.welcome()
+    name_master(node, second.node)
+    assert talker.is_closed()
+    for _ in range(dial.NAMED_ALONE):
+        second.accept().close()
+    first.server.settimeout(0)
+    with pytest.raises(BlockingIOError):
+        first.accept()
+    first.server.settimeout(60)
+    second.accept().close()
+    first.accept().close()
+    for _ in range(dial.NAMED_ALONE):
+        second.accept().close()
+    first.close()
+    second.close()
+
+
+def test_a_node_that_does_not_take_the_connection_holds_up_nobody_who_knows_a_better_one(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its machine is down, and the system goes on trying."""
+    monkeypatch.setattr(dial, "CONNECT_S", 600.0)
+    second = ScriptedMaster()
+    with full_port() as port:
+
+        def patient(root: str) -> Any:
+            nodes = (f"127.0.0.1:{port}",)
+            return worker_settings(root, "w1", nodes, connection_retry_s=600, timeout_cluster_request_s=600.0)
+
+        node = start(patient)
+        wait_until(lambda: is_connecting_to(port), "it waits for a connection")
+        name_master(node, second.node)
+        assert second.accept().read().command == b"term"
+    second.close()
+
+
+@contextmanager
+def full_port() -> Iterator[int]:
+    """A port at which nobody takes connections, so that the system leaves new ones without an answer."""
+    with ExitStack() as opened:
+        server = opened.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        port = server.getsockname()[1]
+        with suppress(TimeoutError):
+            while True:
+                opened.enter_context(socket.create_connection(("127.0.0.1", port), timeout=0.2))
+        wait_until(lambda: not is_connecting_to(port), "only the node's attempt is left")
+        yield port
+
+
+def is_connecting_to(port: int) -> bool:
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return any(row[2].endswith(f":{port:04X}") and row[3] == "02" for row in rows)
