@@ -397,7 +397,8 @@ def test_pauses_between_attempts_follow_a_reload(monkeypatch: pytest.MonkeyPatch
         dialer = dial.Dialer(context, nobody, nobody, nobody, None, terms)
         rounds = 0
 
-        async def one_round() -> float:
+        async def one_round(*, alone: bool) -> float:
+            assert not alone
             nonlocal rounds
             rounds += 1
             if rounds == 3:
@@ -412,4 +413,4 @@ def test_pauses_between_attempts_follow_a_reload(monkeypatch: pytest.MonkeyPatch
             await dialer.run()
 
     asyncio.run(story())
-    assert longest == [dial.CHANGE_PAUSES[1], 10.0 / (1 + dial.JITTER), 50.0 / (1 + dial.JITTER)]
+    assert longest == [*reversed(dial.CHANGE_PAUSES), 10.0 / (1 + dial.JITTER), 50.0 / (1 + dial.JITTER)]
