@@ -55,7 +55,7 @@ $(COMPILED): $(STAMP)
 	@for part in 'tests/[a-h]*/' 'tests/[i-z]*/'; do $(PYTEST) -q --collect-only $$part > /dev/null & done; wait
 	@touch $(COMPILED)
 
-# While one works: lint, types, and every test that starts no nodes.
+# While one works: lint, types, and every quick test (no marker `slow`).
 check: lint $(COMPILED)
 	$(PYTEST) -q -n $(JOBS) --dist worksteal -m 'not slow and not stress' --hypothesis-profile quick $(PYTEST_ARGS)
 

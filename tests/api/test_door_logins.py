@@ -108,6 +108,7 @@ def test_a_token_is_void_when_its_user_is_removed_or_has_a_new_password(door: Do
     assert door.send("GET", "/agents", headers=bearer(token)).status_code == 401
 
 
+@pytest.mark.slow
 def test_guessing_from_one_address_ends_in_429_also_for_the_right_password() -> None:
     door = Door(login_attempts=3)
     codes = [door.login("admin", "wrong password").status_code for _ in range(4)]

@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+import pytest
+
 PROGRAM = """
 import hashlib
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +23,7 @@ with ThreadPoolExecutor(1) as threads:
 """
 
 
+@pytest.mark.slow
 def test_the_memory_of_a_password_s_hash_is_not_kept() -> None:
     """Each hash takes 16 MiB, in a thread. A process that had made two once kept both blocks for good."""
     done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, timeout=120, check=True)

@@ -35,6 +35,7 @@ def add(root: Path, name: str = "op", password: str = PASSWORD, now: float = 100
     return add_user(str(root), make_user(name, password, now, cost=2))
 
 
+@pytest.mark.slow
 def test_a_password_fits_its_own_hash_only_and_no_two_hashes_are_alike() -> None:
     one, other = (make_user("op", PASSWORD, 0) for _ in range(2))
     assert one.hash != other.hash
@@ -147,6 +148,7 @@ def test_a_file_that_others_may_touch_is_refused_with_the_remedy(root: Path, mod
     assert set(read_users(str(root))) == {"op"}
 
 
+@pytest.mark.slow
 def test_commands_at_once_lose_no_user(root: Path) -> None:
     program = (
         "import sys; from clusterd.users import add_user, make_user\n"

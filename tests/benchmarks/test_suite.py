@@ -58,6 +58,7 @@ def test_nothing_to_compare_is_not_good() -> None:
     assert (verdict.is_good, verdict.missing, verdict.new) == (False, ["a"], ["b"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("ours_s", "code"), [(2.0, 0), (9.0, 1)])
 def test_the_command_exits_non_zero_for_a_worse_run(tmp_path: Path, ours_s: float, code: int) -> None:
     baseline, out = tmp_path / "baseline.json", tmp_path / "latest.json"

@@ -37,6 +37,7 @@ def run(place: Path) -> list[str]:
     return done.stdout.split()
 
 
+@pytest.mark.slow
 def test_each_operation_below_a_directory_fails_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     place = tmp_path / "place"
     place.mkdir()

@@ -172,6 +172,7 @@ def test_members_of_a_group_are_bare_numbers_in_order(db: WdbClient) -> None:
     assert db.raw("global get-group-agents nope last_id 0") == b"ok []"
 
 
+@pytest.mark.slow
 def test_members_of_a_large_group_come_in_chunks(db: WdbClient) -> None:
     add_many(db, 14_000)
     db.command(

@@ -107,6 +107,7 @@ def test_large_integers_and_texts_beyond_ascii_are_whole(store: LoneStore, db: W
     assert b'"last_keepalive":253402300799,' in body
 
 
+@pytest.mark.slow
 def test_the_answer_is_never_split(store: LoneStore, db: WdbClient) -> None:
     db.command(
         "global sql with recursive n(i) as (select 1 union all select i + 1 from n where i < 5000) "

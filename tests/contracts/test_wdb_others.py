@@ -137,6 +137,7 @@ def test_errors_of_json_requests(db: WdbClient, request_text: str, number: int, 
 # Concurrency and transactions.
 
 
+@pytest.mark.slow
 def test_every_connection_sees_what_was_answered_before(store: LoneStore, db: WdbClient) -> None:
     add_agent(db, 1)
     with WdbClient(store.root) as other:
@@ -227,6 +228,7 @@ def test_a_failing_statement_undoes_only_itself(db: WdbClient) -> None:
     assert [agent(db, agent_id)["name"] for agent_id in (1, 2)] == ["new", "agent2"]
 
 
+@pytest.mark.slow
 def test_the_store_is_consistent_after_it_was_killed(make_store: MakeStore) -> None:
     store = make_store()
     with WdbClient(store.root) as db:

@@ -188,6 +188,7 @@ def plain(element: Element) -> Any:
     return element.name, attributes, element.text, [plain(child) for child in element.children]
 
 
+@pytest.mark.slow
 @settings(max_examples=examples(150), deadline=None)
 @given(_TREES)
 def test_what_is_xml_is_read_as_any_xml_reader_does(tree: Any) -> None:
@@ -199,6 +200,7 @@ def test_what_is_xml_is_read_as_any_xml_reader_does(tree: Any) -> None:
     assert document.complaints == []
 
 
+@pytest.mark.slow
 @settings(max_examples=examples(150), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.one_of(

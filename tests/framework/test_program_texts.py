@@ -97,6 +97,7 @@ def heavy(value: Any, times: int) -> Any:
     return {"first": 1, "many": [value] * times, "by": {str(number): value for number in range(times)}, 5: [value]}
 
 
+@pytest.mark.slow
 @hypothesis.settings(max_examples=examples(20))
 @hypothesis.given(
     strategies.recursive(

@@ -165,6 +165,7 @@ def visible(root: Path) -> dict[str, bytes]:
     return {path: data for path, data in read_tree(root).items() if not is_temporary(path.rpartition("/")[2])}
 
 
+@pytest.mark.slow
 def test_apply_that_is_killed_at_any_operation_leaves_files_old_or_new_and_the_next_ends_it(root: Path) -> None:
     number, states, is_killed = 0, set(), True
     while is_killed:

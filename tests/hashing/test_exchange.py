@@ -37,6 +37,7 @@ def frame(content: object) -> bytes:
     return made
 
 
+@pytest.mark.slow
 @quick
 @given(trees, trees)
 def test_rows_of_differing_buckets_are_enough_to_find_every_difference(master: Contents, worker: Contents) -> None:

@@ -84,6 +84,7 @@ def healed(root: Path) -> bytes:
     return (root / "etc/lists/a").read_bytes()
 
 
+@pytest.mark.slow
 def test_file_is_old_or_new_after_a_kill_at_any_operation_and_a_start(root: Path) -> None:
     stop_at, seen = 0, set()
     while True:
@@ -102,6 +103,7 @@ def test_file_is_old_or_new_after_a_kill_at_any_operation_and_a_start(root: Path
     assert {"truncate", "rename", "unlink"} <= set(ops.names)
 
 
+@pytest.mark.slow
 def test_next_application_completes_what_a_kill_left_torn(root: Path) -> None:
     total = len(operations(root))
     for stop_at in range(1, total):
@@ -113,6 +115,7 @@ def test_next_application_completes_what_a_kill_left_torn(root: Path) -> None:
         assert healed(root) == NEW
 
 
+@pytest.mark.slow
 def test_what_a_kill_left_is_not_put_over_a_file_that_was_renamed_since(root: Path) -> None:
     total = len(operations(root))
     for stop_at in range(1, total):
@@ -130,6 +133,7 @@ def operations(root: Path) -> list[str]:
     return ops.names
 
 
+@pytest.mark.slow
 def test_one_operation_that_fails_leaves_the_old_content_or_the_new(root: Path) -> None:
     for stop_at in range(1, len(operations(root)) + 1):
         (root / "etc/lists/a").write_bytes(OLD)
@@ -182,6 +186,7 @@ assert healed(root) == NEW
 """
 
 
+@pytest.mark.slow
 def test_real_bind_mount_of_a_file(root: Path, tmp_path: Path) -> None:
     volume = tmp_path / "volume"
     volume.write_bytes(OLD)

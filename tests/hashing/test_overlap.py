@@ -42,6 +42,7 @@ def test_packages_that_overlap_do_not_touch_one_another_s_files(root: Path) -> N
     assert read_tree(root) == {"etc/lists/a": b"second, longer"}
 
 
+@pytest.mark.slow
 def test_package_that_is_half_written_is_not_renamed_by_another(root: Path) -> None:
     """The other package is applied whole after each write of this one."""
     whole = {"etc/lists/a": os.urandom(3 << 20)}

@@ -260,6 +260,7 @@ def test_file_written_to_while_it_is_packed_is_whole_or_left_out(root: Path, spo
     assert data == (root / "etc/lists/once").read_bytes()
 
 
+@pytest.mark.slow
 def test_large_file_is_packed_in_bounded_memory_with_a_heartbeat(root: Path, spool: Path) -> None:
     """128 MiB that do not compress."""
     block = random.Random(1).randbytes(1 << 20)

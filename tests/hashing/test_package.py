@@ -217,6 +217,7 @@ def test_bytes_that_are_no_package_are_refused(package: bytes) -> None:
         read(package)
 
 
+@pytest.mark.slow
 def test_entries_at_every_place_of_the_reading_window_are_found() -> None:
     """Separators, paths and streams fall on every boundary of the window once."""
     rng = random.Random(8)

@@ -12,6 +12,7 @@ from tests.hashing.packages import Receiver, build_as_stock, read_tree
 from tests.hashing.received import package_of, reasons
 
 
+@pytest.mark.slow
 def test_bomb_is_stopped_at_the_bound_of_a_file(root: Path, spool: Path) -> None:
     files = {"etc/lists/bomb": bytes(64 << 20), "etc/lists/good": b"good"}
     receiver = Receiver(root, spool, package_of(files, 9))

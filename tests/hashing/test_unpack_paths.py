@@ -76,6 +76,7 @@ def test_path_of_thousands_of_directories_is_refused_at_once(root: Path, spool: 
     assert list(read_tree(root).values()) == [b"deep enough"]
 
 
+@pytest.mark.slow
 def test_directories_on_the_way_are_made_without_a_call_for_each(root: Path) -> None:
     path = "/".join("d" * 1100)
     with Directories(str(root)) as directories:

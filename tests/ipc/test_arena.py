@@ -87,6 +87,7 @@ def test_an_arena_that_cannot_be_is_refused(sizes: tuple[int, int, int]) -> None
         Arena(*sizes)
 
 
+@pytest.mark.slow
 def test_memory_is_used_when_written_and_leaves_when_freed() -> None:
     """In the child that wrote it and in the parent, while both hold views."""
     arena = Arena(8, 8)

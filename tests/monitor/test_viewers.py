@@ -18,6 +18,7 @@ from clusterd.monitor.viewers import MOST_VIEWERS, MOST_WAITING, MOST_WAITING_BY
 from tests.monitor.lone_port import DEADLINE_S, LonePort, run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("asks", ["nothing more", "and does not read"])
 def test_connections_that_wait_for_their_callers_keep_no_scrape_out_and_no_viewer_is_lost_to_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asks: str
@@ -131,6 +132,7 @@ def test_event_that_comes_while_earlier_ones_are_read_is_sent_once() -> None:
     asyncio.run(asyncio.wait_for(work(), DEADLINE_S))
 
 
+@pytest.mark.slow
 def test_viewers_are_bounded_and_one_that_does_not_read_has_to_reconnect(tmp_path: Path) -> None:
     async def work(lone: LonePort, client: httpx.AsyncClient) -> None:
         async with asyncio.TaskGroup() as group:

@@ -180,6 +180,7 @@ def test_a_peer_that_does_not_read_is_not_read_either(master: Master) -> None:
     assert psutil.Process(node.pid).memory_info().rss - before < 32 << 20
 
 
+@pytest.mark.slow
 def test_a_node_with_many_unanswered_requests_is_held_back_and_goes_on_later(master: Master) -> None:
     node = master(requests_per_link=4)
     client, other = node.join("w1"), node.join("w2")
@@ -211,6 +212,7 @@ def test_the_local_socket_bounds_its_clients_and_their_frames(master: Master) ->
     assert first.ask("echo", "y").payload == b"y"
 
 
+@pytest.mark.slow
 def test_strangers_from_thousands_of_addresses_fill_no_log(master: Master) -> None:
     node = master(log_lines=20, connections_per_network=20)
     for number in range(1500):

@@ -148,6 +148,7 @@ def test_a_command_that_cannot_be_sent_is_refused(master: Master) -> None:
     assert sync.expect(SlabsReturned).slabs == [node.arena.sync_slabs[0]]
 
 
+@pytest.mark.slow
 def test_a_slow_reader_gets_slices_and_small_answers_overtake_waiting_bodies(master: Master) -> None:
     node = master()
     slow, quick = node.join("slow"), node.join("quick")
@@ -266,6 +267,7 @@ def test_node_that_keeps_more_than_its_room_is_closed(master: Master) -> None:
     assert client.is_closed()
 
 
+@pytest.mark.slow
 def test_node_that_keeps_room_and_waits_for_more_does_not_wait_long(
     master: Master, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -320,6 +322,7 @@ def test_memory_of_slabs_goes_back_when_they_are_idle(master: Master) -> None:
     wait_until(lambda: full - process.memory_info().shared > 15 << 20, "the pages are given back", 15)
 
 
+@pytest.mark.slow
 def test_while_bytes_pass_the_loop_stays_free(master: Master) -> None:
     """An echo does not wait until large bodies are written: judged by what comes back of them meanwhile."""
     node = master()

@@ -128,6 +128,7 @@ def test_a_peer_that_only_answers_pulses_stays(master: Master) -> None:
     assert talker.ask("echo", "there").payload == b"there"
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick")
 def test_a_node_that_reconnects_replaces_its_silent_connection(master: Master) -> None:
     node = master()
@@ -152,6 +153,7 @@ def test_a_node_that_reconnects_replaces_its_silent_connection(master: Master) -
     assert changes[1].info.name == "w1"
 
 
+@pytest.mark.slow
 def test_what_a_peer_waits_for_is_sent_although_no_task_waits_for_the_answer(master: Master) -> None:
     """A stall that is longer than the time-out of requests: otherwise a worker waits two minutes for a package that is
     not coming."""

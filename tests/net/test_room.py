@@ -84,6 +84,7 @@ def works(node: NetNode, trickle: Trickle, source: str) -> None:
             wait_until(lambda number=counter: answered(number), f"{command} is answered", 60)
 
 
+@pytest.mark.slow
 def test_forty_slow_links_of_one_address_delay_no_other(master: Master) -> None:
     node = master(slabs=(16, 4))
     trickle = Trickle(node, ["127.0.0.66"])
@@ -91,6 +92,7 @@ def test_forty_slow_links_of_one_address_delay_no_other(master: Master) -> None:
     assert not node.lines("while others waited for room")  # there was no need to
 
 
+@pytest.mark.slow
 def test_forty_slow_links_of_many_addresses_are_closed_when_others_wait(
     master: Master, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,6 +3,8 @@
 import json
 from collections.abc import Callable
 
+import pytest
+
 from clusterd.messages.links import (
     Answered,
     CloseLink,
@@ -113,6 +115,7 @@ def test_a_new_sync_hears_which_of_its_slabs_are_still_being_sent(master: Master
     assert slow.ask("echo", "x").payload == b"x"
 
 
+@pytest.mark.slow
 def test_slab_that_goes_to_two_links_is_named_and_comes_back_once_for_each(master: Master) -> None:
     node = master()
     slow = [node.join("slow"), node.join("slower")]

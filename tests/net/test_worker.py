@@ -254,6 +254,7 @@ def test_an_err_to_a_keepalive_counts_as_failed(worker: Worker, boss: ScriptedMa
     node.logged("Successful response from master: keepalive")
 
 
+@pytest.mark.slow
 def test_two_clusterd_nodes_stay_together(worker: Worker, master: Master) -> None:
     boss = master()
     nodes = [worker(f"w{n}", f"127.0.0.1:{boss.settings.cluster.port}", keep_alive_s=0.3) for n in range(3)]
@@ -319,6 +320,7 @@ def test_tls_carries_the_same_protocol_and_large_bodies(master: Master, certific
         assert client.answer_to(counter).payload == content
 
 
+@pytest.mark.slow
 def test_a_worker_verifies_its_master(worker: Worker, master: Master, certificate: Path) -> None:
     boss = master(**tls(certificate))
     address = f"localhost:{boss.settings.cluster.port}"

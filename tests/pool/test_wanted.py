@@ -20,6 +20,7 @@ NAME = "etc/lists/large"
 SIZE = 48 * 1024 * 1024
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_taken_away", [True, False])
 def test_unpacking_ends_with_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_taken_away: bool) -> None:
     monkeypatch.setattr(wanted, "LOOK_S", 0.0)

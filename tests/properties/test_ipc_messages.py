@@ -43,6 +43,7 @@ def values_of(kind: Any) -> st.SearchStrategy[Any]:
     return st.builds(kind, **{name: values_of(hints[name]) for name in kind.__struct_fields__})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("channel", CHANNELS)
 def test_every_message_survives_the_codec(channel: str) -> None:
     union = CHANNELS[channel]

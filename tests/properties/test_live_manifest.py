@@ -9,6 +9,7 @@ from hashlib import blake2b
 from pathlib import Path
 
 import hypothesis.strategies as st
+import pytest
 from hypothesis import given, settings
 
 from clusterd.settings import DEFAULT_RULES
@@ -59,6 +60,7 @@ def agree(live: LiveManifest, manifest: Manifest) -> None:
     assert live.below("etc/rules") == list(manifest.rows)
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(trees, st.lists(changes, max_size=5), st.booleans())
 def test_patches_give_what_a_build_gives(
@@ -74,6 +76,7 @@ def test_patches_give_what_a_build_gives(
     agree(live, manifest)
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(trees, trees)
 def test_many_changes_at_once_give_it_too(before: list[FileMeta], after: list[FileMeta]) -> None:
@@ -85,6 +88,7 @@ def test_many_changes_at_once_give_it_too(before: list[FileMeta], after: list[Fi
     agree(live, build_manifest(after))
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(trees, st.lists(st.tuples(changes, st.sets(paths)), min_size=1, max_size=6), st.data())
 def test_any_state_is_reached_from_any_other_by_their_files(
@@ -109,6 +113,7 @@ def test_any_state_is_reached_from_any_other_by_their_files(
             assert (known.root_digest, known.buckets) == (manifest.root_digest, manifest.buckets)
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(trees, trees, st.sets(st.integers(0, BUCKETS - 1)))
 def test_comparing_buckets_finds_what_differs_in_them(
@@ -134,6 +139,7 @@ def test_comparing_buckets_finds_what_differs_in_them(
 files = st.sets(st.integers(0, 99).map(lambda number: f"etc/rules/{number:03}"))
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(st.lists(st.tuples(files, st.sampled_from(["look", "look", "judge", "allow"])), max_size=6))
 def test_rows_are_those_of_the_disk_and_of_what_is_held(steps: list[tuple[set[str], str]]) -> None:
@@ -237,6 +243,7 @@ def shards_of(root: Path) -> Callable[[], list[ShardRows]]:
     return lambda: halves
 
 
+@pytest.mark.slow
 @settings(max_examples=examples(60), deadline=None)
 @given(st.lists(st.lists(operations, min_size=1, max_size=6), min_size=1, max_size=4))
 def test_looking_again_where_something_happened_gives_what_a_walk_gives(rounds: list[list[Step]]) -> None:

@@ -90,6 +90,7 @@ def test_directory_that_is_free_for_its_item_is_not_for_another() -> None:
     assert check.allowed("etc/lists/", "etc/rules/a") == "is not in etc/lists/"
 
 
+@pytest.mark.slow
 @given(st.sampled_from(RULES), st.lists(asked, max_size=30))
 def test_answer_for_a_path_is_the_same_whatever_was_asked_before(rules: Rules, paths: list[tuple[str, ...]]) -> None:
     check = PathCheck(rules)
@@ -98,6 +99,7 @@ def test_answer_for_a_path_is_the_same_whatever_was_asked_before(rules: Rules, p
         assert check.allowed(item, path) == allowed(rules, item, path)
 
 
+@pytest.mark.slow
 @given(trees, st.randoms(use_true_random=False))
 def test_order_of_rows_does_not_matter(tree: dict[str, bytes], random: object) -> None:
     paths = list(tree)
@@ -105,11 +107,13 @@ def test_order_of_rows_does_not_matter(tree: dict[str, bytes], random: object) -
     assert manifest({path: tree[path] for path in paths}) == manifest(tree)
 
 
+@pytest.mark.slow
 @given(trees, trees)
 def test_root_digests_are_equal_exactly_when_files_are(one: dict[str, bytes], other: dict[str, bytes]) -> None:
     assert (manifest(one).root_digest == manifest(other).root_digest) == (one == other)
 
 
+@pytest.mark.slow
 @given(trees, trees)
 def test_buckets_that_differ_hold_every_difference(one: dict[str, bytes], other: dict[str, bytes]) -> None:
     before, after = bucket_digests(manifest(one).rows), bucket_digests(manifest(other).rows)
@@ -118,6 +122,7 @@ def test_buckets_that_differ_hold_every_difference(one: dict[str, bytes], other:
     assert differing == {bucket_of(path) for path in changed}
 
 
+@pytest.mark.slow
 @given(trees)
 def test_metadata_is_the_json_of_the_standard_library_and_reads_back(tree: dict[str, bytes]) -> None:
     rows = manifest(tree).rows
@@ -128,6 +133,7 @@ def test_metadata_is_the_json_of_the_standard_library_and_reads_back(tree: dict[
     }
 
 
+@pytest.mark.slow
 @given(trees, trees)
 def test_difference_applied_to_the_worker_gives_the_master(master: dict[str, bytes], worker: dict[str, bytes]) -> None:
     theirs = {path: WireMeta("etc/lists/", digest.hex()) for path, digest in worker.items()}
@@ -153,6 +159,7 @@ def test_no_path_that_is_allowed_leads_out_of_its_item(path: str) -> None:
             assert item_of(DEFAULT_RULES, path) is item
 
 
+@pytest.mark.slow
 @given(
     st.binary()
     | st.recursive(

@@ -5,6 +5,7 @@ import zlib
 from random import Random
 
 import lz4.frame
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -31,6 +32,7 @@ def read(package: bytes) -> list[tuple[str, bytes]]:
         return [(path, b"".join(pieces)) for path, pieces in iter_entries(file.fileno(), len(package), 1 << 24)]
 
 
+@pytest.mark.slow
 @settings(max_examples=examples(150), deadline=None)
 @given(st.lists(st.tuples(PATHS, CONTENT), min_size=1, max_size=5), st.integers(0, 9), st.integers(1, 300))
 def test_what_is_written_is_read_the_same_by_a_stock_node(
@@ -48,6 +50,7 @@ ENDS = st.sampled_from([FILE_SEP[:6], FILE_SEP[:7], FILE_SEP[:4], b""])
 HOSTILE = st.tuples(st.lists(PIECES | st.binary(max_size=400), max_size=60).map(b"".join), ENDS).map(b"".join)
 
 
+@pytest.mark.slow
 @settings(max_examples=examples(150), deadline=None)
 @given(st.lists(st.tuples(PATHS, HOSTILE), min_size=1, max_size=5), st.integers(1, 3000))
 def test_lz4_frames_hold_no_separator_whatever_is_in_the_files(entries: list[tuple[str, bytes]], chunk: int) -> None:
@@ -76,6 +79,7 @@ def test_no_length_of_a_block_completes_a_separator(seed: int, length: int) -> N
         assert read(bytes(package)) == [("a", data + FILE_SEP + data + following + FILE_SEP * 3)]
 
 
+@pytest.mark.slow
 @settings(max_examples=examples(150), deadline=None)
 @given(st.lists(st.tuples(PATHS, CONTENT), min_size=1, max_size=5), st.integers(0, 9))
 def test_what_a_stock_node_writes_is_read_whatever_its_data_hold(entries: list[tuple[str, bytes]], level: int) -> None:
@@ -86,6 +90,7 @@ def test_what_a_stock_node_writes_is_read_whatever_its_data_hold(entries: list[t
 FRAMES = st.builds(lambda path, data: path.encode() + PATH_SEP + MAGIC + data, PATHS, st.binary(max_size=200))
 
 
+@pytest.mark.slow
 @settings(max_examples=examples(150), deadline=None)
 @given(CONTENT | st.binary(max_size=300) | FRAMES)
 def test_any_bytes_are_a_package_or_refused(package: bytes) -> None:
@@ -96,6 +101,7 @@ def test_any_bytes_are_a_package_or_refused(package: bytes) -> None:
     assert entries
 
 
+@pytest.mark.slow
 @settings(max_examples=examples(150), deadline=None)
 @given(
     st.lists(
@@ -140,6 +146,7 @@ NAMES = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="/ \
 )
 
 
+@pytest.mark.slow
 @given(st.lists(st.tuples(NAMES, st.integers(0, 4 * 10**18), CONTENT), max_size=6))
 def test_merged_file_splits_into_what_it_was_built_from(files: list[tuple[str, int, bytes]]) -> None:
     merged = parse_merged(build_merged(files))

@@ -4,6 +4,7 @@ R3)."""
 from itertools import pairwise
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -91,6 +92,7 @@ def feed(end: Connection, data: bytes, sizes: list[int], by_transport: bool) -> 
     return events
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(st.data(), st.booleans(), st.booleans(), st.lists(st.integers(1, 700), min_size=1, max_size=8))
 def test_any_split_of_a_stream_gives_the_same_messages(
@@ -103,6 +105,7 @@ def test_any_split_of_a_stream_gives_the_same_messages(
     assert end.close() == []
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(st.data(), st.lists(st.integers(1, 700), min_size=1, max_size=8))
 def test_stalls_anywhere_change_nothing(data: st.DataObject, sizes: list[int]) -> None:

@@ -70,6 +70,7 @@ def test_pages_that_are_damaged_are_found_at_the_start(tmp_path: Path) -> None:
         schema.prepare(str(tmp_path), "node", "4.14.1")
 
 
+@pytest.mark.slow
 def test_damage_found_while_serving_ends_only_the_service(tmp_path: Path) -> None:
     with lone_store(tmp_path) as store:
         with WdbClient(tmp_path) as client:

@@ -82,6 +82,7 @@ def test_refused_statement_undoes_itself_only(tmp_path: Path) -> None:
     run(tmp_path, work)
 
 
+@pytest.mark.slow
 def test_full_disk_is_reported_to_each_client_and_loses_nothing_answered(tmp_path: Path) -> None:
     async def work(engine: Engine) -> None:
         await engine.write(add(1))

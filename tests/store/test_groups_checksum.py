@@ -111,6 +111,7 @@ def do(session: Session, step: tuple, watch: StatementWatch) -> None:  # type: i
             groups.set_agent_groups(session, {"mode": mode, "sync_status": "syncreq", "data": [item]}, on_worker=False)
 
 
+@pytest.mark.slow
 @given(steps=st.lists(STEPS, max_size=25))
 @settings(max_examples=examples(120), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_hash_from_memory_equals_the_table_after_any_commands(steps: list[tuple]) -> None:  # type: ignore[type-arg]

@@ -110,6 +110,7 @@ KEYS = st.builds(
 )
 
 
+@pytest.mark.slow
 @given(keys=st.lists(KEYS, max_size=20, unique_by=lambda key: key.number))
 @settings(deadline=None)
 def test_file_says_what_the_table_holds(keys: list[Key]) -> None:

@@ -63,6 +63,7 @@ def test_sockets_are_for_owner_and_group(store: LoneStore) -> None:
     assert [oct((store.root / name).stat().st_mode & 0o777) for name in STORE_SOCKETS] == ["0o660"] * 3
 
 
+@pytest.mark.slow
 def test_every_answered_write_survives_a_kill(store: LoneStore) -> None:
     answered: list[int] = []
 
@@ -99,6 +100,7 @@ def test_other_connections_see_a_write_at_once(store: LoneStore) -> None:
             assert other.ask("global sql select count(*) as n from agent where id > 0") == f'ok [{{"n":{agent_id}}}]'
 
 
+@pytest.mark.slow
 def test_long_report_does_not_stop_keepalives(store: LoneStore) -> None:
     with Client(store.root) as client:
         client.ask(

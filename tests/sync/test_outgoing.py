@@ -140,6 +140,7 @@ def stage(tmp_path: Path) -> Iterator[Stage]:
     made.arena.close()
 
 
+@pytest.mark.slow
 def test_three_workers_get_the_same_bytes_from_one_sealing(stage: Stage) -> None:
     async def story() -> None:
         await stage.slabs.admit()
@@ -193,6 +194,7 @@ def test_window_grows_while_answers_are_quick_and_falls_to_one_for_a_slow_peer()
 # ---- peers that take nothing -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", ["same", "own"])
 def test_peers_that_read_nothing_leave_slabs_for_those_that_do(tmp_path: Path, number: str) -> None:
     async def story() -> None:
@@ -251,6 +253,7 @@ def test_worker_that_has_the_beginning_gets_the_rest_and_the_digest_of_all(stage
     asyncio.run(story())
 
 
+@pytest.mark.slow
 def test_rest_is_sent_from_what_is_sealed_for_others_but_for_its_first_chunk(stage: Stage) -> None:
     async def story() -> None:
         await stage.slabs.admit()
@@ -291,6 +294,7 @@ LIES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lie", LIES, ids=lambda lie: repr(lie[:8]))
 def test_worker_that_lies_about_what_it_has_gets_nothing_and_costs_nothing(stage: Stage, lie: bytes) -> None:
     async def story() -> None:

@@ -77,6 +77,7 @@ def test_programs_of_another_user_are_refused(manager: Manager) -> None:
     assert "belongs to neither root nor you" in refusal(manager, "owner")
 
 
+@pytest.mark.slow
 @as_root
 def test_tree_that_the_node_cannot_work_in_is_refused(manager: Manager) -> None:
     path = manager.root / "etc/cluster.json"

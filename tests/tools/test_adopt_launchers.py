@@ -26,6 +26,7 @@ def run(manager: Manager, name: str, *arguments: str) -> "subprocess.CompletedPr
 # ---- the launchers ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_launcher_takes_the_flags_that_the_manager_uses(manager: Manager) -> None:
     assert adopt(manager).ok
     done = run(manager, "wazuh-clusterd", "-t")
@@ -42,6 +43,7 @@ def test_launcher_takes_the_flags_that_the_manager_uses(manager: Manager) -> Non
     assert "v4.14.1" in run(manager, "wazuh-clusterd", "-V").stdout
 
 
+@pytest.mark.slow
 def test_launcher_of_a_manager_without_a_cluster_ends_quietly(manager: Manager) -> None:
     assert adopt(manager).ok
     manager.configure(disabled="yes", key="")
@@ -97,6 +99,7 @@ def test_names_of_directories_cannot_break_a_launcher(tmp_path: Path, odd: str) 
 # ---- which daemon runs -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_stock_daemon_that_runs_is_left_running_and_named(manager: Manager) -> None:
     assert manager.control("start").returncode == 0
     (pid,) = manager.pids("wazuh-clusterd")
@@ -110,6 +113,7 @@ def test_stock_daemon_that_runs_is_left_running_and_named(manager: Manager) -> N
     until(lambda: not manager.pids("wazuh-clusterd"), "it is stopped")
 
 
+@pytest.mark.slow
 def test_the_stock_daemon_runs_again_if_clusterd_does_not_start(manager: Manager, tmp_path: Path) -> None:
     """With --now a cluster daemon runs at the end, whatever fails."""
     before = manager.facts()
@@ -134,6 +138,7 @@ def test_the_stock_daemon_runs_again_if_clusterd_does_not_start(manager: Manager
     assert manager.control("stop").returncode == 0
 
 
+@pytest.mark.slow
 def test_command_for_programs_is_json_whatever_happens(manager: Manager) -> None:
     (manager.bin / "wazuh-control").chmod(0o770)
     command = [sys.executable, "-m", "tools.cli", "adopt", "--root", str(manager.root), "--json"]
@@ -144,6 +149,7 @@ def test_command_for_programs_is_json_whatever_happens(manager: Manager) -> None
     assert (found["changes"], done.stderr) == ([], "")
 
 
+@pytest.mark.slow
 def test_what_a_started_daemon_says_is_not_in_the_json(manager: Manager) -> None:
     assert adopt(manager).ok
     command = [sys.executable, "-m", "tools.cli", "adopt", "--root", str(manager.root), "--undo", "--now", "--json"]

@@ -70,6 +70,7 @@ def test_files_that_root_makes_can_be_read_by_the_daemon(
     assert owners == dict.fromkeys(made, expected)
 
 
+@pytest.mark.slow
 def test_a_users_password_is_in_no_file_and_no_output(root: Path) -> None:
     done = clusterd(root, "api", "user", "add", "op", "--password-file", "-", given=PASSWORD + "\n")
     assert (done.exit_code, done.output) == (0, "Added the user op.\n")
@@ -85,6 +86,7 @@ def test_a_users_password_is_in_no_file_and_no_output(root: Path) -> None:
     assert set(read_users(str(root))) == {"other"}
 
 
+@pytest.mark.slow
 def test_a_users_role_is_given_changed_and_shown(root: Path) -> None:
     def add(name: str, *options: str) -> None:
         done = clusterd(root, "api", "user", "add", name, *options, "--password-file", "-", given=PASSWORD)
@@ -207,6 +209,7 @@ def test_enabling_never_overwrites_half_a_certificate(root: Path) -> None:
     assert not (root / "etc/clusterd-api.crt").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("host", "shown"), [("127.0.0.1", "127.0.0.1"), ("::1", "[::1]")])
 def test_turning_it_on_ends_with_the_next_step_and_the_real_address(root: Path, host: str, shown: str) -> None:
     path = root / "etc/cluster.json"

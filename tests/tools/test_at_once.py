@@ -57,6 +57,7 @@ def test_every_option_that_is_understood_is_one_of_click(name: str) -> None:
         assert options[spelled].to_info_dict()["default"] == default
 
 
+@pytest.mark.slow
 @settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(words=st.lists(st.sampled_from(WORDS), max_size=7), root=st.sampled_from([None, "", "/c", "d"]))
 def test_what_is_understood_means_the_same_to_click(
@@ -102,6 +103,7 @@ def entry(*arguments: str, **environment: str) -> "subprocess.CompletedProcess[s
     return subprocess.run(command, capture_output=True, text=True, timeout=60, env={**os.environ, **environment})
 
 
+@pytest.mark.slow
 def test_program_answers_with_and_without_click(tmp_path: Path) -> None:
     with answering_node(tmp_path, {"status": busy_master()}):
         shown = entry("status", "--root", str(tmp_path))

@@ -66,6 +66,7 @@ def is_clean(tmp_path: Path, child: int) -> bool:
     return not psutil.pid_exists(child) and os.listdir(tmp_path / "places") == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGKILL])
 def test_nothing_is_left_of_a_harness_that_is_ended(
     tmp_path: Path, harness: "subprocess.Popen[str]", number: signal.Signals
@@ -78,6 +79,7 @@ def test_nothing_is_left_of_a_harness_that_is_ended(
     wait_until(lambda: not guard_of(tmp_path, harness.pid), 60, "the guard has ended")
 
 
+@pytest.mark.slow
 def test_next_harness_sweeps_what_a_kill_of_everything_left(tmp_path: Path, harness: "subprocess.Popen[str]") -> None:
     child = started_by(harness)
     wait_until(lambda: bool(guard_of(tmp_path, harness.pid)), 60, "the guard runs")
@@ -94,6 +96,7 @@ def test_next_harness_sweeps_what_a_kill_of_everything_left(tmp_path: Path, harn
     assert os.listdir(tmp_path / "places") == []
 
 
+@pytest.mark.slow
 def test_harness_that_lives_is_left_alone(tmp_path: Path, harness: "subprocess.Popen[str]") -> None:
     child = started_by(harness)
     with begin(tmp_path) as other:

@@ -169,6 +169,7 @@ def test_closed_pipe_ends_the_command_without_a_message(tmp_path: Path) -> None:
     assert done.stderr == ""
 
 
+@pytest.mark.slow
 def test_root_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "etc").write_text("a file where a directory belongs")
     done = subprocess.run(

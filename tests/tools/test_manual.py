@@ -57,6 +57,7 @@ def test_text_cannot_be_taken_for_a_request(text: str) -> None:
     assert not MANUAL["escape"](text).startswith((".", "'"))
 
 
+@pytest.mark.slow
 def test_programs_that_show_pages_have_no_complaint(pages: Path) -> None:
     checks = {"mandoc": ["-T", "lint", "-W", "error"], "man": ["--warnings", "-l", "-Tutf8", "-Z"]}
     programs = [name for name in checks if shutil.which(name)]

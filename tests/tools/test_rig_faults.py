@@ -39,6 +39,7 @@ def linked(tmp_path: Path) -> Iterator[tuple[StockMaster, StockWorker, Path]]:
             assert not rig.directory.exists()
 
 
+@pytest.mark.slow
 def test_link_carries_both_ways(linked: tuple[StockMaster, StockWorker, Path]) -> None:
     master, worker, control = linked
     assert worker.ask("echo", b"x" * 3_000_000).payload == b"x" * 3_000_000

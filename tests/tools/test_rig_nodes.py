@@ -50,6 +50,7 @@ def run(capsys: pytest.CaptureFixture[str], rig: Rig, *arguments: str) -> tuple[
     return code, said.out + said.err
 
 
+@pytest.mark.slow
 def test_nodes_have_the_names_and_places_that_are_promised(rig: Rig) -> None:
     assert [node.name for node in rig.nodes] == ["rig_manager_1", "rig_manager_2", "rig_manager_3"]
     assert [node.kind for node in rig.nodes] == ["master", "worker", "worker"]
@@ -59,6 +60,7 @@ def test_nodes_have_the_names_and_places_that_are_promised(rig: Rig) -> None:
     assert Rig.load(rig.directory) == rig
 
 
+@pytest.mark.slow
 def test_key_is_in_no_file_of_the_rig_and_on_no_command_line(rig: Rig) -> None:
     key = json.loads((rig.master.root / "toy.json").read_text())["key"]
     assert len(key) == 32
@@ -137,12 +139,14 @@ def test_rigs_side_by_side_do_not_see_each_other(rig: Rig, tmp_path: Path) -> No
     assert rig.processes("master")["net"]
 
 
+@pytest.mark.slow
 def test_node_that_does_not_start_gives_its_reason(rig: Rig) -> None:
     (rig.master.root / "behave").write_text("refuse-start")
     with pytest.raises(RigError, match=r"rig_manager_1 did not start \(exit 1\): the port is taken"):
         rig.start()
 
 
+@pytest.mark.slow
 def test_process_with_the_mark_of_another_rig_is_left_alone(rig: Rig) -> None:
     with subprocess.Popen(
         [sys.executable, "-c", "import sys; sys.stdin.read()"],
@@ -154,6 +158,7 @@ def test_process_with_the_mark_of_another_rig_is_left_alone(rig: Rig) -> None:
         assert bystander.poll() is None
 
 
+@pytest.mark.slow
 def test_wrong_usage_is_distinguished_from_failure(
     rig: Rig, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

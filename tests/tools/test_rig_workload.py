@@ -29,6 +29,7 @@ def equal_pair(tmp_path: Path) -> tuple[Path, Path]:
     return master, worker
 
 
+@pytest.mark.slow
 def test_same_seed_same_tree_and_another_seed_another(tmp_path: Path) -> None:
     for name, seed in (("a", 5), ("b", 5), ("c", 6)):
         workload.generate(tmp_path / name, seed=seed, files=300, size=500)
@@ -47,6 +48,7 @@ def test_small_set_has_keys_groups_rules_decoders_lists_and_multigroups(tmp_path
     assert summary.files == len(peer_files.scan(tmp_path))
 
 
+@pytest.mark.slow
 def test_many_files_have_the_number_and_the_mean_size_asked_for(tmp_path: Path) -> None:
     summary = workload.generate(tmp_path, files=3000, size=4000)
     assert summary.files == 3000
