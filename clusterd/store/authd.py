@@ -219,6 +219,7 @@ class Authd:
         if gone:
             await self._table.apply([], sorted(gone))
             self._keyless -= gone
+            self._file.disown()  # another program may have given such an id meanwhile
 
     async def _decide_all(self, requests: list[AuthRequest], changes: _Changes) -> list[Outcome]:
         is_new = await asyncio.to_thread(self._file.refresh)
@@ -318,14 +319,17 @@ class Authd:
 
     async def _take_back(self, new: list[Registration]) -> None:
         """Deletes the new rows."""
+        if not new:
+            return
+        numbers = sorted(row.id for row in new)
         try:
-            if new:
-                await self._table.apply([], sorted(row.id for row in new))
+            await self._table.apply([], numbers)
         except NotKept:
-            return  # it is done; a crash may bring them back, which the next start deletes
+            pass  # it is done; a crash may bring them back, which the next start deletes
         except StoreFailed as failure:
-            self._file.disown()
+            self._keyless.update(numbers)
             self._say("ERROR", f"Agents without a key stay in the database for now: {failure}")
+        self._file.disown()  # rows stay, or that of another program's agent with such an id has gone, too
 
     # ---- a request ---------------------------------------------------------------------------------------------------
 

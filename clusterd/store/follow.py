@@ -80,6 +80,7 @@ class Follower:
         read_keys: Callable[[], KeysRead],
         is_own: Callable[[tuple[int, ...]], bool],
         foreign: Callable[[], tuple[int, ...] | None] = lambda: None,
+        disowned: Callable[[], int] = lambda: 0,
         say: Callable[[str, str], None],
         guard: Callable[[], KeyRules] = KeyRules,
         rules: Callable[[], Rules] = lambda: DEFAULT_RULES,
@@ -88,10 +89,11 @@ class Follower:
     ) -> None:
         """`gate`: a master of an election follows nothing while it does not lead. `is_own`: whether this process wrote
         the file with this identity, and the database with it; `foreign`: the file of others that it read last, whose
-        keys it has written again into the file, but not into the database, or one of its own that the database may
-        lack. `is_first_life`: the node was started (as opposed to this process being restarted), so nothing was seen
-        yet. `guard`: limits how many keys a master's file may lose at once. `rules`: what is synchronised, for links
-        and for empty groups. `tell`: takes groups that come and go on a master, for the journal."""
+        keys it has written again into the file, but not into the database; `disowned`: how often it has left the
+        database as it may not be. `is_first_life`: the node was started (as opposed to this process being restarted),
+        so nothing was seen yet. `guard`: limits how many keys a master's file may lose at once. `rules`: what is
+        synchronised, for links and for empty groups. `tell`: takes groups that come and go on a master, for the
+        journal."""
         self._root = root
         self._gate = gate
         self._guard = guard
@@ -108,6 +110,9 @@ class Follower:
         self._is_own = is_own
         self._foreign = foreign
         self._foreign_followed: tuple[int, ...] | None = None
+        self._disowned, self._disowned_followed = disowned, 0
+        self._is_early = False
+        """A key differs from that of its row, which is too young to be changed."""
         self._say = say
         self._tell = tell
         self._told: dict[str, float] = {}
@@ -220,9 +225,9 @@ class Follower:
         if identity is None:
             return
         now = time.monotonic()
-        waits = bool(self._keyless_since) or self._in_doubt
-        foreign = self._foreign()
-        is_followed = foreign in (self._foreign_followed, self._keys_read)
+        waits = bool(self._keyless_since) or self._in_doubt or self._is_early
+        foreign, disowned = self._foreign(), self._disowned()
+        is_followed = foreign in (self._foreign_followed, self._keys_read) and disowned == self._disowned_followed
         if self._keys_read is not None and self._is_own(identity) and is_followed and not waits:
             self._keys_read, self._foreign_followed = identity, foreign
             return
@@ -249,7 +254,7 @@ class Follower:
             self._changes_since = self._changes_since or now
             return  # it is read again at the next look
         deleted, self._keys_read = done
-        self._foreign_followed, self._changes_since = foreign, None
+        self._foreign_followed, self._disowned_followed, self._changes_since = foreign, disowned, None
         for agent_id in deleted:
             self._private.unlink(agent_id)
 
@@ -271,6 +276,7 @@ class Follower:
                 "select id, name, internal_key, register_ip, date_add from agent where id > 0"
             )
         }
+        self._is_early = False
         for agent_id, entry in entries.items():
             self._take_in(session, agent_id, entry, rows, dates.get(agent_id, 0))
         note_seen(session, KEYS, (str(agent_id) for agent_id in entries.keys() - had))
@@ -303,7 +309,11 @@ class Follower:
             agents.update_agent_name(session, agents.AgentName(agent_id, entry.name))
         # Another program has given the id another key. A candidate that takes over writes the key of the row into its
         # file. That of an agent which was just registered is not in the file yet.
-        if not self._on_worker and (row.key, row.ip) != (entry.key, entry.ip) and not row.is_young(session.now()):
+        if self._on_worker or (row.key, row.ip) == (entry.key, entry.ip):
+            return
+        if row.is_young(session.now()):
+            self._is_early = True
+        else:
             agents.update_agent_key(session, agent_id, entry.ip, entry.key)
 
     def _delete_keyless(

@@ -173,9 +173,10 @@ class KeyFile:
         self._identity: Identity | None = None
         self.written: Identity | None = None
         """Identity of the file when this object wrote it last."""
-        self.foreign: tuple[int, ...] | None = None
-        """Identity of the file of others that this object read last, or of an own one that was disowned."""
-        self._disowned = 0
+        self.foreign: Identity | None = None
+        """Identity of the file of others that this object read last."""
+        self.disowned = 0
+        """How often the database may have come to differ from the file."""
         self._stamps: dict[int, str] | None = None
         # Lines of agents-timestamp, cached: with 100,000 agents making them takes most of the time of a batch.
         self._greatest = 0
@@ -218,10 +219,8 @@ class KeyFile:
         self.table = KeyTable()
 
     def disown(self) -> None:
-        """The database may lack what was written: whoever keeps it equal to the file has to read that, like one of
-        others."""
-        self._disowned += 1
-        self.foreign = (*(self._identity or _NO_FILE), self._disowned)
+        """The database may differ from the file: whoever keeps it equal has to read that, whoever wrote it."""
+        self.disowned += 1
 
     def _current(self) -> Identity | None:
         try:

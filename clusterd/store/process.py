@@ -181,6 +181,7 @@ class _StoreProcess:
             read_keys=lambda: keys_in_use(settings.root),
             is_own=lambda identity: self._keys is not None and identity == self._keys.written,
             foreign=lambda: None if self._keys is None else self._keys.foreign,
+            disowned=lambda: 0 if self._keys is None else self._keys.disowned,
             say=self._say,
             guard=self._guard,
             rules=lambda: self._settings.rules,

@@ -195,6 +195,10 @@ def test_key_that_another_program_changes_is_that_of_the_row_on_a_master(
         await node.look()
         found = await node.column("select internal_key || register_ip from agent where id > 0 order by id")
         assert found == (["k1any"] if on_worker else ["other10.0.0.1"]) + ["k2any"], "authd has just given 2 its key"
+        await node.engine.write(lambda session: session.db.execute("update agent set date_add = 1 where id = 2"))
+        await node.look()
+        found = await node.column("select internal_key from agent where id = 2")
+        assert found == (["k2"] if on_worker else ["of-before"]), "unless the key of the file stays"
 
     live(work, on_worker=on_worker)
 

@@ -183,10 +183,10 @@ def test_no_key_is_written_when_the_lease_ends_behind_the_row(tmp_path: Path) ->
             return found
 
         bench.engine.write = write  # type: ignore[method-assign,assignment]
-        before = bench.file.foreign
+        before = bench.file.disowned
         assert b'"error":9009' in await bench.add("late")
         assert bench.keys == ""
-        assert bench.file.foreign != before, "the follower is to look: the row has no key"
+        assert bench.file.disowned > before, "the follower is to look: the row has no key"
 
     run(tmp_path, story)
 
@@ -279,7 +279,9 @@ def follower(bench: Bench) -> Follower:
         on_worker=False,
         is_first_life=True,
         read_keys=lambda: keys_in_use(bench.root),
-        is_own=lambda identity: False,
+        is_own=lambda identity: identity == bench.file.written,
+        foreign=lambda: bench.file.foreign,
+        disowned=lambda: bench.file.disowned,
         say=lambda level, text: bench.said.append(text),
         gate=bench.gate,
     )
@@ -322,6 +324,53 @@ def test_what_authd_had_begun_when_the_lease_ended_is_looked_at_when_it_is_back(
         assert await bench.engine.read(count) == 1
 
     run(tmp_path, story)
+
+
+def test_row_that_authd_could_not_take_back_goes_although_it_reads_the_file_of_others_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in the first batch after a start: the follower has read that file long before."""
+    monkeypatch.setattr(follow, "SURE_S", 0.0)
+    monkeypatch.setattr(follow, "YOUNG_S", 0.0)
+
+    async def story(bench: Bench) -> None:
+        Path(bench.root, "etc/client.keys").write_text("001 one any k1\n")
+        looking = follower(bench)
+        await looking.look()
+        await _begin_and_lose_the_lease(bench)
+        assert b'"id":"001"' in await bench.get("001")
+        assert await bench.engine.read(count) == 2
+        await looking.look()
+        assert await bench.engine.read(count) == 1
+
+    run(tmp_path, story)
+
+
+def test_row_that_authd_could_not_take_back_goes_before_the_next_request_is_decided(tmp_path: Path) -> None:
+    """A candidate that takes over would make a key of it, beside that of whoever asks again."""
+
+    async def story(bench: Bench) -> None:
+        await _begin_and_lose_the_lease(bench)
+        assert await bench.engine.read(count) == 1
+        assert b'"error":0' in await bench.add("late")
+        assert await bench.engine.read(count) == 1
+
+    run(tmp_path, story)
+
+
+async def _begin_and_lose_the_lease(bench: Bench) -> None:
+    """The row of a new agent is written, its key is not, and the row cannot be deleted."""
+    write = bench.engine.write
+
+    async def last_one(work: Callable[[Session], object], *, durable: bool = False, alone: bool = False) -> object:
+        done = await write(work, durable=durable, alone=alone)
+        bench.leads = False
+        return done
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bench.engine, "write", last_one)
+        assert b'"error":9009' in await bench.add("late")
+    bench.leads = True
 
 
 def test_handing_over_ends_what_was_begun_and_lets_everything_else_wait(tmp_path: Path) -> None:
