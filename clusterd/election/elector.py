@@ -46,7 +46,7 @@ class Elector:
             if not self.session.away:
                 await self.session.refresh()
                 if self.is_hurried:
-                    await self._node.refresh()
+                    await self._node.refresh(files=False)
                 await self._follow()
         if self.session.away and self.tenure.term and self.me.failsafe:
             await self._go_on_without_etcd()

@@ -47,8 +47,9 @@ class NodePort(Protocol):
     def facts(self) -> Facts:
         """Returns what is known now."""
 
-    async def refresh(self) -> None:
-        """Asks the store and sync again, for at most a second."""
+    async def refresh(self, *, files: bool = True) -> None:
+        """Asks the store again, for at most a second; with `files` also sync, whether they are complete, if that was
+        not asked lately."""
 
     def board(self) -> tuple[int, int]:
         """Returns term and end of the lease from the board, in nanoseconds of the boot clock."""

@@ -147,9 +147,10 @@ class Following:
         assert view.config is not None
         if self._absent_since is None:
             self._absent_since = now
-            await self._node.refresh()
+            await self._node.refresh(files=False)
             facts = self._node.facts()
-            await self.publish(facts, at_once=True)
+            if not self._is_ordered(now)[0]:  # else nobody compares this node with others
+                await self.publish(facts, at_once=True)
             view = self._session.view
         is_mine, forced = self._is_ordered(now)
         if is_mine is False:

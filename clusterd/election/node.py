@@ -127,7 +127,7 @@ class Node:
         except OSError:
             return ""
 
-    async def refresh(self) -> None:
+    async def refresh(self, *, files: bool = True) -> None:
         with contextlib.suppress(ClusterError, ValueError):
             # The master must not wait for confirmations of a node that may not lead.
             objection = "its role.json is damaged" if self._damage else self._files_why
@@ -137,7 +137,7 @@ class Node:
         # While the role changes no process would answer, and the leader has the files that count.
         is_changing = given is not None and given.change is not None
         is_master = standing(given, self._settings.configured.node_type).role == "master"
-        if is_changing or is_master or time.monotonic() < self._files_at + FILES_EVERY_S:
+        if not files or is_changing or is_master or time.monotonic() < self._files_at + FILES_EVERY_S:
             return
         with contextlib.suppress(NotAnswering, ClusterError, ValueError):
             found = await asyncio.to_thread(ask_json, self._root, STATUS, timeout_s=STATUS_S)

@@ -234,6 +234,11 @@ def _prune(db: sqlite3.Connection) -> None:
         set_mark(db, FLOOR, row[0])
 
 
+def mark_end(db: sqlite3.Connection) -> None:
+    """Moves the end of the log by one: who has it then has asked after this. Inside a transaction."""
+    db.execute("update clusterd_change set seq = seq + 1 where seq = (select max(seq) from clusterd_change)")
+
+
 # ---- reading ---------------------------------------------------------------------------------------------------------
 
 

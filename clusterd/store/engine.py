@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from clusterd.clock import boot_us
-from clusterd.store import schema
+from clusterd.store import change_log, schema
 from clusterd.store.bounds import StatementWatch, authorize, bound_process
 from clusterd.store.errors import NotOnDisk
 from clusterd.store.gate import WriteGate
@@ -130,9 +130,10 @@ class Engine:
             self._gate.check()
         return done
 
-    async def settle(self) -> None:
-        """Returns when every write that was taken before is committed. Raises as `write` does."""
-        await self._put(lambda session: None, True, True)
+    async def settle(self, marks: bool) -> None:
+        """Returns when every write that was taken before is committed; with `marks` the end of the change log has moved
+        behind them. Raises as `write` does."""
+        await self._put(lambda session: change_log.mark_end(session.db) if marks else None, True, True)
 
     async def _put(self, work: Callable[[Session], T], durable: bool, alone: bool) -> T:
         future: asyncio.Future[T] = self._loop.create_future()

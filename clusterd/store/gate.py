@@ -32,6 +32,11 @@ class WriteGate:
     def holds(self) -> bool:
         return self._holds()
 
+    @property
+    def is_open(self) -> bool:
+        """Whether nothing is handed over."""
+        return all(door.is_set() for door in self._doors.values())
+
     async def enter(self, *, of_a_batch: bool = True) -> None:
         """Before a write is taken; waits while the store hands over, and for CHANGE_S after this node has lost the lead
         or was started: it has it again in a moment, as a rule. `of_a_batch` false: a new batch of registrations, which
@@ -69,9 +74,10 @@ class Handover:
     """A master hands over: what was begun is ended and answered, everything else waits, for the next master if it
     comes in time."""
 
-    def __init__(self, gate: WriteGate, settle: Callable[[], Awaitable[None]], is_idle: asyncio.Event) -> None:
-        """`settle`: returns when all writes that were taken are committed. `is_idle`: no batch of registrations is
-        under way."""
+    def __init__(self, gate: WriteGate, settle: Callable[[bool], Awaitable[None]], is_idle: asyncio.Event) -> None:
+        """`settle`: returns when all writes that were taken are committed; true: it marks the end of the log, so that
+        who has all of it has also been told what else there was then (files of the REST API). `is_idle`: no batch of
+        registrations is under way."""
         self._gate = gate
         self._settle = settle
         self._is_idle = is_idle
@@ -79,11 +85,12 @@ class Handover:
     async def drain(self, for_s: float) -> None:
         """Takes no more writes, for so many seconds. Returns when those before are committed. Raises NotLeading;
         TimeoutError when that takes longer."""
+        is_first = self._gate.is_open
         self._gate.close(for_s, writes=False)
         async with asyncio.timeout(for_s):
             await self._is_idle.wait()
             self._gate.close(for_s, writes=True)
-            await self._settle()
+            await self._settle(is_first)
 
     def undrain(self) -> None:
         self._gate.open()

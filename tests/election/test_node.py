@@ -19,6 +19,7 @@ from clusterd.messages.replica import Show
 from clusterd.role import NodeRole, RoleChange, read_role, update_role
 from clusterd.rundir import ELECTION_KEPT, run_dir
 from clusterd.settings import ClusterBlock, Clusterd, HaSettings, Settings
+from clusterd.wire import commands
 from ipc.board import Board
 
 
@@ -129,6 +130,23 @@ def test_a_store_that_does_not_answer_keeps_a_candidate_from_leading(world: Worl
     facts = world.node.facts()
     assert not facts.is_known
     assert facts.may_not_lead == "its store does not answer"
+
+
+def test_who_takes_the_lead_does_not_wait_for_what_sync_says_of_files(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """sync has just lost its master, and may be busy; what it said two seconds ago holds."""
+    asked: list[str] = []
+
+    def status(root: str, command: str, *, timeout_s: float) -> dict[str, Any]:
+        asked.append(command)
+        return {"results": {"self": {"result": "equal"}}}
+
+    monkeypatch.setattr(module, "ask_json", status)
+    asyncio.run(world.node.refresh(files=False))
+    assert asked == []
+    asyncio.run(world.node.refresh())
+    assert asked == [commands.STATUS]
 
 
 def test_store_is_told_whether_its_node_may_lead(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

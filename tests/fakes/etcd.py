@@ -207,7 +207,7 @@ class NodeDouble:
         self.told += self.is_linked
         return msgspec.structs.replace(self.true, heard_at=float(self.told))
 
-    async def refresh(self) -> None:
+    async def refresh(self, *, files: bool = True) -> None:
         await asyncio.sleep(0)
 
     def board(self) -> tuple[int, int]:

@@ -384,11 +384,16 @@ def test_handing_over_ends_what_was_begun_and_lets_everything_else_wait(tmp_path
         later = asyncio.create_task(bench.add("later"))
         await asyncio.sleep(0.05)
         assert not draining.done(), "a registration is still under way"
+        begun_at = await bench.engine.read(change_log.head)
         bench.confirms.set()
         await draining
         assert b'"error":0' in await begun
         written = asyncio.create_task(bench.engine.write(add(50)))
         await asyncio.sleep(0.05)
+        marked = await bench.engine.read(change_log.head)
+        assert marked == begun_at + 1, "who holds that has asked once more since nothing is registered"
+        await handover.drain(60.0)
+        assert await bench.engine.read(change_log.head) == marked, "once for a handover"
         assert not later.done()
         assert bench.authd.is_idle.is_set(), "it was not begun"
         assert not written.done()

@@ -385,3 +385,23 @@ def test_candidate_that_objects_is_answered_soon(bench: Bench, monkeypatch: pyte
             assert (await bench.source.tell("w", ask)).units == b""
 
     run(bench, work)
+
+
+def test_end_of_the_log_that_was_moved_makes_a_candidate_ask_once_more_and_changes_nothing(bench: Bench) -> None:
+    """Before a handover: the answer that it needs for that comes with what else there is."""
+
+    async def work(bench: Bench) -> None:
+        await bench.populate()
+        ask = await bench.follow()
+        assert ask.held == await bench.source.head()
+        await bench.engine.settle(True)
+        head = await bench.source.head()
+        assert head == ask.held + 1
+        changes, ask = await bench.step(ask)
+        assert (len(unpack_units(changes.units)), ask.held) == (1, head)
+        ask = await bench.follow()
+        assert bench.copy._replica is not None
+        assert bench.copy._replica.is_equal
+        bench.check_equal()
+
+    run(bench, work)
