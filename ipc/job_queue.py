@@ -66,7 +66,9 @@ class JobQueue(Generic[J]):
     def next_assignments(self, *, keeps_one: bool = False, overdue: Collection[int] = ()) -> list[tuple[int, int, J]]:
         """What to send now: (slot, job number, job). These jobs count as running from here on. `keeps_one`: of several
         processes one gets no job of MAY_TAKE_A_SECOND, so that a short job never waits for the end of one; jobs on the
-        slots in `overdue` do not count for that, or one that hangs would hold up all others."""
+        slots in `overdue` do not count for that, or one that hangs would hold up all others; slots that are free now
+        may be in it."""
+        overdue = self._running.keys() & overdue  # not what a process that is free did before
         assignments = []
         for slot in list(self._free):
             entry = self._next_background() if slot == BACKGROUND_SLOT else self._next(keeps_one, overdue)

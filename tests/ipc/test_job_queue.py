@@ -64,6 +64,15 @@ def test_a_long_job_that_does_not_end_keeps_no_other_long_one_waiting() -> None:
     assert queue.next_assignments(keeps_one=True, overdue={1}) == [(2, waiting[1], job("is next"))]
 
 
+def test_processes_that_were_free_for_long_do_not_get_a_long_job_each() -> None:
+    """What they did last was begun long ago; what they get now is not."""
+    queue = JobQueue(1000)
+    waiting = [queue.submit(job(name), "bulk") for name in ("one", "another")]
+    for slot in (1, 2):
+        queue.ready(slot)
+    assert queue.next_assignments(keeps_one=True, overdue={1, 2}) == [(1, waiting[0], job("one"))]
+
+
 def test_a_request_that_does_not_end_lets_no_other_take_the_last_process() -> None:
     queue = JobQueue(1000)
     for name in ("does not end", "is next"):
