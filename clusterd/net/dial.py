@@ -193,6 +193,7 @@ class Dialer:
                         connected.close()
                     raise
         except OSError as problem:
+            self._connecting = None  # over: while the link closes nobody is to end it early
             if link.is_made:
                 link.abort("")
                 await self._closed.wait()
