@@ -127,6 +127,7 @@ def test_change_that_fails_on_a_full_disk_is_taken_back_when_there_is_room(
         def collect(self) -> int:
             return 256
 
+    monkeypatch.setattr(role_follow, "TAKE_BACK_S", 600.0)
     real = role_module._write
     monkeypatch.setattr(role_module, "_write", write)
     monkeypatch.setattr(role_follow, "fork", lambda *_: Failed())
