@@ -152,15 +152,18 @@ class UsersFile:
         return self._users
 
 
-def add_user(root: str, user: User, role: Role | None = None) -> bool:
+def add_user(root: str, user: User, role: Role | None = None, *, clock: Callable[[], float] | None = None) -> bool:
     """Adds or replaces the user; True if it is new. `role`: None keeps the earlier role, or takes that of `user`.
-    Raises UserProblem, OSError."""
+    `clock`: tokens of a replaced user are void if they begin before the next second of this clock, new ones too; they
+    have whole seconds. Raises UserProblem, OSError."""
 
     def add(users: dict[str, User]) -> bool:
         old = users.get(user.name)
         if old is None and len(users) >= MOST_USERS:
             raise UserProblem(f"there are {MOST_USERS} users already")
-        users[user.name] = msgspec.structs.replace(user, role=role or (user if old is None else old).role)
+        changed_at = user.changed_at if old is None or clock is None else int(clock()) + 1
+        kept = (user if old is None else old).role
+        users[user.name] = msgspec.structs.replace(user, role=role or kept, changed_at=changed_at)
         return old is None
 
     return _change(root, add)

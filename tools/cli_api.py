@@ -68,9 +68,11 @@ def add(root: str, name: str, password_file: str | None, role: Role | None) -> N
     """Add a user, or give one a new password. Without a file the password is asked for."""
     try:
         made = make_user(name, _password(password_file), time.time())
-        is_new = add_user(root, made, role)
+        is_new = add_user(root, made, role, clock=time.time)
     except UserProblem as problem:
         fail(str(problem))
+    if not is_new:
+        time.sleep(1.01 - time.time() % 1)  # tokens of this second are void, also those of the new password
     echo(f"Added the user {name}." if is_new else f"The user {name} has a new password; older tokens are void.")
 
 

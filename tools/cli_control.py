@@ -79,7 +79,10 @@ def _show(ask: Callable[[], Facts], view: Callable[[Facts], Drawn], as_json: boo
             click.echo(json.dumps(found, indent=None if watch_s else 2))
             while watch_s:
                 time.sleep(watch_s)
-                click.echo(json.dumps(ask()))
+                try:
+                    click.echo(json.dumps(ask()))
+                except (NotAnswering, ClusterError) as failure:
+                    echo(f"clusterd: {failure}", err=True)
             return
         if not watch_s:
             drawing.show(view(printable_facts(found)))

@@ -179,6 +179,7 @@ class Api:
         address = request.client.host if request.client else ""
         given = _values(request, (RAW, PRETTY))
         raw, pretty = (one.keywords(given.get(one.name), self._today).get(one.name, False) for one in (RAW, PRETTY))
+        began = time.time()  # before the password is looked at, which may change meanwhile
         try:
             user = await self._logins.user_of(request.headers.get("authorization"), address)
         except Refused as refusal:
@@ -188,7 +189,7 @@ class Api:
                 self._say("WARNING", f"Login from {address} refused: {refusal.detail}{before}")
             raise
         self._say("INFO", f"User {user} logged in from {address}")
-        token = self._tokens.issue(user, time.time())
+        token = self._tokens.issue(user, began)
         if raw:
             return Response(token, media_type="text/plain")
         return _json({"data": {"token": token}, "error": 0}, pretty=pretty)

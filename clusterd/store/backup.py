@@ -1,8 +1,10 @@
 """Copies the agent database while it is in use."""
 
 import contextlib
+import fcntl
 import os
 import sqlite3
+import stat
 from pathlib import Path
 
 from clusterd.errors import StartFailure
@@ -15,14 +17,15 @@ BUSY_S = 30.0
 def backup(root: str, target: str) -> int:
     """Writes a copy of the agent database as it is at this moment, checked and synced to disk; returns its size in
     bytes. The node, or wazuh-db, goes on working. Raises StartFailure without a database, with a damaged one, and for a
-    target that exists; OSError."""
+    target that exists or that another backup is making; OSError. What a backup that was killed has left beside the
+    target is removed."""
     source = Path(root, DATABASE)
     if not source.exists():
         raise StartFailure(f"there is no agent database at {source}")
     if os.path.lexists(target):
         raise StartFailure(f"{target} is there already and is not overwritten")
     temporary = f"{target}.part"
-    os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, MODE))
+    held = _begin(temporary)
     try:
         try:
             _copy(source, temporary)
@@ -34,7 +37,40 @@ def backup(root: str, target: str) -> int:
         os.link(temporary, target)  # unlike a rename this overwrites nothing
     finally:
         os.unlink(temporary)
+        os.close(held)
     return size
+
+
+def _begin(temporary: str) -> int:
+    """Makes the file, empty. Returns a descriptor with a lock on it, which lasts as long as this process."""
+    while True:
+        try:
+            fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, MODE)
+        except FileExistsError:
+            _remove_left(temporary)
+            continue
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        if os.fstat(fd).st_nlink:
+            return fd
+        os.close(fd)  # another one has taken it for left
+
+
+def _remove_left(temporary: str) -> None:
+    """Raises StartFailure: it is in use, or not ours."""
+    try:
+        found = os.lstat(temporary)
+        if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid():
+            raise StartFailure(f"{temporary} is in the way, and no backup of this user has made it")
+        fd = os.open(temporary, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return  # that backup has just ended
+    with open(fd, "rb") as left:
+        try:
+            fcntl.flock(left, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise StartFailure(f"another backup is writing {temporary}") from None
+        if os.fstat(fd).st_nlink:
+            os.unlink(temporary)
 
 
 def _copy(source: Path, target: str) -> None:

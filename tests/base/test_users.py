@@ -63,6 +63,15 @@ def test_users_of_before_there_were_roles_are_admins_and_their_file_stays_as_it_
         read_users(str(root))
 
 
+def test_no_token_that_began_before_a_new_password_was_written_is_as_new_as_that(root: Path) -> None:
+    """Tokens have whole seconds, and hashing takes part of one."""
+    add(root, now=2000.0)
+    assert not add_user(str(root), make_user("op", "another one", 2000.1, cost=2), clock=lambda: 2000.9)
+    assert read_users(str(root))["op"].changed_at == 2001
+    assert add_user(str(root), make_user("new", "another one", 2000.1, cost=2), clock=lambda: 2000.9)
+    assert read_users(str(root))["new"].changed_at == 2000, "whoever is new has no earlier tokens"
+
+
 def test_a_changed_file_is_seen_at_the_next_question(root: Path) -> None:
     file = UsersFile(str(root))
     assert file.users() == {}

@@ -1,5 +1,6 @@
 """`clusterd store backup`: the copy is whole while other programs write, and nothing else is touched."""
 
+import fcntl
 import sqlite3
 from pathlib import Path
 
@@ -60,3 +61,20 @@ def test_nothing_is_left_of_a_copy_that_fails(root: Path, tmp_path: Path) -> Non
     done = clusterd(root, target)
     assert (done.exit_code, "cannot be copied" in done.stderr) == (1, True)
     assert {path.name for path in tmp_path.iterdir()} == {"root"}
+
+
+def test_what_a_killed_backup_has_left_is_no_obstacle_and_one_that_works_is(root: Path, tmp_path: Path) -> None:
+    filled(root).close()
+    target, part = tmp_path / "copy.db", tmp_path / "copy.db.part"
+    part.write_bytes(b"half of a database")
+    with part.open("rb") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        done = clusterd(root, target)
+        assert (done.exit_code, "another backup is writing" in done.stderr) == (1, True)
+        assert part.exists()
+    assert clusterd(root, target).exit_code == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"root", "copy.db"}
+    target.unlink()
+    part.symlink_to(root / "etc/ossec.conf")
+    done = clusterd(root, target)
+    assert (done.exit_code, "is in the way" in done.stderr, part.is_symlink()) == (1, True, True)

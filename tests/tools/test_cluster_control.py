@@ -7,15 +7,17 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from rich.console import Console
 
 from clusterd.errors import ClusterError
+from clusterd.status.control import NotAnswering
 from tests.conftest import rigs
 from tests.warm import WARM
-from tools import membership, questions
+from tools import cli_control, membership, questions
 from tools.cli_control import health_view, nodes_view
 from tools.cluster_tables import agents_table, duration, health_long, health_summary, nodes_table
 from tools.rig.nodes import Rig, RigNode
@@ -331,6 +333,24 @@ def test_watching_goes_on_until_it_is_interrupted(rig: Rig, tmp_path: Path) -> N
         _, problems = watching.communicate(timeout=20)
     assert (watching.returncode, problems) == (0, b"")
     assert len({line for line in out.read_text().splitlines() if line}) == 1
+
+
+def test_watching_for_programs_goes_on_while_the_node_is_restarted(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answers = iter([{"n": 1}, NotAnswering("no node runs"), ClusterError(3020), {"n": 2}, KeyboardInterrupt()])
+
+    def asked() -> dict[str, int]:
+        answer = next(answers)
+        if isinstance(answer, BaseException):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(cli_control, "time", SimpleNamespace(sleep=lambda _: None))
+    cli_control._show(asked, lambda facts: "", True, 0.2)
+    said = capsys.readouterr()
+    assert said.out == '{"n": 1}\n{"n": 2}\n'
+    assert said.err.startswith("clusterd: no node runs\nclusterd: ")
 
 
 # ---- who is away or refused ------------------------------------------------------------------------------------------

@@ -264,6 +264,10 @@ def test_damaged_or_locked_database_is_named(master: Settings) -> None:
     holder.close()
     path.write_bytes(b"this is no database" * 1000)
     assert "database damaged" in named(files.databases(master))
+    odd = Path(master.root, "a%41?b#c")
+    (odd / "queue/db").mkdir(parents=True)
+    path.rename(odd / "queue/db/global.db")
+    assert "database damaged" in named(files.databases(msgspec.structs.replace(master, root=str(odd))))
 
 
 # ---- the machine -----------------------------------------------------------------------------------------------------

@@ -208,7 +208,7 @@ def databases(settings: Settings) -> Iterator[Finding]:
     if not path.exists():
         return
     try:
-        with sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=1.0) as database:
+        with sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=1.0) as database:
             found = database.execute("pragma quick_check(1)").fetchone()[0]
     except sqlite3.OperationalError as problem:
         if "locked" in str(problem):
