@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 import clusterd.store.process
+from clusterd.agent_keys import parse_keys
 from clusterd.logs import Log
 from clusterd.rounds import Rounds
 from clusterd.rundir import AUTH_SOCKET, HTTP_SOCKET, STORE_SOCKETS, WDB_SOCKET, board_path
@@ -157,7 +158,7 @@ def ask_authd(root: Path, function: str, **arguments: str) -> dict[str, Any]:
 def test_row_of_a_removed_agent_goes_as_soon_as_the_database_takes_changes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The key is gone and that was answered; nobody writes the file again, and the store is not restarted."""
+    """The key is gone, and who asked was told to ask again; nobody does, and the store is not restarted."""
     monkeypatch.setattr(schema, "BUSY_MS", 100)
     lone_settings(tmp_path)
     (tmp_path / "etc/client.keys").write_text(f"001 web any {'k' * 64}\n")
@@ -165,7 +166,9 @@ def test_row_of_a_removed_agent_goes_as_soon_as_the_database_takes_changes(
         assert client.ask("global select-agent-name 1") == 'ok [{"name":"web"}]'
         with contextlib.closing(sqlite3.connect(tmp_path / schema.DATABASE, isolation_level=None)) as other:
             other.execute("begin immediate")
-            assert ask_authd(tmp_path, "remove", id="001")["error"] == 0
+            answer = ask_authd(tmp_path, "remove", id="001")
+            assert (answer["error"], "ask again" in answer["message"]) == (9009, True)
+            assert [key.removed for key in parse_keys((tmp_path / "etc/client.keys").read_text())[0]] == [True]
             assert "stay in the database for now" in store.log
             other.execute("rollback")
         patience = Patience(60)
