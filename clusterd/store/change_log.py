@@ -30,7 +30,8 @@ MARKS, REPLICA_MARKS = "clusterd_mark", "clusterd_replica"
 """Tables of marks: of a change log, and of a replica. A replica that becomes a node's own database has the second one:
 its log goes on from there."""
 LIVES, TOLD = "clusterd_life", "clusterd_told"
-"""The lives of a log that are over; and of a replica, up to which position it was told of each unit."""
+"""The lives of a log that are over; and of a replica, up to which position it was told of each unit, with the digest of
+those parts of it that seldom change (units.py; null: not known)."""
 TABLES = (MARKS, REPLICA_MARKS, LIVES, TOLD)
 MOVED, UNKNOWN = "moved", "unknown"
 """Kind of a row in clusterd_seen: by how many microseconds all moments of agents were moved since the log had its last
@@ -57,7 +58,8 @@ _TABLES = (
 _LIVES = f"""create table if not exists {LIVES} (
     number integer primary key, epoch text not null, ended integer not null, moved integer not null)"""
 _TOLD = f"""create table if not exists {TOLD} (
-    kind integer not null, id integer not null, at integer not null, primary key (kind, id)) without rowid"""
+    kind integer not null, id integer not null, at integer not null, parts integer, primary key (kind, id))
+    without rowid"""
 # No trigger relies on `or replace`, `or ignore` or an upsert: the conflict clause of the statement that fires it would
 # take their place. A unit keeps its row, so that the highest position always has one and is never given again.
 _AGAIN = (
@@ -114,6 +116,8 @@ def make_replica_tables(db: sqlite3.Connection) -> None:
     db.execute(f"create table if not exists {REPLICA_MARKS} (name text primary key, value) without rowid")
     db.execute(_LIVES)
     db.execute(_TOLD)
+    if not db.execute(f"select 1 from pragma_table_info('{TOLD}') where name = 'parts'").fetchone():
+        db.execute(f"alter table {TOLD} add column parts integer")  # of an earlier version
 
 
 def has_moved(db: sqlite3.Connection) -> bool:

@@ -1,6 +1,7 @@
 """One database file of a candidate's replica, with its position."""
 
 import contextlib
+import json
 import os
 import sqlite3
 import time
@@ -30,7 +31,7 @@ from clusterd.store.change_log import (
     set_mark,
 )
 from clusterd.store.replica_source import unpack_units
-from clusterd.store.units import Unit, write_units
+from clusterd.store.units import Unit, parts_of, write_units
 from hashing.atomic import sync_path
 
 POSITION, WHOLE, HEARD, CHECKED, EQUAL = "position", "whole", "heard", "checked", "equal"
@@ -127,12 +128,22 @@ class ReplicaDb:
         unknown = set[int]()
         if written is not None:
             unknown = {unit.id for unit in units if unit.kind == AGENT and unit.id not in written}
-        write_units(db, units, unknown)
+        # In a full copy there is nothing to compare with.
+        parts = {unit.id: parts_of(unit) for unit in units if unit.kind == AGENT} if written is None else {}
+        write_units(db, units, unknown, self._with_these_parts(parts))
         # Each at the position of its change or behind it; no two at the same one, as far as there are so many.
         first = changes.upto - len(units) + 1
         db.executemany(
-            f"insert or replace into {TOLD} (kind, id, at) values (?, ?, ?)",
-            [(unit.kind, unit.id, max(first + place, changes.since + 1)) for place, unit in enumerate(units)],
+            f"insert or replace into {TOLD} (kind, id, at, parts) values (?, ?, ?, ?)",
+            [
+                (
+                    unit.kind,
+                    unit.id,
+                    max(first + place, changes.since + 1),
+                    parts.get(unit.id) if unit.kind == AGENT else None,
+                )
+                for place, unit in enumerate(units)
+            ],
         )
         for kind, name in (("boot", changes.boot), ("wall", changes.wall)):
             db.execute("delete from clusterd_seen where kind = ?", (kind,))
@@ -148,6 +159,16 @@ class ReplicaDb:
         if written is not None:
             written |= unknown
         return units
+
+    def _with_these_parts(self, parts: dict[int, int]) -> set[int]:
+        """Returns the agents that were last told of with these parts."""
+        if not parts:
+            return set()
+        found = self.db.execute(
+            f"select id, parts from {TOLD} where kind = {AGENT} and id in (select value from json_each(?))",
+            (json.dumps([*parts]),),
+        )
+        return {one for one, there in found if there == parts[one]}
 
     def _is_now(self, changes: Changes) -> None:
         self.epoch, self.position = changes.epoch, changes.upto

@@ -100,14 +100,17 @@ def _grouped(rows: Iterable[tuple[Any, ...]]) -> dict[int, tuple[tuple[Any, ...]
     return found
 
 
-def write_units(db: sqlite3.Connection, units: Sequence[Unit], unknown: Container[int] = ()) -> None:
+def write_units(
+    db: sqlite3.Connection, units: Sequence[Unit], unknown: Container[int] = (), same_parts: Container[int] = ()
+) -> None:
     """Makes these units what they say, and writes only what differs: most changes are a keepalive's, and every index
-    entry that is written again costs a page. `unknown`: ids of agents of which the database has nothing. Inside a
-    transaction of a connection whose text_factory is bytes, without foreign keys: a membership may come before its
-    group."""
+    entry that is written again costs a page. `unknown`: ids of agents of which the database has nothing; `same_parts`:
+    of those whose parts it has as they are to be. Inside a transaction of a connection whose text_factory is bytes,
+    without foreign keys: a membership may come before its group."""
     agents = [unit for unit in units if unit.kind == AGENT]
-    known = [unit.id for unit in agents if unit.id not in unknown]
+    known = [unit.id for unit in agents if unit.id not in unknown and unit.id not in same_parts]
     before = dict(zip(known, read_units(db, [(AGENT, one) for one in known]), strict=True)) if known else {}
+    before |= _with_same_parts(db, [unit for unit in agents if unit.id in same_parts])
     pairs = [(before.get(unit.id) or Unit(AGENT, unit.id), unit) for unit in agents]
     _write_rows(db, pairs)
     _write_parts(db, "labels", "id", _PUT_LABEL, [(new.id, old.labels, new.labels) for old, new in pairs])
@@ -123,6 +126,25 @@ def write_units(db: sqlite3.Connection, units: Sequence[Unit], unknown: Containe
     groups = [unit for unit in units if unit.kind == GROUP]
     db.executemany('delete from "group" where id = ?', [(unit.id,) for unit in groups])
     db.executemany(_PUT_GROUP, [(unit.id, *unit.row) for unit in groups if unit.row is not None])
+
+
+def parts_of(unit: Unit) -> int:
+    """Returns the digest of what an agent has beside its row and the moment of its last event: with a keepalive it
+    stays the same, and need not be read. 63 bits, for a column of integers."""
+    return xxhash.xxh3_64_intdigest(ENCODER.encode((unit.labels, unit.belongs, unit.has_key))) >> 1
+
+
+def _with_same_parts(db: sqlite3.Connection, units: Sequence[Unit]) -> dict[int, Unit]:
+    """Returns these agents as the database has them, without reading the parts, which are as they are to be."""
+    if not units:
+        return {}
+    listed = (json.dumps([unit.id for unit in units]),)
+    rows = {row[0]: row[1:] for row in db.execute(_READ_AGENTS, listed)}
+    events = {row[0]: row[1:] for row in db.execute(_READ_EVENTS, listed)}
+    return {
+        one.id: Unit(AGENT, one.id, rows.get(one.id), one.labels, one.belongs, events.get(one.id, ()), one.has_key)
+        for one in units
+    }
 
 
 def _write_rows(db: sqlite3.Connection, pairs: Sequence[tuple[Unit, Unit]]) -> None:

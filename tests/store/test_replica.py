@@ -405,3 +405,65 @@ def test_end_of_the_log_that_was_moved_makes_a_candidate_ask_once_more_and_chang
         bench.check_equal()
 
     run(bench, work)
+
+
+def test_what_an_agent_has_beside_its_row_is_read_when_it_has_changed_and_not_at_a_keepalive(bench: Bench) -> None:
+    """The second time: the first one notes what it was."""
+
+    async def work(bench: Bench) -> None:
+        await bench.populate()
+        bench.copy._digest_s = 3600.0  # a comparison reads, too
+        ask = await bench.follow()
+        replica = bench.copy._replica
+        assert replica is not None
+        said: list[str] = []
+        replica.db.set_trace_callback(said.append)
+
+        async def changed(statement: str) -> bool:
+            nonlocal ask
+            await bench.engine.write(lambda session: session.db.execute(statement))
+            said.clear()
+            changes, ask = await bench.step(ask)
+            assert len(unpack_units(changes.units)) == 1
+            bench.check_equal()
+            return any("from labels" in one for one in said)
+
+        keepalive = "update agent set last_keepalive = last_keepalive + 1 where id = 5"
+        assert await changed(keepalive)
+        assert not await changed(keepalive)
+        for part in (
+            "insert into labels (id, key, value) values (5, 'site', 'berlin')",
+            "update labels set value = 'rome' where id = 5",
+            "delete from labels where id = 5",
+            "delete from belongs where id_agent = 5",
+            "delete from clusterd_seen where kind = 'key' and name = '5'",
+            "insert into clusterd_seen (kind, name) values ('key', '5')",
+        ):
+            assert await changed(part), part
+            assert not await changed(keepalive)
+        await changed("delete from agent where id = 5")
+        await changed("insert into agent (id, name, date_add) values (5, 'again', 1)")
+        replica.db.set_trace_callback(None)
+        bench.copy._compare_at = 0.0
+        await bench.follow()
+        assert replica.is_equal
+
+    run(bench, work)
+
+
+def test_replica_of_an_earlier_version_does_not_know_what_its_agents_had(bench: Bench) -> None:
+    async def work(bench: Bench) -> None:
+        await bench.populate()
+        await bench.follow()
+        bench.copy.close()
+        db = schema.connect(str(bench.candidate), name=REPLICA_FILE)
+        db.execute(f"alter table {change_log.TOLD} drop column parts")
+        db.close()
+        bench.start_copy()
+        for _ in range(2):
+            await bench.engine.write(lambda session: agents.update_agent_name(session, agents.AgentName(5, "other")))
+            await bench.engine.write(lambda session: session.db.execute("delete from labels where id = 5"))
+            await bench.follow()
+            bench.check_equal()
+
+    run(bench, work)
