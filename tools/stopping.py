@@ -7,7 +7,7 @@ import time
 import psutil
 
 from clusterd.exits import ExitCode
-from clusterd.pidfile import running_pid
+from clusterd.pidfile import ENDED, running_pid
 from clusterd.rundir import board_path
 from ipc.board import Board
 from tools.outcome import Outcome
@@ -38,6 +38,9 @@ def stop(root: str, *, timeout_s: float) -> Outcome:
         time.sleep(POLL_S)
     if running_pid(root) is not None:
         return Outcome(False, f"clusterd (pid {pid}) did not end and could not be killed", int(ExitCode.TIMED_OUT))
+    # The first process ends a moment after its pid file: until its memory is freed it can still be seen.
+    while any(map(_lives, members)) and time.monotonic() < deadline + 5:
+        time.sleep(POLL_S)
     if late:
         return Outcome(
             False,
@@ -63,6 +66,14 @@ def _members(root: str, pid: int) -> list[psutil.Process]:
         except psutil.Error:
             continue
     return members
+
+
+def _lives(member: psutil.Process) -> bool:
+    """Not true of one that nobody has waited for: the first process of a container may wait for none."""
+    try:
+        return member.is_running() and member.status() not in ENDED
+    except psutil.Error:
+        return False
 
 
 def _kill(members: list[psutil.Process]) -> list[int]:
