@@ -96,6 +96,14 @@ def running_pid(root: str) -> int | None:
     return None
 
 
+def pid_file_of(root: str, pid: int) -> str:
+    return _path(f"{root}/{DIRECTORY}", pid)
+
+
+def _path(directory: str, pid: int) -> str:
+    return f"{directory}/wazuh-clusterd-{pid}.pid"
+
+
 def running_daemon(root: str) -> tuple[int, str] | None:
     """Pid and program (OURS, STOCK) of the cluster daemon that runs at this root. Has no side effects."""
     for path, pid in _pid_files(f"{root}/{DIRECTORY}"):
@@ -123,7 +131,7 @@ def is_process(pid: int) -> bool:
 
 def _write_own(directory: str) -> PidFile:
     pid = os.getpid()
-    path = f"{directory}/wazuh-clusterd-{pid}.pid"
+    path = _path(directory, pid)
     unfinished = f"{directory}/{_UNFINISHED}{pid}"
     fd = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, MODE)
     try:

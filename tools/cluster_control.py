@@ -2,15 +2,14 @@
 options with any number of values, or with an optional value."""
 
 import argparse
-import logging
 import os
 import sys
 from collections.abc import Sequence
 
-from clusterd.config.loading import load
 from clusterd.dapi.files.daemons import daemon_states
 from clusterd.errors import ClusterError, ConfigurationError
 from clusterd.gate import closed_to_us
+from clusterd.pidfile import pid_file_of, running_pid
 from clusterd.printable import printable, printable_lines
 from clusterd.rundir import DEFAULT_ROOT
 from clusterd.status.control import NotAnswering
@@ -20,6 +19,7 @@ from tools.show import bear_any_text, end_quietly
 
 NOT_RUNNING = "Cluster is not running."
 MORE = "more"
+CONFIGURATION = ("etc/ossec.conf", "etc/cluster.json")
 USAGE = """
 Usage:
 \t-l  | --list-nodes                               List the nodes of the cluster
@@ -64,10 +64,6 @@ def parser() -> argparse.ArgumentParser:
 def run(root: str, arguments: Sequence[str]) -> int:
     """Runs the tool; returns the exit code (dapi.md 7.2)."""
     options = parser().parse_args(arguments)
-    logging.basicConfig(
-        level=logging.DEBUG if options.debug else logging.ERROR, format="%(levelname)s: %(message)s", force=True
-    )
-    log = logging.getLogger("cluster_control")
     if options.usage:
         print(USAGE)
         return 0
@@ -76,13 +72,13 @@ def run(root: str, arguments: Sequence[str]) -> int:
     except (ConfigurationError, OSError) as failure:
         if options.debug:
             raise
-        log.error(printable_lines(closed_to_us(root) or _text_of(failure)))
+        _say(printable_lines(closed_to_us(root) or _text_of(failure)))
         return 1
     if not is_running:
-        log.error(NOT_RUNNING)
+        _say(NOT_RUNNING)
         return 1
     if options.filter_agent_status and not options.list_agents:
-        log.error("Wrong arguments.")
+        _say("Wrong arguments.")
         print(USAGE)
         return 1
     if not (options.list_agents or options.list_nodes or options.health):
@@ -97,7 +93,7 @@ def run(root: str, arguments: Sequence[str]) -> int:
     except Exception as failure:
         if options.debug:
             raise
-        log.error(printable_lines(_text_of(failure)))
+        _say(printable_lines(_text_of(failure)))
         return 1 if options.exit_status else 0
     return 0
 
@@ -112,12 +108,35 @@ def _answer(root: str, options: argparse.Namespace) -> str:
     return (health_long if options.health.lower() == MORE else health_summary)(cluster, answer)
 
 
+def _say(text: str) -> None:
+    print(f"ERROR: {text}", file=sys.stderr)
+
+
 def _is_running(root: str) -> bool:
     """Raises ConfigurationError for a configuration with mistakes."""
-    loaded = load(root)
-    if loaded.settings is None:
-        raise ConfigurationError("\n".join(str(problem) for problem in loaded.problems))
-    return not loaded.settings.cluster.disabled and daemon_states(root)["wazuh-clusterd"] == "running"
+    if not _has_started_with_its_files(root):
+        from clusterd.config.loading import load  # takes longer than everything else here
+
+        loaded = load(root)
+        if loaded.settings is None:
+            raise ConfigurationError("\n".join(str(problem) for problem in loaded.problems))
+        if loaded.settings.cluster.disabled:
+            return False
+    return daemon_states(root)["wazuh-clusterd"] == "running"
+
+
+def _has_started_with_its_files(root: str) -> bool:
+    """Returns True if a node of ours runs that has read the configuration as it is: then it has no mistakes."""
+    pid = running_pid(root)
+    if pid is None:
+        return False
+    conf, own = (os.path.join(root, path) for path in CONFIGURATION)
+    try:
+        began = os.stat(pid_file_of(root, pid)).st_mtime_ns
+        last = max(os.stat(path).st_ctime_ns for path in (conf, own) if path == conf or os.path.exists(path))
+    except OSError:
+        return False
+    return last < began and os.access(conf, os.R_OK)
 
 
 def _text_of(failure: Exception) -> str:

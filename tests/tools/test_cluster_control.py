@@ -13,11 +13,13 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from clusterd.errors import ClusterError
+from clusterd import pidfile
+from clusterd.config import loading
+from clusterd.errors import ClusterError, ConfigurationError
 from clusterd.status.control import NotAnswering
 from tests.conftest import rigs
 from tests.warm import WARM
-from tools import cli_control, membership, questions
+from tools import cli_control, cluster_control, membership, questions
 from tools.cli_control import health_view, nodes_view
 from tools.cluster_tables import agents_table, duration, health_long, health_summary, nodes_table
 from tools.rig.nodes import Rig, RigNode
@@ -273,13 +275,39 @@ def test_errors_and_exit_codes_are_stocks(rig: Rig) -> None:
     assert tool(root).stdout.startswith("usage: cluster_control")
 
 
+CONF = (
+    "<ossec_config><cluster><name>x</name><node_name>m</node_name><node_type>master</node_type>"
+    "<key>c98b62a9b6169ac5f67dae55ae4a9088</key><nodes><node>127.0.0.1</node></nodes>"
+    "<disabled>no</disabled></cluster></ossec_config>"
+)
+
+
+def test_configuration_is_read_where_it_was_changed_after_the_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a running node has read has no mistakes, and reading it takes most of the time."""
+    root, conf = str(tmp_path), tmp_path / "etc/ossec.conf"
+    for path in (conf.parent, tmp_path / "var/run"):
+        path.mkdir(parents=True)
+    conf.write_text(CONF)
+    assert not cluster_control._is_running(root)
+    held, _ = pidfile.claim(root)
+    os.utime(held.path, ns=(0, conf.stat().st_ctime_ns + 1))
+    with monkeypatch.context() as patched:
+        patched.setattr(loading, "load", None)
+        assert cluster_control._is_running(root)
+    (tmp_path / "etc/cluster.json").write_text('{"clusterd": {"version": 4}}')
+    with pytest.raises(ConfigurationError, match="version"):
+        cluster_control._is_running(root)
+    (tmp_path / "etc/cluster.json").unlink()
+    conf.write_text(CONF.replace("<disabled>no", "<disabled>yes"))
+    assert not cluster_control._is_running(root)
+    held.remove()
+
+
 def test_node_that_does_not_run_is_reported(tmp_path: Path) -> None:
     (tmp_path / "etc").mkdir()
-    (tmp_path / "etc/ossec.conf").write_text(
-        "<ossec_config><cluster><name>x</name><node_name>m</node_name><node_type>master</node_type>"
-        "<key>c98b62a9b6169ac5f67dae55ae4a9088</key><nodes><node>127.0.0.1</node></nodes>"
-        "<disabled>no</disabled></cluster></ossec_config>"
-    )
+    (tmp_path / "etc/ossec.conf").write_text(CONF)
     done = tool(tmp_path, "-l")
     assert (done.returncode, done.stdout, done.stderr) == (1, "", "ERROR: Cluster is not running.\n")
     assert tool(tmp_path, "-u").returncode == 0

@@ -121,12 +121,23 @@ def test_configuration_is_checked_without_what_only_a_running_node_needs(busy: P
     assert len(loaded) <= 210, sorted(loaded)
 
 
-def test_the_stock_tool_loads_no_large_library_beside_the_configuration(busy: Path) -> None:
+@pytest.mark.parametrize(
+    ("is_changed", "unwanted", "most"),
+    [
+        (True, tuple({*HEAVY, *SLOW_TO_LOAD, "click", "rich", "psutil"} - {"lz4"}), 225),
+        (False, tuple({*HEAVY, *SLOW_TO_LOAD, *NOT_AT_ONCE} - {"shutil"}), 125),  # argparse wants that
+    ],
+    ids=["changed", "as-at-the-start"],
+)
+def test_the_stock_tool_loads_what_reads_a_configuration_only_where_it_was_changed(
+    busy: Path, is_changed: bool, unwanted: tuple[str, ...], most: int
+) -> None:
+    (pid_file,) = (busy / "var/run").glob("*.pid")
+    os.utime(pid_file, ns=(0, (busy / "etc/ossec.conf").stat().st_ctime_ns + (-1 if is_changed else 1)))
     loaded = loaded_by(busy, "-l", program="cluster_control")
-    heavy = tuple(name for name in HEAVY if name != "lz4")
-    slow = tuple(name for name in SLOW_TO_LOAD if name != "logging")  # its messages are those of `logging`
-    assert below(loaded, (*DAEMON, *heavy, *slow, "click", "rich", "psutil")) == set()
-    assert len(loaded) <= 225, sorted(loaded)
+    assert below(loaded, (*DAEMON, *unwanted)) == set()
+    assert len(loaded) <= most, sorted(loaded)
+    assert ("clusterd.config.loading" in loaded) == is_changed
 
 
 @pytest.mark.parametrize("arguments", ["--help", "version", "status --json", "history", "history --json"])

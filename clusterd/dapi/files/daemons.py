@@ -5,7 +5,6 @@ import re
 from collections.abc import Iterable
 
 from clusterd.pidfile import is_process
-from clusterd.wire.results import INTERNAL_ERROR, WireException
 
 DAEMONS = (
     "wazuh-agentlessd",
@@ -85,4 +84,6 @@ def _state(daemon: str, files: frozenset[str], pids: list[int]) -> str:
     try:
         return "running" if any(is_process(pid) for pid in pids) else "failed"
     except OSError as failure:
+        from clusterd.wire.results import INTERNAL_ERROR, WireException  # takes longer to load than all else here
+
         raise WireException(1913, str(failure), wire_class=INTERNAL_ERROR) from None
