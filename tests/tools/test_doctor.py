@@ -342,8 +342,10 @@ def test_taken_port_is_named_with_its_program(master: Settings) -> None:
 
 def test_stale_pid_file_and_stock_daemon_are_named(master: Settings) -> None:
     gone = subprocess.Popen(["true"])
-    gone.wait()
     Path(master.root, f"var/run/wazuh-clusterd-{gone.pid}.pid").touch()
+    os.waitid(os.P_PID, gone.pid, os.WEXITED | os.WNOWAIT)
+    assert "stale pid file" in named(system.processes(master))  # a zombie: who started it has not collected it yet
+    gone.wait()
     found = named(system.processes(master))
     assert not found["stale pid file"].is_fault
     not_running = {"running": False, "root": master.root, "problem": "clusterd is not running at X."}

@@ -103,9 +103,16 @@ def stale_pid_files(root: str) -> list[Path]:
     found = []
     for path in Path(root, "var/run").glob(f"{STOCK}-*.pid"):
         pid = path.stem.rpartition("-")[2]
-        if pid.isdigit() and not psutil.pid_exists(int(pid)):
+        if pid.isdigit() and not _lives(int(pid)):
             found.append(path)
     return found
+
+
+def _lives(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _stock_daemons(root: str) -> Iterator[psutil.Process]:
