@@ -1,13 +1,13 @@
 """The dashboard of a real master with a worker shows what happens there."""
 
-import json
 import time
 from typing import Any
 
 import pytest
 
 from tests.conftest import MakeRig
-from tools.rig.nodes import Rig, merged
+from tools.rig.cluster_json import amend
+from tools.rig.nodes import Rig
 from tools.rig.ports import free_port
 
 pytest.importorskip("playwright", reason="playwright is not installed (pip install -e '.[dev]')")
@@ -18,10 +18,9 @@ pytestmark = pytest.mark.slow
 
 def with_monitor(rig: Rig) -> str:
     """Turns on the monitoring port of the master. Returns the address of its dashboard."""
-    port, path = free_port(), rig.master.root / "etc" / "cluster.json"
-    before = json.loads(path.read_text()) if path.exists() else {}
-    on = {"clusterd": {"monitor": {"enabled": True, "port": port}, "journal": {"enabled": True}}}
-    path.write_text(json.dumps(merged(before, on)))
+    port = free_port()
+    on = {"monitor": {"enabled": True, "port": port}, "journal": {"enabled": True}}
+    amend(rig.master.root, {"clusterd": on})
     return f"http://127.0.0.1:{port}/"
 
 

@@ -12,8 +12,9 @@ from subprocess import PIPE
 
 import pytest
 
+from tools.rig.cluster_json import merged, scaled_intervals
 from tools.rig.faults import tell_link
-from tools.rig.nodes import Rig, RigError, merged, scaled_intervals
+from tools.rig.nodes import Rig, RigError
 from tools.rig.peer import PeerError, StockMaster, StockWorker, wait_until
 from tools.rig.ports import HOST, free_port
 

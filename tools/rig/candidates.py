@@ -5,7 +5,6 @@ has the addresses of all candidates as its <nodes>.
 """
 
 import contextlib
-import json
 import os
 import re
 import signal
@@ -21,9 +20,10 @@ import msgspec
 import psutil
 
 from clusterd.pidfile import running_pid
+from tools.rig.cluster_json import amend
 from tools.rig.etcd import CLIENT_PORT, EtcdCluster
 from tools.rig.guard import MARK
-from tools.rig.nodes import PROJECT, Rig, RigError, RigNode, merged
+from tools.rig.nodes import PROJECT, Rig, RigError, RigNode
 from tools.rig.patience import Patience
 from tools.rig.ports import HOST, free_port
 from tools.rig.switchboard import Way, Wiring
@@ -73,8 +73,7 @@ def add_candidates(rig: Rig, candidates: int, members: int, *, lease_s: int = LE
             "lease": lease_s,
             "etcd": {"endpoints": endpoints[node.name]},
         }
-        path = node.root / "etc/cluster.json"
-        path.write_text(json.dumps(merged(json.loads(path.read_text()), {"clusterd": {"ha": own | ha}}), indent=2))
+        amend(node.root, {"clusterd": {"ha": own | ha}})
     etcd.start()
     etcd.wait_leader()
 

@@ -14,10 +14,11 @@ from rich.console import Console
 from rich.table import Table
 
 from tools.rig import workload
+from tools.rig.cluster_json import SCALED
 from tools.rig.compare import Comparison
 from tools.rig.faults import signal_process
 from tools.rig.guard import guarded
-from tools.rig.nodes import PROGRAM, SCALED, Rig, RigError
+from tools.rig.nodes import PROGRAM, Rig, RigError
 from tools.rig.patience import Patience
 from tools.rig.screen import BAD, GOOD, LiveView, PlainView, Progress, View, files_text
 

@@ -14,7 +14,6 @@ inside, and never touches another rig.
 
 import json
 import os
-import pwd
 import secrets
 import shutil
 import socket
@@ -31,6 +30,7 @@ from typing import IO, Any
 import psutil
 
 from clusterd.rights import DEBUGGABLE
+from tools.rig.cluster_json import amend, for_a_rig, merged
 from tools.rig.compare import Comparison, compare
 from tools.rig.etcd import STATE as ETCD_STATE
 from tools.rig.etcd import EtcdCluster
@@ -51,13 +51,6 @@ PROJECT = Path(__file__).resolve().parent.parent.parent
 
 TOLD = ("unreachable", "problem", "problems", "syncs", "peers", "manifest", "results", "workers", "jobs")
 """Members of a node's status that say why files do not arrive."""
-
-SCALED = {
-    "worker": {"sync_integrity": 9, "sync_agent_info": 10, "connection_retry": 10},
-    "master": {"recalculate_integrity": 8, "sync_agent_groups": 10},
-}
-"""Intervals in seconds that `scale` shortens; timeouts and keepalives stay unchanged."""
-
 
 Run = Callable[[Sequence[str], IO[str], IO[str], Mapping[str, str], float], int]
 """Runs a command line: where its output and its errors go, its environment, seconds. Returns the exit code; raises
@@ -355,15 +348,7 @@ class Rig:
             done = self.command(node, *line, timeout_s=120, key=key)
             if done.returncode:
                 raise RigError(f"{name}: init failed (exit {done.returncode}): {done.stderr.strip()}")
-        # Nodes of one machine cannot share a monitoring port. The user that runs the rig also owns its nodes, even
-        # root.
-        own: dict[str, Any] = {"clusterd": {"monitor": {"enabled": False}}}
-        if os.geteuid() == 0:
-            own["clusterd"]["owner"] = pwd.getpwuid(os.geteuid()).pw_name
-        settings = merged(merged(own, scaled_intervals(self.scale)) if self.scale != 1 else own, overrides)
-        path = root / "etc" / "cluster.json"
-        before = json.loads(path.read_text()) if path.exists() else {}
-        path.write_text(json.dumps(merged(before, settings), indent=2) + "\n")
+        amend(root, merged(for_a_rig(self.scale), overrides))
 
     def _link(self, name: str, root: Path, master_port: int) -> RigNode:
         """Starts a worker's link. Its listening socket is created here and inherited, so its port is never free
@@ -404,25 +389,6 @@ class Rig:
         beside = self.directory / f".{STATE}.new"
         beside.write_text(json.dumps(state, indent=2, default=str) + "\n")
         beside.replace(self.directory / STATE)
-
-
-def scaled_intervals(scale: float) -> dict[str, Any]:
-    """Returns the part of cluster.json that multiplies the cluster's intervals by `scale` (0.1: ten times as fast),
-    never below 0.2 s."""
-    return {
-        "intervals": {
-            side: {name: max(0.2, round(seconds * scale, 3)) for name, seconds in names.items()}
-            for side, names in SCALED.items()
-        }
-    }
-
-
-def merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    """Returns `base` with `over` merged into it, objects key by key."""
-    out = dict(base)
-    for key, value in over.items():
-        out[key] = merged(out[key], value) if isinstance(value, dict) and isinstance(out.get(key), dict) else value
-    return out
 
 
 def _cmdline(process: psutil.Process) -> list[str]:

@@ -5,7 +5,6 @@ in the middle of a sync.
 """
 
 import io
-import json
 import os
 import random
 import re
@@ -24,8 +23,9 @@ from tools.console import PlainConsole
 from tools.rig import faults, workload
 from tools.rig.agents import Fleet
 from tools.rig.browser import browser, why_no_browser
+from tools.rig.cluster_json import amend
 from tools.rig.guard import guarded
-from tools.rig.nodes import Rig, RigError, RigNode, merged
+from tools.rig.nodes import Rig, RigError, RigNode
 from tools.rig.patience import Patience
 from tools.rig.ports import free_port
 from tools.top_view import Looks, top_view
@@ -109,10 +109,7 @@ def _named(node: RigNode, name: str) -> RigNode:
 
 
 def _monitor(node: RigNode, port: int) -> None:
-    path = node.root / "etc" / "cluster.json"
-    before = json.loads(path.read_text()) if path.exists() else {}
-    on = {"clusterd": {"monitor": {"enabled": True, "port": port}, "journal": {"enabled": True}}}
-    path.write_text(json.dumps(merged(before, on), indent=2) + "\n")
+    amend(node.root, {"clusterd": {"monitor": {"enabled": True, "port": port}, "journal": {"enabled": True}}})
 
 
 def _live(rig: Rig) -> None:
