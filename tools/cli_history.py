@@ -15,6 +15,7 @@ from clusterd.gate import no_node
 from clusterd.messages.journal import KINDS, OUTCOMES
 from clusterd.monitor.journal_reader import Filter, JournalReader, JournalUnreadable
 from clusterd.rundir import journal_path
+from clusterd.status.absence import is_running, not_running
 from tools.cli_completion import node_names
 from tools.history_view import colour, lines, now, parse_moment
 from tools.show import end_quietly, fail, warn
@@ -85,8 +86,11 @@ def history(
     try:
         last = reader.last_seq()
         found = reader.latest(wanted, limit)
-        if not found and not follows:
+        if follows:
+            _say_if_nothing_comes(root)
+        elif not found:
             warn("nothing of that kind is in the journal" if last else f"the journal is empty: {journal_path(root)}")
+            _say_if_it_is_off(root)
         for event in reversed(found):
             _show(event, as_json=as_json, files=limit if path else 5)
         if follows:
@@ -108,12 +112,29 @@ def events(root: str, kinds: tuple[str, ...], since: float | None) -> None:
     reader = _reader(root)
     try:
         last = reader.last_seq() if since is None else 0
+        _say_if_nothing_comes(root)
         for event in _following(root, reader, wanted, last):
             _show(event, as_json=True)
     except JournalUnreadable as problem:
         fail(str(problem))
     except (KeyboardInterrupt, BrokenPipeError):
         end_quietly()  # whoever reads has had enough: neither a line nor a code says that something is wrong
+
+
+def _say_if_nothing_comes(root: str) -> None:
+    """Whoever waits for events learns why there are none; they come when that is over."""
+    if not _say_if_it_is_off(root) and not is_running(root):
+        warn(f"{not_running(root)} Until then nothing comes.")
+
+
+def _say_if_it_is_off(root: str) -> bool:
+    from clusterd.config.loading import load  # takes longer than reading the journal
+
+    settings = load(root, with_api_files=False).settings
+    is_off = settings is not None and not settings.clusterd.journal.enabled
+    if is_off:
+        warn("the journal of this node is off: clusterd.journal.enabled in etc/cluster.json")
+    return is_off
 
 
 def _reader(root: str) -> JournalReader:

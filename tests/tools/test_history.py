@@ -28,6 +28,7 @@ from clusterd.messages.journal import (
     WorkerEvent,
 )
 from clusterd.rundir import journal_path
+from clusterd.status.absence import not_running
 from tests.monitor.written import NOW, write
 from tools.cli import cluster
 from tools.history_view import lines, parse_moment
@@ -204,11 +205,27 @@ def test_events_goes_on_when_the_journal_is_begun_anew_and_ends_clean_on_ctrl_c(
     write(root, [WorkerEvent(worker="w2", what="connected")], first=1)
     assert follower.next_seq() == 1
     follower.process.send_signal(signal.SIGINT)
-    assert follower.end() == (0, "")
+    assert follower.end() == (0, nothing_comes(root))
 
 
 def test_events_ends_when_its_reader_has_gone_although_nothing_happens(root: Path) -> None:
     follower = Follower(root, "--since", "2027-01-15")
     follower.next_seq()
     follower.out.close()
-    assert follower.end() == (0, "")
+    assert follower.end() == (0, nothing_comes(root))
+
+
+def nothing_comes(root: Path) -> str:
+    """Once `events` waited for a node that did not run, and said nothing."""
+    return f"clusterd: {not_running(str(root))} Until then nothing comes.\n"
+
+
+def test_journal_that_is_off_is_named(root: Path) -> None:
+    (root / "etc").mkdir(exist_ok=True)
+    (root / "etc/ossec.conf").write_text(
+        "<ossec_config><cluster><name>x</name><node_name>m</node_name><node_type>master</node_type>"
+        "<key>c98b62a9b6169ac5f67dae55ae4a9088</key><nodes><node>127.0.0.1</node></nodes></cluster></ossec_config>"
+    )
+    (root / "etc/cluster.json").write_text('{"clusterd": {"journal": {"enabled": false}}}')
+    os.unlink(journal_path(str(root)))
+    assert "the journal of this node is off: clusterd.journal.enabled" in run(root)[2]
