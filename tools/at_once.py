@@ -155,13 +155,12 @@ def _number(text: str, *, whole: bool) -> float | int | None:
 def end_with(run: Callable[[], object], root: str | None = None) -> None:
     """Runs a command and exits with its code: with 130 after an interrupt, as in a shell, and silently when its output
     was closed (`clusterd status | head -1`). `root`: that of a command that only shows something."""
-    from tools.show import bear_any_text, end_quietly, fail, failed, in_short
+    from tools.show import bear_any_text, end_quietly, fail, failed, flush, in_short
 
     bear_any_text()
     try:
         code = run()
-        if sys.stdout is not None:  # closed by who started us
-            sys.stdout.flush()
+        flush()
     except KeyboardInterrupt:
         sys.exit(ExitCode.INTERRUPTED)
     except BrokenPipeError:

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from clusterd.dapi.files.daemons import daemon_states
-from clusterd.errors import ClusterError, ConfigurationError
+from clusterd.errors import ClusterError, ConfigurationError, with_place
 from clusterd.gate import closed_to_us
 from clusterd.pidfile import pid_file_of, running_pid
 from clusterd.printable import printable, printable_lines
@@ -15,7 +15,7 @@ from clusterd.rundir import DEFAULT_ROOT
 from clusterd.status.control import NotAnswering
 from tools import questions
 from tools.cluster_tables import agents_table, health_long, health_summary, nodes_table
-from tools.show import bear_any_text, end_quietly
+from tools.show import OUTPUT, bear_any_text, end_quietly, flush
 
 NOT_RUNNING = "Cluster is not running."
 MORE = "more"
@@ -85,16 +85,15 @@ def run(root: str, arguments: Sequence[str]) -> int:
         parser().print_help()
         return 0
     try:
-        print(_answer(root, options))
+        answer = _answer(root, options)
     except KeyboardInterrupt:
         return 0
-    except BrokenPipeError:
-        raise  # nobody reads it: no failure of the request
     except Exception as failure:
         if options.debug:
             raise
         _say(printable_lines(_text_of(failure)))
         return 1 if options.exit_status else 0
+    print(answer)
     return 0
 
 
@@ -154,13 +153,17 @@ def main() -> None:
     bear_any_text()
     try:
         code = run(os.path.abspath(os.environ.get("CLUSTERD_ROOT", DEFAULT_ROOT)), sys.argv[1:])
-        sys.stdout.flush()
-        sys.exit(code)
+        flush()
     except KeyboardInterrupt:
         sys.exit(0)
     except BrokenPipeError:
         end_quietly()
         sys.exit(0)
+    except OSError as failure:
+        _say(with_place(failure, OUTPUT))
+        end_quietly()
+        sys.exit(1)
+    sys.exit(code)
 
 
 if __name__ == "__main__":

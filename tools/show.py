@@ -8,6 +8,9 @@ from typing import NoReturn, TextIO
 from clusterd.exits import ExitCode
 from clusterd.printable import printable, printable_lines
 
+OUTPUT = "standard output"
+WRITERS = ("tools.show", "click.utils", "rich.console")
+
 
 def echo(text: str, *, err: bool = False) -> None:
     """Shows one line for a person; JSON for programs is printed unchanged."""
@@ -24,6 +27,11 @@ def write(text: str, file: TextIO | None = None) -> None:
     file.flush()
 
 
+def flush() -> None:
+    if sys.stdout is not None:  # closed by who started us
+        sys.stdout.flush()
+
+
 def fail(text: str, code: int = ExitCode.FAILED) -> NoReturn:
     """Prints on stderr what must be done, and exits with the code."""
     warn(text)
@@ -37,8 +45,18 @@ def failed(problem: OSError, root: str, *, writes: bool = False) -> NoReturn:
 
     from clusterd.errors import with_place
 
-    is_output = problem.errno == errno.ENOSPC and not writes
-    fail(with_place(problem, "standard output" if is_output else root))
+    is_output = of_output(problem) or (problem.errno == errno.ENOSPC and not writes)
+    fail(with_place(problem, OUTPUT if is_output else root))
+
+
+def of_output(problem: OSError) -> bool:
+    """Returns whether it was raised while the command wrote its output: such a failure names no file."""
+    place = problem.__traceback__
+    while place is not None:
+        if place.tb_frame.f_globals.get("__name__") in WRITERS:
+            return True
+        place = place.tb_next
+    return False
 
 
 def warn(text: str) -> None:
@@ -47,6 +65,8 @@ def warn(text: str) -> None:
 
 def in_short(problem: Exception) -> str:
     """Returns the text of a failure; of one of the system with its path."""
+    if isinstance(problem, OSError) and of_output(problem):
+        return f"{OUTPUT}: {problem.strerror}"
     if isinstance(problem, OSError) and problem.filename:
         return f"{problem.filename}: {problem.strerror}"
     return str(problem)

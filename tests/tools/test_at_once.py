@@ -140,6 +140,25 @@ def test_full_output_is_named_with_and_without_click(tmp_path: Path, name: str) 
     assert said == [(ExitCode.FAILED, "clusterd: standard output: No space left on device\n")] * 2
 
 
+@pytest.mark.parametrize(
+    ("program", "words", "begins"),
+    [
+        ("tools.cli", "--help", "clusterd"),
+        ("tools.cli", "api user list --json", "clusterd"),
+        ("tools.cluster_control", "-u", "ERROR"),
+    ],
+)
+def test_full_output_is_one_line_whatever_is_shown(tmp_path: Path, program: str, words: str, begins: str) -> None:
+    """It was the disk of the node in one of them, and a traceback in another."""
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "etc/ossec.conf").touch()
+    with open("/dev/full", "w") as full:
+        environment = os.environ | {"CLUSTERD_ROOT": str(tmp_path)}
+        command = [sys.executable, "-m", program, *words.split()]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60, env=environment)
+    assert (done.returncode, done.stderr) == (1, f"{begins}: standard output: No space left on device\n")
+
+
 @pytest.mark.parametrize("answer", [b'{"node": ', b"\xff", b"[" * 100_000, b"[]", b"{}", b"7"])
 def test_answer_that_is_no_status_is_a_node_that_does_not_answer(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], answer: bytes
