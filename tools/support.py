@@ -64,6 +64,8 @@ KERNEL_FILES = (
     "/proc/mounts",
     "/proc/sys/fs/inotify/max_user_watches",
     "/proc/sys/fs/inotify/max_user_instances",
+    "/proc/sys/user/max_inotify_watches",
+    "/proc/sys/user/max_inotify_instances",
     "/proc/sys/fs/file-nr",
     "/etc/os-release",
 )

@@ -1,7 +1,6 @@
 """The REST API of real nodes over HTTPS: any node can be asked, and the node that knows answers."""
 
 import json
-import tarfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +15,6 @@ from schemathesis.checks import CHECKS
 
 from clusterd.api.openapi import document
 from clusterd.api.table import ENDPOINTS
-from clusterd.token_secret import SECRET_FILE
 from tests.conftest import KEY, rigs
 from tests.system.dapi_client import request, result
 from tests.system.rest import ATTEMPTS, FIRST, MASTER, NAMES, OVERRIDES, PASSWORD, SECOND, USER, Caller, turn_on
@@ -284,23 +282,3 @@ def test_a_real_node_answers_as_the_document_says(callers: list[Caller], case: C
         options["content"] = sent["data"]
     answer = caller.ask(sent["method"], sent["url"], **options)
     case.validate_response(answer, checks=ANSWERS)
-
-
-def test_support_of_a_running_node_with_users_agents_and_certificates_holds_no_secret(
-    rig: Rig, callers: list[Caller], tmp_path: Path
-) -> None:
-    """What processes have in their memory and descriptors is part of the archive: their stacks, their files."""
-    root = rig.master.root
-    added = authd(root, {"function": "add", "arguments": {"name": "supported", "ip": "any"}})
-    users = json.loads((root / "etc/clusterd-api-users.json").read_text())["users"]
-    secrets = {KEY, PASSWORD, callers[0].token, added["data"]["key"], (root / SECRET_FILE).read_text().strip()}
-    secrets |= {user[what] for user in users for what in ("hash", "salt")}
-    secrets |= {line for line in (root / "etc/clusterd-api.key").read_text().splitlines() if "-----" not in line}
-    target = tmp_path / "support.tar.gz"
-    done = rig.command(rig.master, "support", "-o", str(target), timeout_s=120)
-    assert done.returncode == 0, done.stderr
-    with tarfile.open(target) as archive:
-        parts = {one.name.partition("/")[2]: archive.extractfile(one) for one in archive.getmembers()}
-        found = {name: part.read().decode(errors="replace") for name, part in parts.items() if part is not None}
-    assert {"processes/api/files", "stacks.txt", "journal.jsonl", "logs/cluster.log"} <= found.keys()
-    assert [name for name, text in found.items() if any(secret in text for secret in secrets)] == []
