@@ -85,7 +85,9 @@ class Forked:
 class Warm:
     """The test's end of the connection; the process at the other end ends with this one."""
 
-    def __init__(self) -> None:
+    def __init__(self, *within: str) -> None:
+        """`within`: a program that runs another one somewhere else (nsenter with its options)."""
+        self._within = within
         self._lock = threading.Lock()
         self._socket: socket.socket | None = None
         self._pid = 0
@@ -144,6 +146,13 @@ class Warm:
             err.seek(0)
             return subprocess.CompletedProcess(line, code, out.read(), err.read())
 
+    def close(self) -> None:
+        """Ends the process that has loaded everything; what runs goes on."""
+        with self._lock:
+            if self._socket is not None and self._pid == os.getpid():
+                self._socket.close()
+            self._socket = None
+
     def _begin(self) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         for end in (ours, theirs):
@@ -151,7 +160,7 @@ class Warm:
         environment = os.environ | {"PYTHONPATH": str(PROJECT), "CLUSTERD_ROOM": "-" * ENVIRONMENT_ROOM}
         with theirs:
             process = subprocess.Popen(
-                [sys.executable, "-m", "tests.warm", str(theirs.fileno()), "-" * ARGUMENTS_ROOM],
+                [*self._within, sys.executable, "-m", "tests.warm", str(theirs.fileno()), "-" * ARGUMENTS_ROOM],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 env=environment,
