@@ -3,7 +3,7 @@ afterwards the master has what they said last, and groups and checksums are equa
 
 `-m stress`: 10,000 agents for CLUSTERD_STRESS_MINUTES (10); `make test` runs a short one, in which the agents that are
 deleted are others than those that get groups: groups of an agent that is deleted meanwhile can make it once more on a
-worker, which forgets it after ORPHAN_S (tests/store/test_follow.py holds that).
+worker, which forgets it after ORPHAN_S (tests/store/test_follow_keys.py holds that).
 """
 
 import contextlib
