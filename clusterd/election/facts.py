@@ -71,6 +71,9 @@ class NodePort(Protocol):
 
     async def undrain(self) -> None: ...
 
+    async def lacking_files(self, name: str) -> int:
+        """Returns how many files of this master that worker lacks, or has otherwise; 0 also if that is not known."""
+
     async def settle(self) -> None:
         """Waits until every write that was carried out has been answered, for at most two seconds."""
 

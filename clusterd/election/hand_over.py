@@ -12,15 +12,21 @@ from clusterd.errors import ClusterError
 from clusterd.leadership import HAND_OVER_S
 
 DRAIN_S = 15.0
+FEW_FILES = 5
+"""So many are on the other node within a moment, while writes wait."""
+FILES_S = 2.0
+"""So long the last files are waited for: on a busy master some file changes all the time."""
 
 
 class _Under(msgspec.Struct):
-    """A switchover under way. `position`: of the last write; None until the store is drained."""
+    """A switchover under way. `position`: of the last write; None until the store is drained. `whole_at`: since when
+    the other node has all agents."""
 
     order: str
     to: str
     give_up_at: float
     position: int | None = None
+    whole_at: float | None = None
 
 
 class HandOvers:
@@ -57,6 +63,14 @@ class HandOvers:
             await self._refuse(order, f"{over.to} did not catch up within {HAND_OVER_S:g} s")
             await self.end()
         elif over.position is not None and facts.followers.get(over.to, -1) >= over.position:
+            over.whole_at = now if over.whole_at is None else over.whole_at
+            # Also client.keys, which has come to rest: agents are not registered meanwhile.
+            count = await self._node.lacking_files(over.to)
+            if count and now < over.whole_at + FILES_S:
+                return
+            if count:
+                text = f"{over.to} takes over although {count} files have just changed: see left-behind of this node"
+                self._node.say("WARNING", f"{text}.")
             await self._hand_to(over, order, facts)
 
     def _order_stands(self) -> Compare:
@@ -80,6 +94,11 @@ class HandOvers:
                 if self._may_wait(order):
                     return
                 why = "it is not connected to the leader"
+            if not why and (count := await self._node.lacking_files(to)) > FEW_FILES:
+                # A large sync is under way: nobody is to wait for its end.
+                if self._may_wait(order):
+                    return
+                why = f"it lacks {count} files of the leader"
             why = why and f"{to} may not lead: {why}"
         if why:
             await self._refuse(order, why)

@@ -242,6 +242,16 @@ class Node:
         with contextlib.suppress(ClusterError):
             await self._store.ask(Undrain(), DRAIN_WAIT_S)
 
+    async def lacking_files(self, name: str) -> int:
+        try:
+            found = await asyncio.to_thread(ask_json, self._root, STATUS, timeout_s=STATUS_S)
+        except (NotAnswering, ClusterError, ValueError):
+            return 0
+        own = (found.get("results") or {}).get(name) or {}
+        if own.get("result") == "unknown" or own.get("lag_s") is None:
+            return 0
+        return int(own.get("lag_files") or 1)
+
     async def forget(self, name: str) -> None:
         with contextlib.suppress(ClusterError):  # the next step tries again
             await self._store.ask(Gone(name, for_good=True), SHOW_S)

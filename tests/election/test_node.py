@@ -149,6 +149,29 @@ def test_who_takes_the_lead_does_not_wait_for_what_sync_says_of_files(
     assert asked == [commands.STATUS]
 
 
+@pytest.mark.parametrize(
+    ("row", "count"),
+    [
+        ({"result": "equal", "lag_s": None, "lag_files": 0}, 0),
+        ({"result": "equal", "lag_s": 0.2, "lag_files": None}, 1),
+        ({"result": "synced", "lag_s": 0.2, "lag_files": 0}, 1),
+        ({"result": "failed", "lag_s": 20.0, "lag_files": 12}, 12),
+        ({"result": "unknown", "lag_s": 20.0, "lag_files": None}, 0),
+        (None, 0),
+    ],
+)
+def test_files_that_a_worker_lacks_are_those_that_status_shows(
+    world: World, monkeypatch: pytest.MonkeyPatch, row: dict[str, Any] | None, count: int
+) -> None:
+    """A master that cannot look at its own files does not know; that is no reason to keep it from handing over."""
+    monkeypatch.setattr(module, "ask_json", lambda *_, **__: {"results": {"self": {}, "two": row}})
+    assert asyncio.run(world.node.lacking_files("two")) == count
+
+
+def test_master_that_does_not_say_what_a_worker_lacks_hands_over(world: World) -> None:
+    assert asyncio.run(world.node.lacking_files("two")) == 0
+
+
 def test_store_is_told_whether_its_node_may_lead(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Answers must not wait for a candidate whose files are incomplete: if the leader were lost, no node could lead."""
     heard: list[str | None] = []

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from clusterd.election.hand_over import FILES_S
 from clusterd.leadership import HAND_OVER_S
 from ipc.board import FOR_EVER_NS
 from tests.election.stories import P, last, order, pass_time, set_followers, three, told
@@ -54,6 +55,39 @@ async def test_switchover_to_a_candidate_that_does_not_catch_up_is_taken_back(
     assert one.node.drained is None
     assert "did not catch up" in json.loads(store.items[f"{P}order"].value)["refused"]
     assert (await order(one, "switchover", "two")).ok, "a refused one stands in nobody's way"
+
+
+@told
+async def test_switchover_waits_a_moment_for_the_last_files(clock: HandClock, store: EtcdStore) -> None:
+    """What was changed just before on the old leader would be deleted by the new one. On a busy master some file
+    changes all the time, so that they are not waited for without an end."""
+    one, two, other = await three(store)
+    one.node.lacking = {"two": 1}
+    assert (await order(one, "switchover", "two")).ok
+    await pass_time(FILES_S, one, two, other, tick_s=0.1)
+    assert (one.leads, one.node.drained) == (True, 10)
+    await pass_time(1, one, two, other, tick_s=0.1)
+    assert two.leads
+    assert "two takes over although 1 files have just changed" in " ".join(one.node.lines)
+
+
+@told
+async def test_switchover_does_not_begin_while_a_large_sync_is_under_way(clock: HandClock, store: EtcdStore) -> None:
+    one, two, other = await three(store)
+    one.node.lacking = {"two": 300}
+    assert (await order(one, "switchover", "two")).ok
+    await pass_time(HAND_OVER_S - 1, one, two, other)
+    assert (one.leads, one.node.drained) == (True, None)
+    await pass_time(3, one, two, other)
+    assert "two may not lead: it lacks 300 files of the leader" in json.loads(store.items[f"{P}order"].value)["refused"]
+    assert (await order(one, "switchover", "two")).ok
+    await pass_time(3, one, two, other)
+    one.node.lacking = {"two": 1}
+    await pass_time(1, one, two, other)
+    assert one.node.drained == 10
+    one.node.lacking = {}
+    await pass_time(3, one, two, other)
+    assert two.leads
 
 
 @told

@@ -186,6 +186,8 @@ class NodeDouble:
         self.on_ask: Callable[[], None] = lambda: None
         self.drained: int | None = None
         self.drains = True
+        self.lacking: dict[str, int] = {}
+        """How many files of this node workers lack."""
         self.pending: Facts | None = None
         self.demotions = 0
         self.without_agents = 0
@@ -274,6 +276,10 @@ class NodeDouble:
 
     async def settle(self) -> None:
         await asyncio.sleep(0)
+
+    async def lacking_files(self, name: str) -> int:
+        await asyncio.sleep(0)
+        return self.lacking.get(name, 0)
 
     async def forget(self, name: str) -> None:
         self.forgotten.append(name)
