@@ -50,6 +50,24 @@ def test_exhausted_watches_are_logged_once_and_tried_again_at_the_full_walk(tmp_
     play(node, story, follow=False)
 
 
+def test_reload_tries_to_watch_again_at_once(tmp_path: Path) -> None:
+    """Whoever has raised the limit changes no setting of the node."""
+    node = Node(tmp_path, clock=FakeClock(), full_walk_s=60.0, make_notify=Exhausted(1).make)
+
+    async def story(node: Node) -> None:
+        node.keeper.adopt(Clusterd(full_walk_s=60.0), DEFAULT_RULES, is_master=True)
+        await node.keeper.scan()
+        assert not node.keeper.watching
+        node.keeper.adopt(Clusterd(full_walk_s=60.0), DEFAULT_RULES, is_master=True)
+        await node.keeper.scan()
+        assert node.keeper.watching
+        node.keeper.adopt(Clusterd(full_walk_s=60.0), DEFAULT_RULES, is_master=True)
+        await node.keeper.scan()
+        assert node.keeper.watching
+
+    play(node, story, follow=False)
+
+
 def test_watch_that_fails_while_it_goes_on_leads_back_to_walks(tmp_path: Path) -> None:
     failing = threading.Event()
 

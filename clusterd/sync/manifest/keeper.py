@@ -161,7 +161,10 @@ class ManifestKeeper:
         share = settings.max_delete_share if is_master else 1.0
         key_rules = KeyRules(settings.max_key_loss_share, settings.key_loss_from) if is_master else EVERYTHING
         guard = self._guard
-        if (watched, share, key_rules) != (self._watch.rules, guard.max_delete_share, guard.key_rules):
+        is_other = (watched, share, key_rules) != (self._watch.rules, guard.max_delete_share, guard.key_rules)
+        if (
+            is_other or self._watch.try_again_at is not None
+        ):  # whoever has raised a limit of the system reloads the node
             guard.max_delete_share, guard.key_rules = share, key_rules
             self._watch.adopt(watched)
             self._must_walk = True
