@@ -149,13 +149,11 @@ def test_read_only_disk_is_no_matter_of_owners(root: Path, monkeypatch: pytest.M
 
 
 def test_stock_tool_says_in_one_line_what_is_wrong_with_the_configuration(
-    root: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("logging.basicConfig", lambda **options: None)
     assert cluster_control.run(str(root), ["-l"]) == 1
-    assert [record.getMessage() for record in caplog.records] == [
-        f"{root}/etc/ossec.conf: cannot be read: No such file or directory"
-    ]
+    shown = capsys.readouterr()
+    assert (shown.out, shown.err) == ("", f"ERROR: {root}/etc/ossec.conf: cannot be read: No such file or directory\n")
 
 
 # ---- Ctrl-C and terminals --------------------------------------------------------------------------------------------
