@@ -1,5 +1,6 @@
 """Large bodies through slabs, in both directions, and which link waits for which."""
 
+import contextlib
 import threading
 from collections.abc import Callable
 
@@ -263,7 +264,8 @@ def test_two_nodes_that_keep_their_room_do_not_keep_it_from_others(master: Maste
 def test_node_that_keeps_more_than_its_room_is_closed(master: Master) -> None:
     node = master(slabs=(4, 1))
     client = node.join("hog")
-    hog(client, 3)
+    with contextlib.suppress(ConnectionError):  # it may be closed before it has sent the last one
+        hog(client, 3)
     assert client.is_closed()
 
 
