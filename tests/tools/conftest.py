@@ -12,6 +12,7 @@ from clusterd.settings import Settings
 from tests.fakes.manager import Manager
 from tests.net.harness import free_port
 from tests.tools.doctored import node
+from tests.tools.planted import Planted, planted
 from tools.rig.guard import MARK, guarded
 
 
@@ -43,3 +44,17 @@ def worker(tmp_path: Path) -> Settings:
 @pytest.fixture
 def master(tmp_path: Path) -> Settings:
     return node(tmp_path / "m", node_type="master", name="m", port=free_port())
+
+
+@pytest.fixture(scope="module")
+def shared_nodes() -> Iterator[Planted]:
+    with planted() as made:
+        made.wait_healed()
+        yield made
+
+
+@pytest.fixture
+def nodes(shared_nodes: Planted) -> Iterator[Planted]:
+    """A cluster for faults that `doctor` finds. Before each test, and after it, no node has a finding."""
+    yield shared_nodes
+    shared_nodes.wait_healed()

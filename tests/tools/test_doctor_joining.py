@@ -15,7 +15,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from clusterd.pidfile import running_pid
-from tests.tools.planted import Planted, edited, planted
+from tests.tools.planted import Planted, edited
 from tools.doctor import cluster
 from tools.probe import probe
 from tools.rig.cluster_json import merged
@@ -23,20 +23,6 @@ from tools.rig.cluster_json import merged
 pytestmark = pytest.mark.slow
 
 OTHER_KEY = "f" * 32
-
-
-@pytest.fixture(scope="module")
-def shared() -> Iterator[Planted]:
-    with planted() as made:
-        made.wait_healed()
-        yield made
-
-
-@pytest.fixture
-def nodes(shared: Planted) -> Iterator[Planted]:
-    """Before each test, and after it, no node has a finding."""
-    yield shared
-    shared.wait_healed()
 
 
 def tag(name: str, value: str) -> Callable[[str], str]:

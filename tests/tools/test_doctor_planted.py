@@ -11,7 +11,6 @@ import sqlite3
 import ssl
 import subprocess
 import sys
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -21,25 +20,11 @@ import pytest
 from clusterd.pidfile import running_pid
 from tests.net.harness import wait_until
 from tests.tools.doctored import certificate
-from tests.tools.planted import IS_ROOT, OWNER, Planted, planted, shown
+from tests.tools.planted import IS_ROOT, OWNER, Planted, shown
 from tools.doctor import cluster
 from tools.rig.nodes import PROJECT
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def shared() -> Iterator[Planted]:
-    with planted() as made:
-        made.wait_healed()
-        yield made
-
-
-@pytest.fixture
-def nodes(shared: Planted) -> Iterator[Planted]:
-    """Before each test, and after it, no node has a finding."""
-    yield shared
-    shared.wait_healed()
 
 
 @pytest.fixture
