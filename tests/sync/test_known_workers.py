@@ -12,7 +12,14 @@ from clusterd.clock import Clock
 from clusterd.errors import ClusterError
 from clusterd.messages.links import HelloRefused, LinkInfo
 from clusterd.sync.links import known_workers
-from clusterd.sync.links.known_workers import BACK_SOON_S, EXPECTED_S, MOST_REFUSED, REFUSED_S, KnownWorkers
+from clusterd.sync.links.known_workers import (
+    BACK_SOON_S,
+    EXPECTED_S,
+    MOST_REFUSED,
+    REFUSED_S,
+    SAME_REFUSED_S,
+    KnownWorkers,
+)
 from clusterd.sync.links.peer import Peer
 from clusterd.sync.links.records import WorkerRecord
 from clusterd.sync.ports.tag_log import TagLog
@@ -272,6 +279,16 @@ def test_refusals_are_counted_and_end_when_the_node_may_join_or_gives_up(master:
     assert [row["name"] for row in master.known.shown_refused()] == ["w2"]
     master.clock.move(REFUSED_S + 1)
     assert master.known.shown_refused() == []
+
+
+def test_refusal_of_a_worker_that_has_two_links_for_a_moment_ends_soon(master: Master) -> None:
+    master.joined(FakePeer("w1"))
+    master.known.refused(HelloRefused("w1", "10.0.0.7", "the node at 10.0.0.7 is connected under this name"))
+    master.known.refused(HelloRefused("w1", "10.0.0.8", "the node at 10.0.0.7 is connected under this name"))
+    master.clock.move(SAME_REFUSED_S - 1)
+    assert len(master.known.shown_refused()) == 2
+    master.clock.move(2)
+    assert [row["address"] for row in master.known.shown_refused()] == ["10.0.0.8"]
 
 
 def test_memory_of_refusals_is_bounded(master: Master) -> None:

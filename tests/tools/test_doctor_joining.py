@@ -64,7 +64,9 @@ def test_worker_with_a_wrong_setting(
     if name == "duplicate name":
         forget = re.search(r"here: clusterd (forget \w+)$", there[name].cure)
         assert forget is not None
-        assert nodes.rig.command(nodes.master, *forget[1].split(), timeout_s=120).returncode == 0
+        done = nodes.rig.command(nodes.master, *forget[1].split(), timeout_s=120)
+        # What was refused under the name and address of a worker is forgotten by itself after 30 s.
+        assert done.returncode == 0 or "is connected: stop it first" in done.stderr
 
 
 def test_worker_of_another_version(nodes: Planted) -> None:

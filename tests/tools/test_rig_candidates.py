@@ -97,7 +97,7 @@ def test_whole_nodes_freeze_die_and_are_cut_off_and_come_back(rig: Rig, capsys: 
     assert run(capsys, rig, "freeze", "2")[0] == 0
     stopped = candidates.processes_of(worker)
     assert len(stopped) > 3
-    assert {one.status() for one in stopped} == {"stopped"}
+    _until_over(lambda: {one.status() for one in stopped} != {"stopped"})  # a signal arrives in its time
     assert run(capsys, rig, "thaw", "2")[0] == 0
     assert "stopped" not in {one.status() for one in stopped}
     assert run(capsys, rig, "kill", "2")[0] == 0

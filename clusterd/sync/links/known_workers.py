@@ -34,6 +34,9 @@ MOST_REFUSALS_TOLD = 20
 MOST_NAME = 64
 REFUSED_S = 600.0
 """How long a refusal is shown after the last attempt: a node that wants to join tries again every few seconds."""
+SAME_REFUSED_S = 30.0
+"""The same where the worker of this name is connected from the same address: that may have been itself, in a moment in
+which it had two links, or `doctor` there. Another node of that name tries again every 10 s."""
 BACK_SOON_S = 3.0
 """A worker that connects again within this time was not lost. One that was given up for its silence has had more than
 that."""
@@ -224,11 +227,15 @@ class KnownWorkers:
         return rows
 
     def shown_refused(self) -> list[dict[str, Any]]:
-        """For `status`: who was refused in the last ten minutes, the latest first."""
-        oldest = self._now() - REFUSED_S
-        for key in [key for key, refused in self._refused.items() if refused.at < oldest]:
+        """For `status`: who was refused lately, the latest first."""
+        now = self._now()
+        for key in [key for key, refused in self._refused.items() if refused.at < now - self._shown_s(refused)]:
             del self._refused[key]
         return [msgspec.to_builtins(refused) for refused in reversed(self._refused.values())]
+
+    def _shown_s(self, refused: RefusedNode) -> float:
+        peer = self._connected.get(refused.name)
+        return SAME_REFUSED_S if peer is not None and peer.info.address == refused.address else REFUSED_S
 
     def _now(self) -> float:
         """The wall clock. What happened later than now was noted before the clock was set back: it counts from now
