@@ -90,6 +90,7 @@ class Warm:
         self._within = within
         self._lock = threading.Lock()
         self._socket: socket.socket | None = None
+        self._server_pid = 0
         self._pid = 0
         self._python = _python(os.environ)
 
@@ -151,6 +152,7 @@ class Warm:
         with self._lock:
             if self._socket is not None and self._pid == os.getpid():
                 self._socket.close()
+                os.waitpid(self._server_pid, 0)
             self._socket = None
 
     def _begin(self) -> None:
@@ -167,6 +169,7 @@ class Warm:
                 pass_fds=[theirs.fileno()],
             )
         process.returncode = 0  # it ends when nobody has our end any more
+        self._server_pid = process.pid
         self._socket, self._pid = ours, os.getpid()
 
 

@@ -121,14 +121,20 @@ def test_command_for_a_shell_script_ends_with_its_client(tmp_path: Path) -> None
     os.mkfifo(pipe)
     line = [str(tmp_path / "clusterd"), "--root", str(tmp_path), "check-config"]
 
+    def is_command(process: psutil.Process) -> bool:
+        with contextlib.suppress(psutil.Error):  # it has ended
+            return line[1:] == [word for word in process.cmdline() if word][-3:]
+        return False
+
     def commands() -> list[psutil.Process]:
-        found = psutil.Process().children(recursive=True)
-        return [one for one in found if one.is_running() and line[1:] == [word for word in one.cmdline() if word][-3:]]
+        return [one for one in psutil.Process().children(recursive=True) if is_command(one)]
 
     with programs(tmp_path, {"clusterd": "tools.cli"}):
         with subprocess.Popen(line, env=os.environ | {"PYTHONPATH": str(PROJECT)}) as client:
-            wait_until(lambda: len(commands()) == 2, 60, "client and fork run")
-            client.kill()
+            try:
+                wait_until(lambda: len(commands()) == 2, 60, "client and fork run")
+            finally:
+                client.kill()
         wait_until(lambda: not commands(), 60, "the fork has ended, too")
 
 
