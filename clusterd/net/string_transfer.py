@@ -71,20 +71,5 @@ class StringTransfer:
         if why == "timeout" and self._step == commands.NEW_STR:
             # The peer may still begin it, and a stock node keeps what it has reserved until the link ends.
             length = str(len(self._message.content)).encode()
-            self.link.ask(commands.ERR_STR, length, self._message.timeout_s, _Ignored(self._bodies))
+            self.link.ask(commands.ERR_STR, length, self._message.timeout_s, self._bodies.ignore_answer())
         self._settle(self._message.id, Unanswered(self._message.id, why))
-
-
-class _Ignored:
-    """Takes the response to `err_str`."""
-
-    __slots__ = ("_bodies",)
-
-    def __init__(self, bodies: SyncBodies) -> None:
-        self._bodies = bodies
-
-    def answered(self, command: str, payload: bytes, bodies: list[Sink]) -> None:
-        self._bodies.drop(bodies)
-
-    def unanswered(self, why: str) -> None:
-        return

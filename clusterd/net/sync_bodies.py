@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Callable
 
 from clusterd.messages.links import NetToSync, SlabsReturned
+from clusterd.net.asking import IgnoreAnswer
 from clusterd.net.context import NetContext
 from clusterd.net.link import Link
 from clusterd.wire.events import Sink
@@ -30,6 +31,10 @@ class SyncBodies:
     def drop(self, bodies: list[Sink]) -> None:
         """Frees large bodies that nobody reads."""
         self._context.slabs.drop(bodies, self._context.clock.monotonic())
+
+    def ignore_answer(self) -> IgnoreAnswer:
+        """Takes a response that nobody waits for."""
+        return IgnoreAnswer(self._context)
 
     def take(self, body: list[Descriptor], link: Link) -> tuple[list[memoryview] | None, list[int]]:
         """Views of a body that net owns until it is written. None if it was returned meanwhile."""
