@@ -2,8 +2,6 @@
 `cluster_control`."""
 
 import json
-import sys
-import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
@@ -11,14 +9,15 @@ from typing import Any
 import click
 
 from clusterd.exits import ExitCode
-from clusterd.printable import printable, printable_facts
+from clusterd.printable import printable_facts
 from clusterd.status.control import ClusterError, NotAnswering
 from clusterd.status.status import StatusReader
 from clusterd.status.verdict import span
 from tools import drawing, membership, questions
+from tools.cli_completion import node_names
 from tools.drawing import Drawn, Parts, Styled, TextTable
 from tools.seconds import Seconds
-from tools.show import echo
+from tools.show import fail
 
 Facts = Any
 NEVER = "n/a"
@@ -31,7 +30,9 @@ _json = click.option("--json", "as_json", is_flag=True, help="The same facts for
 _watch = click.option(
     "--watch", "watch_s", type=Seconds(0.2), is_flag=False, flag_value=2.0, help="Again every SECONDS (2)."
 )
-_node = click.option("--node", "names", multiple=True, help="Only this node; may be given several times.")
+_node = click.option(
+    "--node", "names", multiple=True, shell_complete=node_names, help="Only this node; may be given several times."
+)
 
 
 @click.group()
@@ -75,37 +76,31 @@ def _show(ask: Callable[[], Facts], view: Callable[[Facts], Drawn], as_json: boo
     """Shows it once, or until interrupted; a failure of the first question ends it, later failures are shown."""
     try:
         found = ask()
-        if as_json:
-            click.echo(json.dumps(found, indent=None if watch_s else 2))
-            while watch_s:
-                time.sleep(watch_s)
-                try:
-                    click.echo(json.dumps(ask()))
-                except (NotAnswering, ClusterError) as failure:
-                    echo(f"clusterd: {failure}", err=True)
-            return
-        if not watch_s:
-            drawing.show(view(printable_facts(found)))
-            return
-        from rich.live import Live  # loaded only for what goes on drawing
-
-        from tools.console import PlainConsole
-
-        with Live(view(printable_facts(found)), console=PlainConsole(), auto_refresh=False) as live:
-            while True:
-                time.sleep(watch_s)
-                try:
-                    live.update(view(printable_facts(ask())), refresh=True)
-                except (NotAnswering, ClusterError) as failure:
-                    live.update(Styled(f"clusterd: {printable(str(failure))}", "red"), refresh=True)
     except KeyboardInterrupt:
-        return
+        if watch_s:
+            return
+        raise
     except NotAnswering as failure:
-        echo(f"clusterd: {failure}", err=True)
-        sys.exit(ExitCode.NOT_RUNNING)
+        fail(str(failure), ExitCode.NOT_RUNNING)
     except ClusterError as failure:
-        echo(f"clusterd: {failure}", err=True)
-        sys.exit(ExitCode.FAILED)
+        fail(str(failure))
+    if not watch_s:
+        if as_json:
+            click.echo(json.dumps(found, indent=2))
+        else:
+            drawing.show(view(printable_facts(found)))
+        return
+    from tools.watching import watch, watch_json
+
+    first = [found]
+
+    def again() -> Facts:
+        return first.pop() if first else ask()
+
+    if as_json:
+        watch_json(again, watch_s)
+    else:
+        watch(lambda: view(printable_facts(again())), watch_s)
 
 
 # ---- views: pure functions of the facts ------------------------------------------------------------------------------

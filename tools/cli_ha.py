@@ -10,10 +10,11 @@ import click
 from clusterd.exits import ExitCode
 from clusterd.rundir import election_socket
 from clusterd.status.absence import not_running
+from clusterd.status.control import NotAnswering
 from clusterd.status.status import StatusReader
 from tools.cli_completion import candidate_names
 from tools.seconds import Seconds
-from tools.show import echo, fail, warn
+from tools.show import echo, fail, goes_on, warn
 
 WATCH_S = 1.0
 ELECTION_S = 2.0
@@ -34,21 +35,38 @@ def status(root: str, as_json: bool, watch: bool) -> None:
     """Show who leads, and the replicas: on the master all candidates, on a candidate its own. Exit code 10 where
     something stands against leading, or against giving a replica."""
     reader = StatusReader(root)
-    try:
-        while True:
-            facts, problem = ha_facts(root, reader)
-            if problem and not watch:
-                fail(problem, ExitCode.NOT_RUNNING)
-            _show(facts, as_json)
-            if not watch:
-                break
-            time.sleep(WATCH_S)
-    except KeyboardInterrupt:
-        if not watch:
-            raise
-        return  # the way to end it, as of every other view
+    if watch:
+        _watch(root, reader, as_json)
+        return
+    facts, problem = ha_facts(root, reader)
+    if problem:
+        fail(problem, ExitCode.NOT_RUNNING)
+    if as_json:
+        click.echo(json.dumps(facts, indent=2))
+    else:
+        from tools.drawing import show  # not for --json
+        from tools.screen_ha import ha_view
+
+        show(ha_view(facts, time.time()))
     if is_wanting(facts):
         raise SystemExit(ExitCode.DEGRADED)
+
+
+def _watch(root: str, reader: StatusReader, as_json: bool) -> None:
+    """A node that does not answer says so, and is asked again."""
+    from tools.screen_ha import ha_view
+    from tools.watching import watch, watch_json
+
+    def facts() -> dict[str, Any] | None:
+        found, problem = ha_facts(root, reader)
+        if problem:
+            raise NotAnswering(problem)
+        return found
+
+    if as_json:
+        watch_json(facts, WATCH_S)
+    else:
+        watch(lambda: ha_view(facts(), time.time()), WATCH_S)
 
 
 def ha_facts(root: str, reader: StatusReader) -> tuple[dict[str, Any] | None, str]:
@@ -87,16 +105,6 @@ def is_wanting(ha: dict[str, Any] | None) -> bool:
         return True
     rows = ha.get("candidates", [ha])
     return bool(ha["problem"]) or any(row.get("may_not_lead") for row in rows)
-
-
-def _show(facts: dict[str, Any] | None, as_json: bool) -> None:
-    if as_json:
-        click.echo(json.dumps(facts, indent=2))
-        return
-    from tools.drawing import show  # not for --json
-    from tools.screen_ha import ha_view
-
-    show(ha_view(facts, time.time()))
 
 
 @ha.command()
@@ -170,7 +178,8 @@ def _carry_out(root: str, order: tuple[Any, ...], timeout_s: float, as_json: boo
     from clusterd.messages.election import HaCommand
     from tools.election_orders import carry_out  # the daemon: not for --help
 
-    found = carry_out(root, HaCommand(*order), timeout_s, (lambda line: None) if as_json else echo)
+    with goes_on("an order that is in etcd stays there: clusterd ha status"):
+        found = carry_out(root, HaCommand(*order), timeout_s, (lambda line: None) if as_json else echo)
     if as_json:
         click.echo(msgspec.json.format(msgspec.json.encode(found)).decode())
     elif found.ok:

@@ -1,9 +1,6 @@
 """`clusterd status`, `clusterd check` and `clusterd forget`."""
 
-import json
 import sys
-import time
-from collections.abc import Callable
 from typing import Any
 
 import click
@@ -11,7 +8,7 @@ import click
 from clusterd.exits import ExitCode
 from clusterd.status.control import ClusterError, NotAnswering, ask
 from clusterd.status.status import StatusReader
-from clusterd.status.verdict import verdict
+from clusterd.status.verdict import Verdict, verdict
 from tools import at_once
 from tools.cli_completion import node_names
 from tools.seconds import Seconds
@@ -31,31 +28,28 @@ def status(root: str, as_json: bool, watch: bool, no_exit_code: bool) -> None:
     """Show the node: processes, peers, manifest, syncs. The first line and the exit code are the verdict:
     OK 0, DEGRADED 10, DOWN 11, not running 4."""
     if watch:
-        _watch(StatusReader(root).read, as_json)
+        _watch(StatusReader(root), as_json)
     else:
         sys.exit(at_once.status(root, as_json, no_exit_code))
 
 
-def _watch(read: Callable[[], dict[str, Any]], as_json: bool) -> None:
-    try:
-        if as_json:
-            while True:
-                found = read()
-                click.echo(json.dumps({"verdict": verdict(found)._asdict(), **found}))
-                time.sleep(WATCH_S)
-        from rich.live import Live
+def _watch(reader: StatusReader, as_json: bool) -> None:
+    from tools.watching import watch, watch_json
 
-        from tools.console import PlainConsole
-        from tools.screen import status_view
+    def look() -> tuple[dict[str, Any], Verdict]:
+        found = reader.read()
+        return found, verdict(found)
 
-        found = read()
-        with Live(status_view(found, verdict(found)), console=PlainConsole(), screen=False, auto_refresh=False) as live:
-            while True:
-                time.sleep(WATCH_S)
-                found = read()
-                live.update(status_view(found, verdict(found)), refresh=True)
-    except KeyboardInterrupt:
+    def facts() -> dict[str, Any]:
+        found, said = look()
+        return {"verdict": said._asdict(), **found}
+
+    if as_json:
+        watch_json(facts, WATCH_S)
         return
+    from tools.screen import status_view
+
+    watch(lambda: status_view(*look()), WATCH_S)
 
 
 @click.command()

@@ -17,12 +17,12 @@ from clusterd.exits import ExitCode
 from clusterd.printable import printable_facts
 from clusterd.status.control import ClusterError, NotAnswering
 from clusterd.status.status import StatusReader
-from clusterd.status.verdict import span
+from clusterd.status.verdict import count_files, span
 from tools import syncing
 from tools.cli_completion import node_names
 from tools.console import PlainConsole
 from tools.seconds import Seconds
-from tools.show import echo
+from tools.show import echo, fail
 from tools.syncing import Standing
 
 GROUPS = (("missing", "+", "green", "create"), ("shared", "~", "yellow", "replace"), ("extra", "-", "red", "delete"))
@@ -55,15 +55,18 @@ def sync(root: str, waits: bool, timeout_s: float, expect: int | None, allow_del
         raise click.UsageError("--timeout goes with --wait")
     started = time.monotonic()
     try:
-        begun = syncing.begin(root, allow_delete=allow_delete)
+        patience_s = max(syncing.ASK_S, timeout_s if waits else 0.0)
+        begun = syncing.begin(root, allow_delete=allow_delete, timeout_s=patience_s)
     except (NotAnswering, ClusterError) as problem:
         _fail(problem)
         return
+    if expect is not None and "files" not in begun:
+        fail("this node is a worker: --expect counts those of a master, so run it there")
     if not waits:
         if as_json:
             click.echo(json.dumps(begun, indent=2))
         elif "files" in begun:
-            echo(f"The manifest has {begun['files']} files; the workers are being told.")
+            echo(f"The manifest has {count_files(begun['files'])}; the workers are being told.")
         else:
             echo("The node checks now.")
         return

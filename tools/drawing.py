@@ -222,11 +222,21 @@ def show(what: Drawn, file: TextIO | None = None) -> None:
     file = file or sys.stdout
     if file is None:  # closed by who started us
         return
-    allowed, columns = _allowed(file), _columns(file)
-    width = None if columns is None else max(columns, LEAST_COLUMNS)
-    text = "\n".join(line.ansi(allowed) for line in what.lines(width))
+    columns = columns_of(file)
+    write(ansi(what.lines(None if columns is None else max(columns, LEAST_COLUMNS)), file), file)
+
+
+def ansi(lines: list[Styled], file: TextIO, end: str = "") -> str:
+    """Returns the lines with the escape sequences and the signs that `file` can show, and `end` behind each."""
+    allowed = _allowed(file)
+    text = "\n".join(line.ansi(allowed) + end for line in lines)
     is_plain = not (getattr(file, "encoding", None) or "utf-8").lower().startswith("utf")
-    write(text.translate(PLAIN_SIGNS) if is_plain else text, file)
+    return text.translate(PLAIN_SIGNS) if is_plain else text
+
+
+def is_screen(file: TextIO) -> bool:
+    """Whether it is a terminal that understands escape sequences."""
+    return file.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")
 
 
 def _allowed(file: TextIO) -> frozenset[str]:
@@ -236,7 +246,7 @@ def _allowed(file: TextIO) -> frozenset[str]:
     return frozenset(_NO_COLOURS if os.environ.get("NO_COLOR") else CODES)
 
 
-def _columns(file: TextIO) -> int | None:
+def columns_of(file: TextIO) -> int | None:
     """Returns COLUMNS, or the width of the terminal of the output, or else of the input or the other output (`|
     less`)."""
     asked = os.environ.get("COLUMNS", "")

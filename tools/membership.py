@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from clusterd.errors import ClusterError
 from clusterd.status.verdict import span
 from tools import questions
 
@@ -24,9 +25,14 @@ def nodes(root: str, names: Sequence[str]) -> list[Row]:
 
 def health(root: str, names: Sequence[str]) -> dict[str, Any]:
     """Returns the answer to `get_health`, and beside it `away` and `refused`: rows as those of `nodes`. Raises
-    NotAnswering, ClusterError."""
+    NotAnswering, ClusterError (1730 for a name that nobody knows)."""
     away, refused = _absent(root, names)
-    return {**questions.health(root, names or None), "away": away, "refused": refused}
+    found = questions.health(root, names or None)
+    known = {*found["nodes"], *(row["name"] for row in (*away, *refused))}
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise ClusterError(1730, ", ".join(unknown))
+    return {**found, "away": away, "refused": refused}
 
 
 def _absent(root: str, names: Sequence[str]) -> tuple[list[Row], list[Row]]:

@@ -13,17 +13,19 @@ OVERVIEW = ("get_agents_overview", "wazuh.core.agent", "Agent.get_agents_overvie
 OVERVIEW_FIELDS = ["id", "ip", "name", "status", "node_name", "version"]
 ALL = "all"
 UNKNOWN_COMMAND = 3000
+REPLY_S = 20.0
+"""As long as stock clients wait (dapi.md 1.12)."""
 
 
 def cluster_name(root: str) -> str:
-    return str(ask_json(root, GET_CONFIG, timeout_s=ANSWER_S)["name"])
+    return str(ask_json(root, GET_CONFIG, timeout_s=ANSWER_S, reply_s=REPLY_S)["name"])
 
 
 def members(root: str) -> dict[str, list[dict[str, Any]]]:
     """Asks for the known workers without a link (`workers`) and the refused nodes (`refused`), on any node. Both are
     empty where a stock master or an earlier version answers."""
     try:
-        found: dict[str, list[dict[str, Any]]] = ask_json(root, GET_MEMBERS, timeout_s=ANSWER_S)
+        found: dict[str, list[dict[str, Any]]] = ask_json(root, GET_MEMBERS, timeout_s=ANSWER_S, reply_s=REPLY_S)
     except ClusterError as refusal:
         if refusal.code != UNKNOWN_COMMAND:
             raise
@@ -43,7 +45,7 @@ def nodes(root: str, names: Sequence[str] | None) -> dict[str, Any]:
         "filter_type": "all",
         "distinct": False,
     }
-    found: dict[str, Any] = ask_json(root, GET_NODES, json.dumps(wanted).encode(), timeout_s=ANSWER_S)
+    found: dict[str, Any] = ask_json(root, GET_NODES, json.dumps(wanted).encode(), timeout_s=ANSWER_S, reply_s=REPLY_S)
     return found
 
 
@@ -51,7 +53,9 @@ def health(root: str, names: Sequence[str] | None) -> dict[str, Any]:
     """Asks `get_health` of these nodes, or of all that `get_nodes` lists. Unknown ones are left out."""
     if names is None:
         names = [item["name"] for item in nodes(root, None)["items"]]
-    found: dict[str, Any] = ask_json(root, GET_HEALTH, json.dumps(list(names)).encode(), timeout_s=ANSWER_S)
+    found: dict[str, Any] = ask_json(
+        root, GET_HEALTH, json.dumps(list(names)).encode(), timeout_s=ANSWER_S, reply_s=REPLY_S
+    )
     return found
 
 

@@ -1,8 +1,10 @@
 """The output of commands, and how they end."""
 
+import contextlib
 import io
 import os
 import sys
+from collections.abc import Iterator
 from typing import NoReturn, TextIO
 
 from clusterd.exits import ExitCode
@@ -10,6 +12,13 @@ from clusterd.printable import printable, printable_lines
 
 OUTPUT = "standard output"
 WRITERS = ("tools.show", "click.utils", "rich.console")
+
+
+def colours_asked_for() -> bool | None:
+    """Returns whether the environment wants colours (FORCE_COLOR, NO_COLOR, TERM); None: on a terminal only."""
+    if os.environ.get("TERM") in ("dumb", "unknown") or os.environ.get("NO_COLOR"):
+        return False
+    return True if os.environ.get("FORCE_COLOR") else None
 
 
 def echo(text: str, *, err: bool = False) -> None:
@@ -36,6 +45,16 @@ def fail(text: str, code: int = ExitCode.FAILED) -> NoReturn:
     """Prints on stderr what must be done, and exits with the code."""
     warn(text)
     sys.exit(code)
+
+
+@contextlib.contextmanager
+def goes_on(what: str) -> Iterator[None]:
+    """Around a wait for something that does not end with the command: whoever interrupts the wait is told so."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        warn(f"interrupted, but {what}")
+        raise
 
 
 def failed(problem: OSError, root: str, *, writes: bool = False) -> NoReturn:

@@ -51,20 +51,20 @@ class Standing(msgspec.Struct, frozen=True):
         return bool(self.problem) or any(not row.is_stuck for row in self.behind)
 
 
-def begin(root: str, *, allow_delete: bool) -> dict[str, Any]:
-    """Makes the node scan for changes now and publish them to the workers; on a worker: check now. The answer's `at` is
-    the node's clock.
+def begin(root: str, *, allow_delete: bool, timeout_s: float = ASK_S) -> dict[str, Any]:
+    """Makes the node scan for changes now and publish them to the workers; on a worker: check now. It answers when the
+    scan has ended. The answer's `at` is the node's clock.
 
     Raises NotAnswering, ClusterError."""
     payload = json.dumps({"allow_delete": allow_delete}).encode()
-    answer: dict[str, Any] = ask_json(root, SYNC_NOW, payload, timeout_s=ASK_S)
+    answer: dict[str, Any] = ask_json(root, SYNC_NOW, payload, timeout_s=timeout_s, reply_s=timeout_s)
     return answer
 
 
 def difference(root: str, node: str) -> dict[str, Any]:
     """Returns what `node` (a worker; "" for the worker that is asked) would have to change. Raises NotAnswering,
     ClusterError."""
-    answer: dict[str, Any] = ask_json(root, DIFF, node.encode(), timeout_s=ASK_S)
+    answer: dict[str, Any] = ask_json(root, DIFF, node.encode(), timeout_s=ASK_S, reply_s=ASK_S)
     return answer
 
 

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from clusterd.dapi.protocol.request import ApiRequest
 
 KEEPALIVE_S = 60.0
-REPLY_S = 20.0
+REPLY_S = 60.0
+"""For the first message. While the role of a node changes it may take long (docs/ha.md)."""
 ANSWER_S = 200.0
 
 
@@ -28,13 +29,14 @@ class NotRunning(NotAnswering):
     """There is no node that could be asked."""
 
 
-def ask(root: str, command: str, payload: bytes = b"", *, timeout_s: float) -> bytes:
+def ask(root: str, command: str, payload: bytes = b"", *, timeout_s: float, reply_s: float | None = None) -> bytes:
     """Returns the answer of the node at `root` to a local command; waits for a second message where the protocol has
-    one.
+    one. `reply_s`: how long for the first one (REPLY_S).
 
     Raises NotAnswering, or the ClusterError that the node answered with."""
     began = time.monotonic()
     path = local_socket(root)
+    reply_s = min(timeout_s, REPLY_S if reply_s is None else reply_s)
     conversation = Conversation(command, payload)
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
         sock.settimeout(timeout_s)
@@ -45,9 +47,12 @@ def ask(root: str, command: str, payload: bytes = b"", *, timeout_s: float) -> b
         try:
             for frame in conversation.begin():
                 sock.sendall(frame)
-            _converse(sock, conversation, began, timeout_s)
-        except (TimeoutError, OSError) as failure:
-            raise NotAnswering(f"no answer to {command} from {path} within {timeout_s:g} s") from failure
+            _converse(sock, conversation, began, timeout_s, reply_s)
+        except TimeoutError as failure:
+            limit_s = timeout_s if conversation.replied else reply_s
+            raise NotAnswering(f"no answer to {command} from {path} within {limit_s:g} s") from failure
+        except OSError as failure:
+            raise NotAnswering(f"the connection to {path} broke: {failure.strerror or failure}") from failure
         except Misunderstood as failure:
             raise NotAnswering(f"the node does not speak the protocol: {failure}") from None
     if conversation.failure is not None:
@@ -65,18 +70,19 @@ def _nobody(root: str, path: str, failure: OSError) -> NotAnswering:
     return NotAnswering(f"nobody answers at {path}: {failure.strerror or failure}")
 
 
-def _converse(sock: socket.socket, conversation: Conversation, began: float, timeout_s: float) -> None:
+def _converse(sock: socket.socket, conversation: Conversation, began: float, timeout_s: float, reply_s: float) -> None:
     """Runs the conversation until its outcome is known. Raises TimeoutError, OSError, NotAnswering, Misunderstood."""
     next_keepalive = began + KEEPALIVE_S
     while not conversation.is_over:
         now = time.monotonic()
-        if now >= began + timeout_s or (not conversation.replied and now >= began + REPLY_S):
+        ends = began + (timeout_s if conversation.replied else reply_s)
+        if now >= ends:
             raise TimeoutError
         if now >= next_keepalive:
             next_keepalive = now + KEEPALIVE_S
             for frame in conversation.keepalive():
                 sock.sendall(frame)
-        sock.settimeout(min(began + timeout_s, next_keepalive) - now)
+        sock.settimeout(min(ends, next_keepalive) - now)
         try:
             data = sock.recv(262144)
         except TimeoutError:
@@ -88,9 +94,9 @@ def _converse(sock: socket.socket, conversation: Conversation, began: float, tim
             sock.sendall(frame)
 
 
-def ask_json(root: str, command: str, payload: bytes = b"", *, timeout_s: float) -> Any:
+def ask_json(root: str, command: str, payload: bytes = b"", *, timeout_s: float, reply_s: float | None = None) -> Any:
     """Like `ask`, for answers in JSON. Also raises an encoded exception in a second message."""
-    said = ask(root, command, payload, timeout_s=timeout_s)
+    said = ask(root, command, payload, timeout_s=timeout_s, reply_s=reply_s)
     try:
         answer = json.loads(said)
     except (ValueError, RecursionError):

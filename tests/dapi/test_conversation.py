@@ -206,6 +206,14 @@ def test_silence_ends_after_the_time(node: Callable[[Script], str]) -> None:
         ask(node(lambda side, asked: side.next() and None), "get_nodes", timeout_s=0.3)  # type: ignore[func-returns-value]
 
 
+def test_silence_that_ends_sooner_is_told_with_its_own_time(
+    node: Callable[[Script], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(control, "REPLY_S", 0.2)
+    with pytest.raises(NotAnswering, match=r"within 0\.2 s"):
+        ask(node(lambda side, asked: side.next() and None), "get_nodes", timeout_s=60)  # type: ignore[func-returns-value]
+
+
 def test_a_program_that_waits_says_so(node: Callable[[Script], str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(control, "KEEPALIVE_S", 0.05)
 

@@ -19,9 +19,10 @@ from clusterd.errors import ClusterError, ConfigurationError
 from clusterd.status.control import NotAnswering
 from tests.conftest import rigs
 from tests.warm import WARM
-from tools import cli_control, cluster_control, membership, questions
+from tools import cli_control, cluster_control, membership, questions, watching
 from tools.cli_control import health_view, nodes_view
 from tools.cluster_tables import agents_table, duration, health_long, health_summary, nodes_table
+from tools.drawing import Styled
 from tools.rig.nodes import Rig, RigNode
 from tools.rig.peer import wait_until
 from tools.rig.wdb_client import authd
@@ -374,11 +375,20 @@ def test_watching_for_programs_goes_on_while_the_node_is_restarted(
             raise answer
         return answer
 
-    monkeypatch.setattr(cli_control, "time", SimpleNamespace(sleep=lambda _: None))
+    monkeypatch.setattr(watching, "time", SimpleNamespace(sleep=lambda _: None))
     cli_control._show(asked, lambda facts: "", True, 0.2)
     said = capsys.readouterr()
     assert said.out == '{"n": 1}\n{"n": 2}\n'
     assert said.err.startswith("clusterd: no node runs\nclusterd: ")
+
+
+def test_interrupt_ends_what_goes_on_as_meant_and_a_question_as_interrupted() -> None:
+    def asked() -> None:
+        raise KeyboardInterrupt
+
+    cli_control._show(asked, lambda facts: Styled(), False, 0.2)
+    with pytest.raises(KeyboardInterrupt):
+        cli_control._show(asked, lambda facts: Styled(), False, None)
 
 
 # ---- who is away or refused ------------------------------------------------------------------------------------------
@@ -391,7 +401,7 @@ AWAY = {
 }
 
 
-def ask(root: str, command: str, payload: bytes = b"", *, timeout_s: float) -> Any:
+def ask(root: str, command: str, payload: bytes = b"", *, timeout_s: float, reply_s: float) -> Any:
     """A node whose master has one connected worker."""
     if command == "get_members":
         return AWAY
@@ -411,6 +421,8 @@ def test_lost_and_refused_nodes_have_rows_as_in_status(monkeypatch: pytest.Monke
     assert [row["name"] for row in membership.nodes("/", ["w1", "w2"])] == ["w1", "w2"]
     with pytest.raises(ClusterError, match="1730"):
         membership.nodes("/", ["nobody", "w2"])
+    with pytest.raises(ClusterError, match=r"1730.*: nobody$"):
+        membership.health("/", ["w1", "w2", "nobody"])
     found = membership.health("/", [])
     for view in (nodes_view(rows), health_view(found)):
         screen = io.StringIO()
@@ -422,7 +434,7 @@ def test_lost_and_refused_nodes_have_rows_as_in_status(monkeypatch: pytest.Monke
 
 
 def test_earlier_node_knows_no_absent_ones(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(root: str, command: str, payload: bytes = b"", *, timeout_s: float) -> Any:
+    def refuse(root: str, command: str, payload: bytes = b"", *, timeout_s: float, reply_s: float) -> Any:
         raise ClusterError(3000, "unknown command")
 
     monkeypatch.setattr(questions, "ask_json", refuse)
