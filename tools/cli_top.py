@@ -1,5 +1,7 @@
 """`clusterd top`."""
 
+import os
+import re
 import select
 import sys
 import termios
@@ -15,6 +17,7 @@ from tools.seconds import Seconds
 from tools.show import fail
 
 STEP_S = 0.1
+ESCAPED = re.compile(r"\x1b(\[[0-9;?<]*[@-~]|O.|.)?")
 
 
 @click.command()
@@ -33,16 +36,27 @@ def top(root: str, interval_s: float) -> None:
     looks = Looks.for_width(console.width)
     try:
         with _keys(), Live(console=console, screen=True, auto_refresh=False) as live:
-            found, due = reader.read(), time.monotonic() + interval_s
+            found, due, size, is_new = reader.read(), time.monotonic() + interval_s, console.size, True
             while True:
-                live.update(top_view(found, looks, console.width, console.height), refresh=True)
+                if is_new:
+                    live.update(top_view(found, looks, size.width, size.height), refresh=True)
                 ready, _, _ = select.select([sys.stdin], [], [], min(STEP_S, max(0.0, due - time.monotonic())))
-                if ready and not looks.press(sys.stdin.read(1)):
+                keys = pressed(os.read(sys.stdin.fileno(), 1024)) if ready else ""
+                if not all(looks.press(key) for key in keys):
                     return
-                if time.monotonic() >= due:
+                is_due = time.monotonic() >= due
+                if is_due:
                     found, due = reader.read(), time.monotonic() + interval_s
+                before, size = size, console.size
+                is_new = is_due or bool(keys) or size != before
     except KeyboardInterrupt:
         return
+
+
+def pressed(data: bytes) -> str:
+    """Returns the keys that a terminal has sent, without those that it sends as a sequence (arrows, F1). A terminal
+    that is gone sends nothing: as Ctrl-D."""
+    return ESCAPED.sub("", data.decode(errors="replace")) if data else "\x04"
 
 
 @contextmanager

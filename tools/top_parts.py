@@ -12,7 +12,7 @@ from rich.text import Text
 
 from clusterd.printable import printable
 from clusterd.status.verdict import hindrances, span
-from tools.screen import RESULTS, STATES
+from tools.screen import LONG_SILENCE_S, RESULTS, STATES
 from tools.units import size
 
 Order = Literal["problems", "name", "lag"]
@@ -289,7 +289,7 @@ def processes_part(rows: list[dict[str, Any]], is_unfolded: bool) -> ScreenPart:
     head = Text.assemble(
         ("processes", "bold"), f"  {len(rows)}, CPU {cpu:.0f} %, {size(uss)}", no_wrap=True, overflow="ellipsis"
     )
-    bad = [f"{row['name']} {row['state']}" for row in rows if row["state"] != "ready"]
+    bad = [f"{row['name']} {_state(row)[0]}" for row in rows if _state(row)[0] != "ready"]
     if bad:
         head.append(f"   {', '.join(bad)}", style="red")
     if not is_unfolded:
@@ -301,13 +301,21 @@ def processes_part(rows: list[dict[str, Any]], is_unfolded: bool) -> ScreenPart:
     return ScreenPart(len(rows) + 2, min(len(rows) + 2, 6), draw)
 
 
+def _state(row: dict[str, Any]) -> tuple[str, str]:
+    """Returns the state of a process, or for how long it has given no sign of life; and a style."""
+    silent_s = row.get("silent_s") or 0.0
+    if row["state"] == "ready" and silent_s >= LONG_SILENCE_S:
+        return f"silent {span(silent_s)}", "yellow"
+    return row["state"], STATES.get(row["state"], "")
+
+
 def _process_lines(rows: list[dict[str, Any]], width: int) -> list[Text]:
     columns = [Column("name", least=10), Column("state", least=8), Column("CPU", True, 7), Column("memory", True, 9)]
     columns.append(Column("restarts", True, 8))
     cells = [
         [
             Text(row["name"]),
-            Text(row["state"], style=STATES.get(row["state"], "")),
+            Text(*_state(row)),
             Text("-" if row["cpu_percent"] is None else f"{row['cpu_percent']:.1f} %"),
             Text(size(row["uss_bytes"])),
             Text(str(row["restarts"] or "-")),

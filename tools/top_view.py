@@ -56,9 +56,10 @@ def top_view(status: dict[str, Any], looks: Looks, width: int, height: int) -> R
     status = printable_facts(status)
     head = Text.assemble((said.level, f"bold {VERDICTS[said.level]}"), f"  {printable(said.reason)}")
     foot = Text(HELP.format(order=looks.order), style="dim")
-    if status["peers"] is None:
-        return _screen([head], [], foot, width, height)
     room = height - 4  # head, node, a blank line, foot
+    if status["peers"] is None:
+        known = [problems_part(status), processes_part(status["processes"], True)] if status["processes"] else []
+        return _screen([head, Text()], _stack(known, room, width), foot, width, height)
     nodes = [nodes_part(status, looks.order), problems_part(status)]
     others = [
         syncs_part(status["syncs"]),
@@ -69,7 +70,7 @@ def top_view(status: dict[str, Any], looks: Looks, width: int, height: int) -> R
     if width < TWO_COLUMNS:
         return _screen(top, _stack([*nodes, *others], room, width), foot, width, height)
     left, right = _stack(nodes, room, width - RIGHT - BETWEEN), _stack(others, room, RIGHT)
-    left_width = max(LEFT, *(line.cell_len for line in left))
+    left_width = max([LEFT, *(line.cell_len for line in left)])
     both = []
     for number in range(max(len(left), len(right))):
         line = left[number].copy() if number < len(left) else Text()

@@ -7,6 +7,7 @@ from click.testing import CliRunner
 from rich.console import Console
 
 from tools.cli import cluster
+from tools.cli_top import pressed
 from tools.top_view import ORDERS, Looks, top_view
 
 MIB = 1 << 20
@@ -72,6 +73,14 @@ def test_everything_fits_whatever_there_is(width: int, height: int, workers: int
     assert lines[-1].startswith("q quit")
     words = "\n".join(line[:130] for line in lines).split()
     assert [f"w{number}" for number in range(workers) if f"w{number}" not in words] == []
+
+
+@pytest.mark.parametrize("height", [1, 3, 4, 5])
+@pytest.mark.parametrize("width", [1, 20, 150, 200])
+def test_terminal_that_is_far_too_small_shows_what_fits(width: int, height: int) -> None:
+    for found in (status(50, 2), status(peers=None, manifest=None)):
+        lines = screen(found, Looks(processes=True), width, height)
+        assert (len(lines), max(map(len, lines)) <= width) == (height, True)
 
 
 def test_workers_that_do_not_fit_and_are_not_equal_are_counted() -> None:
@@ -163,9 +172,28 @@ def test_processes_and_agents_fold() -> None:
     assert not looks.press("q")
 
 
-def test_node_that_does_not_answer_is_one_line() -> None:
-    lines = screen(status(peers=None, problem="The node does not answer: nobody listens"), Looks(), 80, 24)
+def test_node_that_does_not_answer_shows_which_process_is_silent() -> None:
+    found = status(peers=None, manifest=None, problem="The node does not answer: nobody listens")
+    for row in found["processes"]:
+        row["silent_s"] = 34.2 if row["name"] == "sync" else 0.1
+    lines = screen(found, Looks(), 80, 24)
     assert lines[0].startswith("DOWN  The node does not answer")
+    text = "\n".join(lines)
+    assert "sync silent 34 s" in text
+    assert "net         ready" in text
+
+
+@pytest.mark.parametrize(
+    ("sent", "keys"),
+    [
+        (b"pq", "pq"),  # typed while the node was asked
+        (b"\x1b[A\x1bOq\x1b[24~\x1bps", "s"),  # arrow, keypad, F12, Alt-p
+        (b"", "\x04"),
+        ("é".encode(), "é"),
+    ],
+)
+def test_all_keys_count_that_were_typed_and_no_part_of_a_sequence_does(sent: bytes, keys: str) -> None:
+    assert pressed(sent) == keys
 
 
 def test_pipe_gets_a_hint_at_the_other_command(tmp_path: object) -> None:
