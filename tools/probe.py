@@ -30,7 +30,7 @@ NO_ROUTE = frozenset({errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN, err
 
 class Probed(msgspec.Struct, frozen=True):
     """The result. `kind`: ok, refused (by the master, with its `code`), or the stage that failed: address, route, port,
-    time-out, tls, silent, key, protocol."""
+    time-out, tls, certificate, silent, key, protocol."""
 
     kind: str
     text: str = ""
@@ -88,9 +88,10 @@ def _converse(settings: Settings, address: Address, sock: socket.socket, timeout
                 return _hello(settings, address, secure, timeout_s)
     except TimeoutError:
         return Probed("silent", f"{address} takes the connection and does not answer the TLS handshake")
+    except ssl.SSLCertVerificationError as problem:
+        return Probed("certificate", f"the certificate of {address} is not accepted here: {problem.verify_message}")
     except ssl.SSLError as problem:
-        text = problem.verify_message if isinstance(problem, ssl.SSLCertVerificationError) else problem.reason
-        return Probed("tls", f"no TLS with {address}: {text or problem}")
+        return Probed("tls", f"no TLS with {address}: {problem.reason or problem}")
     except OSError as problem:
         return Probed("tls", f"no TLS with {address}: {problem.strerror or problem}")
     return _hello(settings, address, sock, timeout_s)

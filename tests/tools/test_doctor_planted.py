@@ -20,8 +20,9 @@ import pytest
 from clusterd.pidfile import running_pid
 from tests.net.harness import wait_until
 from tests.tools.doctored import certificate
-from tests.tools.planted import IS_ROOT, OWNER, Planted, shown
+from tests.tools.planted import IS_ROOT, OWNER, Planted, edited, shown
 from tools.doctor import cluster
+from tools.rig.cluster_json import merged
 from tools.rig.nodes import PROJECT
 
 pytestmark = pytest.mark.slow
@@ -99,9 +100,10 @@ def test_file_that_is_mounted(apart: Planted) -> None:
 # ---- the machine -----------------------------------------------------------------------------------------------------
 
 
-def test_disk_without_room_or_inodes(apart: Planted) -> None:
-    logs = apart.worker.root / "logs"
+def test_disk_without_room_or_inodes_or_that_is_read_only(apart: Planted) -> None:
+    logs, etc = apart.worker.root / "logs", apart.worker.root / "etc"
     apart.there('mount -t tmpfs -o size=4m,nr_inodes=200,mode=1777 logs "$1"', logs)
+    apart.there('cp -a "$1" "$1.kept"; mount -t tmpfs etc "$1"; cp -a "$1.kept/." "$1"; rm -r "$1.kept"', etc)
     try:
         apart.restart(apart.worker)
         apart.wait_healed(there=True)
@@ -117,13 +119,18 @@ def test_disk_without_room_or_inodes(apart: Planted) -> None:
         assert "remove small files" in found.cure
         apart.there('rm -r "$1/ballast"', logs)
         apart.wait_healed(there=True)
+        apart.there('mount -o remount,ro "$1"', etc)
+        found = apart.wait_found(apart.worker, "disk read-only", there=True)["disk read-only"]
+        assert (found.is_fault, found.what) == (True, f"{etc} is mounted read-only")
+        apart.there(found.cure.removeprefix("see dmesg; then "))
+        apart.wait_healed(there=True)
     finally:
-        apart.there('umount -l "$1"', logs)
+        apart.there('umount -l "$1" "$2"', logs, etc)
         apart.restart(apart.worker)
 
 
-def test_too_few_watches(apart: Planted) -> None:
-    limit = "/proc/sys/user/max_inotify_watches"
+def test_too_few_watches_or_instances(apart: Planted) -> None:
+    limit, instances = (f"/proc/sys/user/max_inotify_{what}" for what in ("watches", "instances"))
     apart.there(f"echo 3 >{limit}")
     try:
         apart.restart(apart.worker)
@@ -136,8 +143,12 @@ def test_too_few_watches(apart: Planted) -> None:
         apart.there(f"echo {cure[1]} >{limit}")
         assert apart.rig.command(apart.worker, "reload", timeout_s=120).returncode == 0
         apart.wait_healed(there=True)
+        apart.there(f"echo 1 >{instances}")
+        few = apart.wait_found(apart.worker, "inotify limit", there=True)["inotify limit"]
+        assert (few.is_fault, few.what) == (True, "user.max_inotify_instances is 1")
+        assert few.cure == "sysctl user.max_inotify_instances=128; clusterd reload"
     finally:
-        apart.there(f"echo 1000000 >{limit}")
+        apart.there(f"echo 1000000 >{limit}; echo 128 >{instances}")
 
 
 def test_too_few_open_files(nodes: Planted) -> None:
@@ -193,6 +204,20 @@ def test_certificate_of_the_api_that_has_expired(nodes: Planted) -> None:
         return ssl.get_server_certificate(("127.0.0.1", api["port"]), timeout=60)
 
     wait_until(lambda: served().strip() == cert.read_text().strip(), "new connections get the new one")
+
+
+def test_certificate_of_the_cluster_port_that_has_expired(nodes: Planted, tmp_path: Path) -> None:
+    """In the files of the master only: what a worker says of it is in test_doctor.py."""
+    cert, key = tmp_path / "m.crt", nodes.other.root / "etc/clusterd-api.key"
+    certificate(cert, datetime.now(UTC) - timedelta(days=1), key)
+    tls = {"clusterd": {"tls": {"enabled": True, "cert": str(cert), "key": str(key)}}}
+    own = nodes.master.root / "etc/cluster.json"
+    with edited(own, lambda text: json.dumps(merged(json.loads(text), tls))):
+        found = nodes.wait_found(nodes.master, "certificate expired")["certificate expired"]
+        assert (found.is_fault, f"{cert} (cluster port) was good until" in found.what) == (True, True)
+        assert found.cure == "put a new one there and restart the node"
+        certificate(cert, datetime.now(UTC) + timedelta(days=90), key)
+        assert "certificate expired" not in nodes.doctor(nodes.master)
 
 
 # ---- the agent database ----------------------------------------------------------------------------------------------

@@ -48,6 +48,11 @@ MASTERS = {
     "time-out": ("firewall", "let this node through to that port of the master; is the machine on?"),
     "silent": ("master does not answer", "clusterd doctor on the master; it may hang, or a balancer may stand between"),
     "tls": ("no TLS", "set clusterd.tls alike on both nodes, then on the changed one: clusterd restart"),
+    "certificate": (
+        "certificate refused",
+        "expired: a new clusterd.tls.cert on the master, then there: clusterd restart; else correct ca or server_name "
+        "of clusterd.tls here, then: clusterd restart",
+    ),
     "key": ("wrong key", "give both nodes the same <key>, then on the changed one: clusterd restart"),
     "protocol": ("not a cluster port", "correct <port> or <node> in ossec.conf, then: clusterd restart"),
 }

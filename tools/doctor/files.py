@@ -154,6 +154,10 @@ def disks(settings: Settings) -> Iterator[Finding]:
             device, found = path.stat().st_dev, os.statvfs(path)
         except OSError:
             continue
+        if found.f_flag & os.ST_RDONLY:  # of a mount: others of the same disk may be writable
+            yield Finding(
+                "disk read-only", f"{path} is mounted read-only", f"see dmesg; then mount -o remount,rw {path}"
+            )
         if device in seen:
             continue
         seen.add(device)
@@ -164,10 +168,6 @@ def disks(settings: Settings) -> Iterator[Finding]:
         if found.f_files and found.f_favail < LOW_INODES * found.f_files:
             text = f"{found.f_favail} of {found.f_files} inodes are free at {path}"
             yield Finding("inodes used up", text, "remove small files on this file system; look at queue/ first")
-        if found.f_flag & os.ST_RDONLY:
-            yield Finding(
-                "disk read-only", f"{path} is mounted read-only", f"see dmesg; then mount -o remount,rw {path}"
-            )
 
 
 def certificates(settings: Settings, now: datetime | None = None) -> Iterator[Finding]:
