@@ -18,7 +18,7 @@ from clusterd.exits import ExitCode
 from clusterd.gate import closed_to_us, has_node, no_node
 from clusterd.rundir import DEFAULT_ROOT
 from tools import at_once
-from tools.show import fail, failed
+from tools.show import colours_asked_for, fail, failed
 
 COMMANDS = {
     "init": ("tools.cli_init:init", "Make a node's directory tree and configuration."),
@@ -106,7 +106,14 @@ def _behind_the_gate(name: str, callback: Callable[..., Any]) -> Callable[..., A
 
 def _set_root(context: click.Context, parameter: click.Parameter, value: str | None) -> None:
     if value is not None:
-        context.obj = os.path.abspath(value)
+        context.obj = _absolute(value)
+
+
+def _absolute(root: str) -> str:
+    """An empty one comes from a variable that is not set: it does not mean the working directory."""
+    if not root:
+        raise click.UsageError("--root is empty")
+    return os.path.abspath(root)
 
 
 class LazyCommands(click.Group):
@@ -156,7 +163,8 @@ class LazyCommands(click.Group):
 def cluster(context: click.Context, root: str) -> None:
     """Start, stop and look at a node of a SIEM manager's cluster."""
     gc.enable()  # the command is loaded (see tools/entry.py); it may go on for long, or be the node's first process
-    context.obj = os.path.abspath(root)
+    context.obj = _absolute(root)
+    context.color = colours_asked_for()
 
 
 @cluster.command()

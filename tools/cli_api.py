@@ -126,7 +126,15 @@ def list_users(root: str, as_json: bool) -> None:
 def _password(file: str | None) -> str:
     """Reads the password. Never from the command line, where every user of the machine could read it."""
     if file is None:
-        return str(click.prompt("Password", hide_input=True, confirmation_prompt=True, err=True))
+        import warnings  # only for a question
+
+        try:
+            with warnings.catch_warnings(action="ignore"):  # of getpass where there is no terminal; it says so, too
+                return str(click.prompt("Password", hide_input=True, confirmation_prompt=True, err=True))
+        except click.Abort as stop:
+            if not isinstance(stop.__context__, EOFError):
+                raise  # Ctrl-C
+            raise UserProblem("there is nobody to ask for the password: give --password-file") from None
     try:
         if file == "-":
             text = sys.stdin.read(2 * LONGEST_PASSWORD)

@@ -57,7 +57,7 @@ def candidate_names(context: click.Context, parameter: click.Parameter, incomple
 
 def _written(context: click.Context, path: Callable[[str], str]) -> Any:
     """What this file of the node says; an empty list where it cannot be read."""
-    root = context.find_root().params.get("root") or DEFAULT_ROOT
+    root = context.obj or context.find_root().params.get("root") or DEFAULT_ROOT
     try:
         with open(path(root), encoding="utf-8") as file:
             return json.load(file)

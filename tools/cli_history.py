@@ -81,6 +81,8 @@ def history(
     as_json: bool,
 ) -> None:
     """Show what has happened: changes of files, syncs, registrations, logins, workers, problems."""
+    if follows and until is not None:
+        raise click.UsageError("--until does not go with --follow")
     wanted = Filter(since=since, until=until, kinds=kinds, node=node, path=path)
     reader = _reader(root)
     try:
@@ -98,7 +100,11 @@ def history(
                 _show(event, as_json=as_json, files=limit if path else 5)
     except JournalUnreadable as problem:
         fail(str(problem))
-    except (KeyboardInterrupt, BrokenPipeError):
+    except KeyboardInterrupt:
+        if not follows:
+            raise
+        end_quietly()
+    except BrokenPipeError:
         end_quietly()  # whoever reads has had enough: neither a line nor a code says that something is wrong
 
 

@@ -9,7 +9,7 @@ from clusterd.exits import ExitCode
 from clusterd.logs import LEVELS
 from clusterd.printable import printable_lines
 from clusterd.rundir import board_path
-from clusterd.status.absence import not_running
+from clusterd.status.absence import is_running, not_running
 from clusterd.status.status import LOG_LEVELS
 from clusterd.status.verdict import span
 from ipc.board import Board, ask_log_level
@@ -91,6 +91,8 @@ class Span(click.ParamType):  # type: ignore[type-arg]  # not generic in older r
 def log_level(root: str, level: str | None, for_s: float) -> None:
     """Show or change the log level of a running node, for a while: no reload, nothing is written to a file."""
     path = board_path(root)
+    if not is_running(root):  # a node that was killed has left its board
+        fail(not_running(root), ExitCode.NOT_RUNNING)
     try:
         if level is not None:
             ask_log_level(path, None if level == "default" else LOG_LEVELS.index(level), for_s)

@@ -10,13 +10,14 @@ import msgspec
 from clusterd.exits import ExitCode
 from tools.node_address import NodeAddress
 from tools.seconds import Seconds
-from tools.show import echo, warn
+from tools.show import echo, fail, goes_on, warn
 
 if TYPE_CHECKING:
     from tools.role_follow import RoleOutcome
 
 _json = click.option("--json", "as_json", is_flag=True, help="The result for programs; asks nothing.")
 _yes = click.option("--yes", is_flag=True, help="Do not ask.")
+CHANGES = "a change of role that was begun goes on: clusterd status"
 _timeout = click.option("--timeout", "timeout_s", type=Seconds(1), default=120.0, show_default=True, help="Seconds.")
 
 
@@ -50,7 +51,8 @@ def promote(
     if without_agents and not as_json:
         warn("without agents: their groups, labels and states, and ids that were given before, are not taken over")
     _ask(f"Make {settings.cluster.node_name} the master of cluster {settings.cluster.name}?", yes or as_json)
-    found = promoting.promote(root, settings, highest, wanted, _sayer(as_json))
+    with goes_on(CHANGES):
+        found = promoting.promote(root, settings, highest, wanted, _sayer(as_json))
     _end(found, "this node was not promoted", as_json, f"{settings.cluster.node_name} leads in term {found.term}.")
 
 
@@ -70,13 +72,23 @@ def demote(root: str, master: str, timeout_s: float, yes: bool, as_json: bool) -
         return
     text = f"Make {settings.cluster.node_name} a worker of {note.node} at {master}, which leads in term {note.term}?"
     _ask(text, yes or as_json)
-    found = demoting.demote(root, settings, note, master, _sayer(as_json), timeout_s)
+    with goes_on(CHANGES):
+        found = demoting.demote(root, settings, note, master, _sayer(as_json), timeout_s)
     _end(found, "this node was not demoted", as_json, f"{settings.cluster.node_name} follows {note.node}.")
 
 
 def _ask(question: str, is_answered: bool) -> None:
-    if not is_answered:
-        click.confirm(question, abort=True)
+    """Ends the command unless the answer is yes."""
+    if is_answered:
+        return
+    try:
+        agreed = click.confirm(question)
+    except click.Abort as stop:
+        if not isinstance(stop.__context__, EOFError):
+            raise  # Ctrl-C
+        fail("there is nobody to ask: nothing was changed; --yes answers")
+    if not agreed:
+        fail("nothing was changed")
 
 
 def _sayer(as_json: bool) -> Callable[[str], None]:

@@ -1,22 +1,25 @@
 """`clusterd start` and `clusterd restart`: the commands that load the whole daemon, because they become it."""
 
+import contextlib
 import time
-from pathlib import Path
 from typing import Literal
 
 import click
 
 from clusterd.exits import START_TIMEOUT_S, ExitCode
+from clusterd.gate import has_node, no_node
+from clusterd.pidfile import running_pid
 from clusterd.rundir import root_problem
 from clusterd.status.status import StatusReader
 from tools import stopping
 from tools.check import check
 from tools.seconds import Seconds
-from tools.show import echo, fail, show_lines, warn
+from tools.show import echo, fail, goes_on, show_lines, warn
 
 LogFormat = Literal["text", "json"]
 WAIT_MASTER_S = 3.0
 POLL_S = 0.1
+STARTS = "the node goes on starting: clusterd status"
 
 
 @click.command()
@@ -38,9 +41,10 @@ def start(root: str, foreground: bool, debug: int, log_format: LogFormat, timeou
     _need_short(root)
     from tools import starting  # the whole daemon: not for --help, nor before the configuration is known to be good
 
-    started = starting.start(
-        root, foreground=foreground, debug=debug, log_format=log_format, timeout_s=timeout_s, say=warn
-    )
+    with contextlib.nullcontext() if foreground else goes_on(STARTS):
+        started = starting.start(
+            root, foreground=foreground, debug=debug, log_format=log_format, timeout_s=timeout_s, say=warn
+        )
     if not started.ok:
         fail(started.reason, started.code)
     if not foreground:
@@ -78,16 +82,20 @@ def restart(root: str, timeout_s: float, debug: int, log_format: LogFormat) -> N
     if not checked.ok:
         show_lines(checked.lines)
         fail("the configuration has mistakes; the node was left as it is", ExitCode.BAD_CONFIGURATION)
-    stopped = stopping.stop(root, timeout_s=timeout_s)
+    with goes_on("the node goes on stopping, and is not started again: clusterd start"):
+        stopped = stopping.stop(root, timeout_s=timeout_s)
     if not stopped.ok:
-        fail(stopped.reason, stopped.code)
+        if running_pid(root) is not None:
+            fail(stopped.reason, stopped.code)
+        warn(stopped.reason)  # it was killed: the more it has to be started again
     for line in stopped.lines:
         echo(line)
     from tools import starting  # the whole daemon: not for --help, nor before the configuration is known to be good
 
-    started = starting.start(
-        root, foreground=False, debug=debug, log_format=log_format, timeout_s=START_TIMEOUT_S, say=warn
-    )
+    with goes_on(STARTS):
+        started = starting.start(
+            root, foreground=False, debug=debug, log_format=log_format, timeout_s=START_TIMEOUT_S, say=warn
+        )
     if not started.ok:
         fail(started.reason, started.code)
     echo(f"clusterd runs (pid {started.pid}).")
@@ -98,5 +106,5 @@ def _need_short(root: str) -> None:
     problem = root_problem(root)
     if problem is not None:
         fail(problem, ExitCode.BAD_CONFIGURATION)
-    if not Path(root).is_dir():
-        fail(f"there is no node at {root}. Make one with: clusterd --root {root} init ...", ExitCode.BAD_CONFIGURATION)
+    if not has_node(root):
+        fail(no_node(root), ExitCode.BAD_CONFIGURATION)

@@ -4,7 +4,7 @@ import click
 
 from tools import stopping
 from tools.seconds import Seconds
-from tools.show import echo, fail
+from tools.show import echo, fail, goes_on
 
 
 @click.command()
@@ -12,7 +12,8 @@ from tools.show import echo, fail
 @click.pass_obj
 def stop(root: str, timeout_s: float) -> None:
     """Stop the node; returns when its last process is gone."""
-    outcome = stopping.stop(root, timeout_s=timeout_s)
+    with goes_on("the node goes on stopping: clusterd status"):
+        outcome = stopping.stop(root, timeout_s=timeout_s)
     if not outcome.ok:
         fail(outcome.reason, outcome.code)
     for line in outcome.lines:

@@ -8,6 +8,7 @@ import msgspec
 from clusterd import left_behind
 from clusterd.config.loading import load
 from clusterd.exits import ExitCode
+from clusterd.gate import has_node, no_node
 from clusterd.net.dial import parse_address
 from clusterd.net.term_question import ask_term
 from clusterd.pidfile import running_pid
@@ -26,6 +27,8 @@ ELECTED = (
 
 def prepare(root: str, master: str) -> tuple[RoleOutcome | None, Settings | None, TermNote | None]:
     """Checks that `master` leads, in a term that this node must follow. Returns why not, or what the demotion needs."""
+    if not has_node(root):
+        return refused(no_node(root)), None, None
     loaded = load(root, with_role=False)
     if loaded.settings is None:
         return refused(*map(str, loaded.problems), code=ExitCode.BAD_CONFIGURATION), None, None
@@ -90,7 +93,7 @@ def demote(root: str, settings: Settings, note: TermNote, master: str, say: Say,
         return refused(str(failure))
     say(f"term: {given.term} is on disk, {note.node} at {address} is its master")
     if running_pid(root) is None:
-        line = f"The daemon is not running. When it starts it becomes a worker first: clusterd --root {root} start"
+        line = f"clusterd is not running. When it starts it becomes a worker first: clusterd --root {root} start"
         return RoleOutcome(True, given.term, then=[line])
     problem = tell_supervisor(root)
     if problem:

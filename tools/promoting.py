@@ -9,12 +9,14 @@ import msgspec
 
 from clusterd.config.loading import load, missing_files
 from clusterd.exits import ExitCode
+from clusterd.gate import has_node, no_node
 from clusterd.listening.addresses import look_up
 from clusterd.net.dial import Address, parse_address
 from clusterd.net.term_question import TermAnswer, ask_term
 from clusterd.pidfile import running_pid
 from clusterd.role import NodeRole, RoleChange, RoleDamaged, update_role
 from clusterd.settings import Settings
+from clusterd.status.absence import not_running
 from clusterd.status.status import StatusReader
 from clusterd.status.verdict import verdict
 from tools.role_follow import POLL_S, RoleOutcome, Say, follow, own_address, own_note, refused, tell_supervisor
@@ -43,6 +45,8 @@ class PromoteOptions(msgspec.Struct, frozen=True):
 
 def prepare(root: str, wanted: PromoteOptions) -> tuple[RoleOutcome | None, Settings | None, int]:
     """Checks whether this node may lead. Returns why not, or its settings and the highest term that any node knows."""
+    if not has_node(root):
+        return refused(no_node(root)), None, 0
     loaded = load(root)
     if loaded.settings is None:
         return refused(*map(str, loaded.problems), code=ExitCode.BAD_CONFIGURATION), None, 0
@@ -50,8 +54,8 @@ def prepare(root: str, wanted: PromoteOptions) -> tuple[RoleOutcome | None, Sett
     if settings.clusterd.ha.enabled:
         return refused(ELECTED), None, 0
     if running_pid(root) is None:
-        cure = "it finishes a change that was begun by itself" if settings.role and settings.role.change else "first"
-        return refused(f"the daemon is not running: clusterd --root {root} start, {cure}", code=4), None, 0
+        more = ": it finishes the change that was begun" if settings.role and settings.role.change else ""
+        return refused(f"{not_running(root)}{more}", code=ExitCode.NOT_RUNNING), None, 0
     status = StatusReader(root).read()
     if status["peers"] is None or status["node"] is None:
         return refused(f"the node does not answer: {status['problem']}"), None, 0

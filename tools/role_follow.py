@@ -51,7 +51,7 @@ def tell_supervisor(root: str) -> str:
     """Makes the running node read its role again. Returns why it cannot; empty if it was told."""
     pid = running_pid(root)
     if pid is None:
-        return "the daemon is not running"
+        return "clusterd is not running"
     Path(run_dir(root), FAILED).unlink(missing_ok=True)
     try:
         os.kill(pid, signal.SIGHUP)

@@ -42,6 +42,8 @@ def test_names_of_workers_are_completed_from_what_the_master_has_written(tmp_pat
     (state / "workers.json").write_text(json.dumps([{"name": "paris"}, {"name": "porto"}, {"name": "rome"}]))
     assert completed("--root", str(tmp_path), "forget", "p") == ["paris", "porto"]
     assert completed("--root", str(tmp_path), "diff", "r") == ["rome"]
+    assert completed("--root", str(tmp_path), "control", "health", "--node", "r") == ["rome"]
+    assert completed("diff", "--root", str(tmp_path), "r") == ["rome"]
     (state / "workers.json").write_text("{")
     assert completed("--root", str(tmp_path), "diff", "") == []
 
@@ -62,6 +64,12 @@ def test_names_of_candidates_are_completed_from_what_the_election_has_kept(tmp_p
 def test_root_stands_before_or_behind_the_command(tmp_path: Path, arguments: list[str]) -> None:
     done = CliRunner().invoke(cluster, [str(tmp_path) if word == "HERE" else word for word in arguments])
     assert f"there is no node at {tmp_path}." in done.output
+
+
+@pytest.mark.parametrize("arguments", [["--root", "", "status", "--watch"], ["stop", "--root", ""]])
+def test_root_that_is_empty_is_not_the_working_directory(arguments: list[str]) -> None:
+    done = CliRunner().invoke(cluster, arguments)
+    assert (done.exit_code, "--root is empty" in done.output) == (2, True)
 
 
 def test_root_stands_behind_a_command_of_a_group(tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ from clusterd.messages.journal import (
 from clusterd.rundir import journal_path
 from clusterd.status.absence import not_running
 from tests.monitor.written import NOW, write
-from tools.cli import cluster
+from tools.cli import cluster, main
 from tools.history_view import lines, parse_moment
 
 EVERY_KIND: tuple[AnyEvent, ...] = (
@@ -139,6 +139,7 @@ def test_options_choose(root: Path) -> None:
         (("--kind", "woker"), "known: change, sync"),
         (("--kind", "worker:gone"), "known: worker:connected, worker:lost"),
         (("--since", "yesterday"), "give 90s, 10m, 2h or 3d ago"),
+        (("--until", "1h", "-f"), "--until does not go with --follow"),
     ],
 )
 def test_mistake_names_what_is_known(root: Path, arguments: tuple[str, ...], text: str) -> None:
@@ -164,6 +165,21 @@ def test_an_empty_place_is_reported(tmp_path: Path, root: Path) -> None:
     assert said.startswith("clusterd: the journal is empty: ")
     code, _, said = run(tmp_path / "elsewhere")
     assert (code, "there is no node at " in said) == (1, True)
+
+
+@pytest.mark.parametrize(("words", "code"), [((), 130), (("--follow",), 0)])
+def test_interrupt_ends_what_goes_on_as_meant_and_a_search_as_interrupted(
+    root: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], code: int
+) -> None:
+    def interrupted(*_: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("tools.cli_history.JournalReader.latest", interrupted)
+    monkeypatch.setattr("tools.cli_history.end_quietly", lambda: None)
+    monkeypatch.setattr("sys.argv", ["clusterd", "--root", str(root), "history", *words])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == code
 
 
 def test_damaged_journal_is_one_line(root: Path) -> None:

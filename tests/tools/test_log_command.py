@@ -10,6 +10,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from clusterd.logs import Log
+from clusterd.pidfile import claim
 from clusterd.rundir import board_path
 from ipc.board import Board
 from tools import log_reader
@@ -76,6 +77,18 @@ def test_lines_of_the_json_format_are_entries(root: Path) -> None:
     assert json.loads(run(root, "--node", "w9").output) == row
 
 
+@pytest.mark.parametrize(
+    ("environment", "is_coloured"),
+    [({}, False), ({"FORCE_COLOR": "1"}, True), ({"FORCE_COLOR": "1", "NO_COLOR": "1"}, False)],
+)
+def test_colours_are_those_that_the_environment_wants(
+    root: Path, environment: dict[str, str], is_coloured: bool
+) -> None:
+    before = dict.fromkeys(("NO_COLOR", "FORCE_COLOR"), None)
+    done = CliRunner().invoke(cluster, ["--root", str(root), "log"], env={**before, "TERM": "xterm", **environment})
+    assert ("\x1b[31m" in done.output) == is_coloured
+
+
 def test_bad_input_is_one_line(root: Path, tmp_path: Path) -> None:
     assert "--grep" in run(root, "--grep", "(").output
     assert run(root, "--grep", "(").exit_code != 0
@@ -124,9 +137,11 @@ def test_what_is_written_is_followed_through_a_rotation(root: Path, monkeypatch:
 def board(root: Path) -> Iterator[Board]:
     path = Path(board_path(str(root)))
     path.parent.mkdir(parents=True)
+    pid_file, _ = claim(str(root))
     made = Board.create(str(path))
     yield made
     made.close()
+    pid_file.remove()
 
 
 def level(root: Path, *arguments: str) -> Result:
@@ -152,6 +167,18 @@ def test_level_goes_back_at_once_when_asked(root: Path, board: Board) -> None:
     assert (log.is_on("DEBUG"), log.is_on("DEBUG2")) == (True, False)
     level(root, "default")
     assert (log.is_on("DEBUG"), log.is_on("INFO")) == (False, True)
+
+
+def test_node_that_was_killed_has_no_level_although_its_board_is_there(root: Path) -> None:
+    path = Path(board_path(str(root)))
+    path.parent.mkdir(parents=True)
+    (root / "etc").mkdir()
+    (root / "etc/ossec.conf").touch()
+    Board.create(str(path)).close()
+    for words in ((), ("debug",)):
+        done = level(root, *words)
+        assert (done.exit_code, done.stdout) == (4, "")
+        assert "clusterd is not running at" in done.stderr
 
 
 @pytest.mark.parametrize(

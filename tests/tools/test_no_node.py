@@ -1,12 +1,17 @@
-"""What commands print where there is no node, or none that runs: the same words everywhere, and what to do."""
+"""What commands print where there is no node, none that runs, not the right one, or nobody to ask: the same words
+everywhere, and what to do."""
 
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from click.testing import CliRunner
 
 from clusterd.exits import ExitCode
 from tests.conftest import KEY
+from tests.fakes.answering_node import answering_node
+from tests.tools.doctored import node
 from tools import cli
 
 NEEDS_A_NODE = (
@@ -33,12 +38,12 @@ def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], root
     return int(ended.value.code or 0), out + err
 
 
-@pytest.mark.parametrize("line", NEEDS_A_NODE)
+@pytest.mark.parametrize("line", [*NEEDS_A_NODE, "start", "restart"])
 def test_root_without_a_node_is_reported_with_how_to_make_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], line: str
 ) -> None:
     code, said = run(monkeypatch, capfd, tmp_path, line)
-    assert code in (ExitCode.FAILED, ExitCode.NOT_RUNNING)
+    assert code in (ExitCode.FAILED, ExitCode.NOT_RUNNING, ExitCode.BAD_CONFIGURATION)
     assert said == (
         f"clusterd: there is no node at {tmp_path}. Make one with: clusterd --root {tmp_path} init ..., "
         "or give the right --root\n"
@@ -72,3 +77,39 @@ def test_help_lists_commands(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert "\nCommands:\n  init " in run(monkeypatch, capfd, tmp_path, "--help")[1]
+
+
+@pytest.mark.parametrize("line", ["promote --old-master-is-down --yes", "demote --master 10.0.0.5 --yes"])
+def test_change_of_role_without_a_node_is_refused_in_the_same_words(tmp_path: Path, line: str) -> None:
+    done = CliRunner().invoke(cli.cluster, ["--root", str(tmp_path), *line.split()])
+    assert (done.exit_code, f"- there is no node at {tmp_path}. Make one with" in done.stderr) == (1, True)
+    if line.startswith("promote"):
+        made = node(tmp_path / "w")
+        done = CliRunner().invoke(cli.cluster, ["--root", made.root, *line.split()])
+        assert (done.exit_code, f"- clusterd is not running at {made.root}. Start it" in done.stderr) == (4, True)
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"), [("n\n", "clusterd: nothing was changed\n"), ("", "clusterd: there is nobody to ask: nothing")]
+)
+def test_question_that_is_not_answered_with_yes_ends_with_a_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: str, said: str
+) -> None:
+    """A script has no terminal; 130 would mean Ctrl-C."""
+    settings = SimpleNamespace(cluster=SimpleNamespace(node_name="w", name="x"))
+    monkeypatch.setattr("tools.promoting.prepare", lambda *_: (None, settings, 0))
+    monkeypatch.setattr("tools.promoting.promote", None)
+    done = CliRunner().invoke(cli.cluster, ["--root", str(tmp_path), "promote", "--old-master-is-down"], input=answer)
+    assert (done.exit_code, said in done.stderr) == (ExitCode.FAILED, True), done.output
+
+
+def test_password_is_asked_of_nobody_where_there_is_nobody(tmp_path: Path) -> None:
+    (tmp_path / "queue/cluster").mkdir(parents=True)
+    done = CliRunner().invoke(cli.cluster, ["--root", str(tmp_path), "api", "user", "add", "ann"], input="")
+    assert (done.exit_code, "give --password-file" in done.stderr) == (ExitCode.FAILED, True), done.output
+
+
+def test_workers_are_expected_of_a_master_only(tmp_path: Path) -> None:
+    with answering_node(tmp_path, {"sync_now": {"at": 1.0}}):
+        done = CliRunner().invoke(cli.cluster, ["--root", str(tmp_path), "sync", "--wait", "--expect", "2"])
+    assert (done.exit_code, "run it there" in done.stderr) == (ExitCode.FAILED, True), done.output

@@ -6,7 +6,14 @@ import sys
 import threading
 from pathlib import Path
 
+import pytest
+from click.testing import CliRunner
+
+from clusterd.exits import ExitCode
+from clusterd.supervisor.starter import StartResult
 from tests.supervisor.helpers import until
+from tools.check import Checked
+from tools.cli import cluster
 from tools.outcome import Outcome
 from tools.stopping import stop
 
@@ -39,3 +46,20 @@ def test_stop_waits_for_a_process_that_has_removed_its_pid_file_and_still_ends(t
         finally:
             node.kill()
     assert [(outcome.ok, outcome.lines) for outcome in outcomes] == [(True, ["clusterd has stopped."])]
+
+
+@pytest.mark.parametrize("lives", [False, True])
+def test_restart_starts_a_node_that_had_to_be_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, lives: bool
+) -> None:
+    """Whoever restarts a node that hangs must not be left without one."""
+    late = Outcome(False, "did not stop within 30 s and was killed: pid 7", int(ExitCode.TIMED_OUT))
+    monkeypatch.setattr("tools.cli_start.check", lambda root: Checked(True, []))
+    monkeypatch.setattr("tools.cli_start.stopping.stop", lambda root, timeout_s: late)
+    monkeypatch.setattr("tools.cli_start.running_pid", lambda root: 7 if lives else None)
+    monkeypatch.setattr("tools.cli_start._say_master", lambda *_: None)
+    monkeypatch.setattr("tools.starting.start", lambda *_, **options: StartResult(True, "", 8))
+    (tmp_path / "queue/cluster").mkdir(parents=True)
+    done = CliRunner().invoke(cluster, ["--root", str(tmp_path), "restart"])
+    assert done.stderr == f"clusterd: {late.reason}\n"
+    assert (done.exit_code, done.stdout) == ((6, "") if lives else (0, "clusterd runs (pid 8).\n"))
