@@ -155,7 +155,7 @@ def _number(text: str, *, whole: bool) -> float | int | None:
 def end_with(run: Callable[[], object], root: str | None = None) -> None:
     """Runs a command and exits with its code: with 130 after an interrupt, as in a shell, and silently when its output
     was closed (`clusterd status | head -1`). `root`: that of a command that only shows something."""
-    from tools.show import bear_any_text, end_quietly, fail, failed, flush, in_short
+    from tools.show import bear_any_text, end_quietly, fail, failed, flush, in_short, places
 
     bear_any_text()
     try:
@@ -170,4 +170,8 @@ def end_with(run: Callable[[], object], root: str | None = None) -> None:
         if root is not None:
             failed(problem, root)
         fail(in_short(problem))
+    except UnicodeEncodeError as problem:
+        fail(f"{problem.object!r} is not UTF-8")
+    except Exception as bug:
+        fail(f"unexpected failure: {in_short(bug) or 'no text'} ({type(bug).__name__}{places(bug)}). Please report it")
     sys.exit(code if isinstance(code, int) else ExitCode.OK)

@@ -23,6 +23,7 @@ from clusterd.users import (
     set_role,
 )
 from tools.api_setup import SetupProblem, next_steps, read_cluster_json, turn_on
+from tools.asking import asked
 from tools.show import echo, fail, show_lines
 
 
@@ -126,17 +127,14 @@ def list_users(root: str, as_json: bool) -> None:
 def _password(file: str | None) -> str:
     """Reads the password. Never from the command line, where every user of the machine could read it."""
     if file is None:
-        import warnings  # only for a question
-
-        try:
-            with warnings.catch_warnings(action="ignore"):  # of getpass where there is no terminal; it says so, too
-                return str(click.prompt("Password", hide_input=True, confirmation_prompt=True, err=True))
-        except click.Abort as stop:
-            if not isinstance(stop.__context__, EOFError):
-                raise  # Ctrl-C
-            raise UserProblem("there is nobody to ask for the password: give --password-file") from None
+        given = asked(lambda: click.prompt("Password", hide_input=True, confirmation_prompt=True, err=True))
+        if given is None:
+            raise UserProblem("there is nobody to ask for the password: give --password-file")
+        return str(given)
     try:
         if file == "-":
+            if sys.stdin is None:  # closed by who started us
+                raise UserProblem("there is no standard input to read the password from")
             text = sys.stdin.read(2 * LONGEST_PASSWORD)
         else:
             with Path(file).open(encoding="utf-8") as opened:

@@ -160,13 +160,15 @@ def _show(event: dict[str, Any], *, as_json: bool, files: int = 5) -> None:
     if as_json:
         click.echo(json.dumps(event, ensure_ascii=False, separators=(",", ":")))
         return
-    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 0
+    width = shutil.get_terminal_size().columns if sys.stdout is not None and sys.stdout.isatty() else 0
     first, *more = lines(event, width, files=files)
     click.echo("\n".join([click.style(first, fg=colour(event)), *more]))
 
 
 def _following(root: str, reader: JournalReader, wanted: Filter, after: int) -> Iterator[dict[str, Any]]:
     """Events behind `after`, as they are written. A journal that was begun anew is followed from its beginning."""
+    if sys.stdout is None:  # closed by who started us
+        raise BrokenPipeError
     hangup = select.poll()
     hangup.register(sys.stdout, 0)  # only that its reader is gone
     path, seen = journal_path(root), None

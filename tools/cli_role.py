@@ -8,6 +8,7 @@ import click
 import msgspec
 
 from clusterd.exits import ExitCode
+from tools.asking import asked
 from tools.node_address import NodeAddress
 from tools.seconds import Seconds
 from tools.show import echo, fail, goes_on, warn
@@ -81,14 +82,9 @@ def _ask(question: str, is_answered: bool) -> None:
     """Ends the command unless the answer is yes."""
     if is_answered:
         return
-    try:
-        agreed = click.confirm(question)
-    except click.Abort as stop:
-        if not isinstance(stop.__context__, EOFError):
-            raise  # Ctrl-C
-        fail("there is nobody to ask: nothing was changed; --yes answers")
+    agreed = asked(lambda: click.confirm(question))
     if not agreed:
-        fail("nothing was changed")
+        fail("nothing was changed" if agreed is not None else "there is nobody to ask: nothing was changed. See --yes")
 
 
 def _sayer(as_json: bool) -> Callable[[str], None]:
@@ -107,5 +103,5 @@ def _end(found: "RoleOutcome | None", failure: str, as_json: bool, verdict: str 
     else:
         warn(f"{failure}:")
         for reason in found.reasons:
-            echo(f"- {reason}.", err=True)
+            echo(f"- {reason}{'' if reason.endswith(' start') else '.'}", err=True)  # that is to be typed
     sys.exit(ExitCode.OK if found.ok else found.code)

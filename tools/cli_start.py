@@ -19,7 +19,7 @@ from tools.show import echo, fail, goes_on, show_lines, warn
 LogFormat = Literal["text", "json"]
 WAIT_MASTER_S = 3.0
 POLL_S = 0.1
-STARTS = "the node goes on starting: clusterd status"
+STARTS = "a start that has begun goes on: clusterd status"
 
 
 @click.command()

@@ -25,7 +25,7 @@ ESCAPED = re.compile(r"\x1b(\[[0-9;?<]*[@-~]|O.|.)?")
 @click.pass_obj
 def top(root: str, interval_s: float) -> None:
     """Watch the cluster: workers and problems first. Keys: s sorts, p processes, a agents, q ends."""
-    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+    if any(stream is None or not stream.isatty() for stream in (sys.stdin, sys.stdout)):
         fail("top needs a terminal; for a pipe there is: clusterd status --watch")
     from rich.live import Live
 

@@ -11,6 +11,7 @@ from clusterd.exits import ExitCode
 from clusterd.printable import printable, printable_lines
 
 OUTPUT = "standard output"
+MOST_PLACES = 4
 WRITERS = ("tools.show", "click.utils", "rich.console")
 
 
@@ -23,12 +24,13 @@ def colours_asked_for() -> bool | None:
 
 def echo(text: str, *, err: bool = False) -> None:
     """Shows one line for a person; JSON for programs is printed unchanged."""
-    write(printable(text), sys.stderr if err else None)
+    write(printable(text), err=err)
 
 
-def write(text: str, file: TextIO | None = None) -> None:
+def write(text: str, file: TextIO | None = None, *, err: bool = False) -> None:
     """Writes one line or several at once. Characters that the output's encoding lacks are escaped."""
-    file = sys.stdout if file is None else file
+    if file is None:
+        file = sys.stderr if err else sys.stdout
     if file is None:  # closed by who started us
         return
     encoding = getattr(file, "encoding", None) or "utf-8"
@@ -79,7 +81,7 @@ def of_output(problem: OSError) -> bool:
 
 
 def warn(text: str) -> None:
-    write(f"clusterd: {printable_lines(text)}", sys.stderr)
+    write(f"clusterd: {printable_lines(text)}", err=True)
 
 
 def in_short(problem: Exception) -> str:
@@ -91,6 +93,15 @@ def in_short(problem: Exception) -> str:
     return str(problem)
 
 
+def places(bug: BaseException) -> str:
+    """Returns where in the code it was raised, as modules and lines, the last ones first."""
+    found, place = [], bug.__traceback__
+    while place is not None:
+        found.append(f"{place.tb_frame.f_globals.get('__name__')}:{place.tb_lineno}")
+        place = place.tb_next
+    return "".join(f" < {one}" for one in reversed(found[-MOST_PLACES:]))
+
+
 def bear_any_text() -> None:
     """Makes the output escape characters that the terminal's encoding lacks, instead of failing in the middle."""
     for stream in (sys.stdout, sys.stderr):
@@ -100,7 +111,8 @@ def bear_any_text() -> None:
 
 def end_quietly() -> None:
     """After the output was closed: discards what is still to be flushed, so that the interpreter does not complain."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if sys.stdout is not None:  # closed by who started us
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def show_lines(lines: list[str]) -> None:

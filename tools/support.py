@@ -2,6 +2,7 @@
 is searched for all of them before it is written.
 """
 
+import contextlib
 import io
 import json
 import os
@@ -280,7 +281,8 @@ def _stacks(root: str, status: dict[str, Any]) -> bytes:
     before = path.stat().st_size
     for row in status["processes"]:
         if row["pid"] and row["state"] == "ready" and CHILDREN.fullmatch(row["name"]):
-            os.kill(row["pid"], signal.SIGUSR2)
+            with contextlib.suppress(ProcessLookupError):  # it has just ended; the others have stacks
+                os.kill(row["pid"], signal.SIGUSR2)
     deadline, size = time.monotonic() + STACKS_S, before
     while time.monotonic() < deadline:
         time.sleep(0.2)

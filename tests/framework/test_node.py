@@ -16,6 +16,8 @@ from tests.conftest import rigs
 from tests.fakes.framework import PASSWORD, FakeFramework
 from tests.supervisor.helpers import until
 from tests.system.dapi_client import ask, failure, result
+from tests.tools.planted import shown as shown_by_doctor
+from tools.doctor.finding import Finding
 from tools.rig.nodes import Rig
 
 pytestmark = pytest.mark.slow
@@ -167,6 +169,33 @@ def test_a_reload_replaces_it(rig: Rig) -> None:
     assert rig.command(rig.master, "reload", timeout_s=60).returncode == 0
     ready(rig, before["pid"])
     until(lambda: is_gone(before["pid"]), "the old one has ended")
+
+
+def test_doctor_names_what_is_wrong_with_it_until_that_is_mended(rig: Rig) -> None:
+    (module,) = rig.master.root.glob("framework/python/lib/*/site-packages/wazuh/__init__.py")
+    behaviour = rig.master.root / "framework/behaviour.json"
+    good = module.read_text()
+
+    def doctor() -> dict[str, Finding]:
+        return shown_by_doctor(rig.command(rig.master, "doctor", timeout_s=120).stdout)
+
+    before = ready(rig)
+    whole = doctor()
+    assert not whole["framework lacks functions"].is_fault  # the fake one has two dozen
+    behaviour.write_text('{"import": "fail"}')
+    module.write_text(good.replace("4.14.1", "4.13.0"))
+    os.kill(before["pid"], signal.SIGKILL)
+    failing = until(lambda: doctor().get("framework fails"), "it is found", 120)
+    assert failing is not None
+    assert (failing.is_fault, "clusterd log --grep Framework" in failing.cure) == (True, True)
+    behaviour.unlink()
+    old = ready(rig, before["pid"])
+    version = doctor()["framework of another version"]
+    assert (version.is_fault, "is version 4.13.0, this node is 4.14.1" in version.what) == (True, True)
+    module.write_text(good)
+    assert rig.command(rig.master, "reload", timeout_s=60).returncode == 0
+    ready(rig, old["pid"])
+    until(lambda: doctor().keys() == whole.keys(), "nothing more is found", 120)
 
 
 def test_it_dies_with_the_supervisor(rig: Rig) -> None:

@@ -19,7 +19,7 @@ from clusterd import gate
 from clusterd.role import ROLE_FILE, RoleDamaged, read_role
 from clusterd.supervisor.privileges import WORKING_DIRECTORIES, tree_problem
 from tools import cluster_control, drawing
-from tools.cli import COMMANDS, FOR_EVERYBODY, NEED_FILES, cluster
+from tools.cli import COMMANDS, FOR_EVERYBODY, NEED_FILES, cluster, main
 
 NOBODY = 65534
 LOADED = (grp, pwd)
@@ -184,6 +184,28 @@ def test_command_whose_output_is_closed_ends_without_a_word() -> None:
     program = "import sys; sys.stdout = None; sys.argv[1:] = ['--help']; from tools.cli import main; main()"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("stream", "line", "code"),
+    [
+        ("stdout", "events", 0),
+        ("stdout", "history --follow", 0),
+        ("stdout", "top", 1),
+        ("stdin", "top", 1),
+        ("stdin", "api user add ann", 1),
+        ("stdin", "api user add ann --password-file -", 1),
+        ("stderr", "log-level", 4),
+    ],
+)
+def test_command_without_one_of_its_streams_ends_as_with_an_empty_one(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], stream: str, line: str, code: int
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["clusterd", "--root", str(root), *line.split()])
+    monkeypatch.setattr(sys, stream, None)
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert (ended.value.code, capfd.readouterr().out) == (code, "")
 
 
 def test_tables_on_a_narrow_terminal_have_columns_that_can_be_read(monkeypatch: pytest.MonkeyPatch) -> None:

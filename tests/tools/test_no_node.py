@@ -1,6 +1,7 @@
 """What commands print where there is no node, none that runs, not the right one, or nobody to ask: the same words
 everywhere, and what to do."""
 
+import re
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -86,7 +87,11 @@ def test_change_of_role_without_a_node_is_refused_in_the_same_words(tmp_path: Pa
     if line.startswith("promote"):
         made = node(tmp_path / "w")
         done = CliRunner().invoke(cli.cluster, ["--root", made.root, *line.split()])
-        assert (done.exit_code, f"- clusterd is not running at {made.root}. Start it" in done.stderr) == (4, True)
+        assert done.exit_code == 4
+        assert (
+            f"- clusterd is not running at {made.root}. Start it with: clusterd --root {made.root} start\n"
+            in done.stderr
+        )
 
 
 @pytest.mark.parametrize(
@@ -113,3 +118,28 @@ def test_workers_are_expected_of_a_master_only(tmp_path: Path) -> None:
     with answering_node(tmp_path, {"sync_now": {"at": 1.0}}):
         done = CliRunner().invoke(cli.cluster, ["--root", str(tmp_path), "sync", "--wait", "--expect", "2"])
     assert (done.exit_code, "run it there" in done.stderr) == (ExitCode.FAILED, True), done.output
+
+
+def test_name_that_is_not_text_is_refused_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for command in ("forget", "diff"):
+        with answering_node(tmp_path / command, {"status": {"peers": []}}):
+            code, said = run(monkeypatch, capfd, tmp_path / command, f"{command} w\udcff")
+        assert (code, said) == (ExitCode.FAILED, "clusterd: 'w\\udcff' is not UTF-8\n")
+
+
+def test_bug_in_a_command_is_one_line_with_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def fails(root: str) -> None:
+        raise KeyError("peers\nx")
+
+    monkeypatch.setattr("tools.cli_config.reload_node", fails)
+    code, said = run(monkeypatch, capfd, tmp_path, "reload")
+    assert code == ExitCode.FAILED
+    assert re.fullmatch(
+        r"clusterd: unexpected failure: 'peers\\nx' \(KeyError < tests\.tools\.test_no_node:\d+ < "
+        r"tools\.cli_config:\d+ < .*\)\. Please report it\n",
+        said,
+    )

@@ -23,7 +23,7 @@ def examine(root: str, *, connects: bool = True) -> list[Finding]:
     settings = load(root, with_api_files=False).settings
     if settings is None:
         return found
-    status: dict[str, Any] = StatusReader(root).read()
+    status: dict[str, Any] = StatusReader(root, may_wait=False).read()
     for name, make in _checks(settings, status, connects):
         found += _guarded(name, make)
     faults = {one.what for one in found if one.is_fault}  # some are known before the node runs, as a note
@@ -33,7 +33,7 @@ def examine(root: str, *, connects: bool = True) -> list[Finding]:
 def try_out(settings: Settings) -> list[Finding]:
     """Runs the checks that need a try, on a node with a valid configuration: rights, certificates, its port, its
     master's port, etcd."""
-    status: dict[str, Any] = StatusReader(settings.root).read()
+    status: dict[str, Any] = StatusReader(settings.root, may_wait=False).read()
     found: list[Finding] = []
     for name, make in (
         ("rights", lambda: files.rights(settings)),
