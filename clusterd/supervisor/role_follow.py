@@ -90,7 +90,11 @@ class RoleFollower:
         self._row.begin(os.getpid(), 1)
         doors.keep(served_by_children(running))
         self._children.end_role()
-        sweep.empty_spool(self._root)
+        try:
+            sweep.empty_spool(self._root)
+        except OSError as failure:
+            text = f"What is left of the earlier role is not removed before the next start: {failure}"
+            self._log.line("WARNING", TAG, SUBTAG, text)
         if not self._children.must_stop:
             self._take(given)
         return True
@@ -116,7 +120,10 @@ class RoleFollower:
             on_crash=lambda stack: self._log.line("ERROR", TAG, SUBTAG, f"role met a bug:\n{stack}"),
             begin=lambda: None,
         )
-        child = fork(spec, 1, time.monotonic(), plan)
+        try:
+            child = fork(spec, 1, time.monotonic(), plan)
+        except OSError as failure:
+            return self._not_changed(given, f"its process cannot be started: {failure.strerror}")
         while (status := child.collect()) is None:
             self._row.stamp()
             if self._wait(TICK_S) in STOP_SIGNALS:
@@ -125,10 +132,17 @@ class RoleFollower:
         if self._children.must_stop:
             return None
         if status != 0:
-            why = self._reason() or f"its process ended {how(status)}; see the log"
-            self._log.line("ERROR", TAG, SUBTAG, f"The role was not changed: {why}")
-            self._failed = why
-            self._take_back()
+            return self._not_changed(given, self._reason() or f"its process ended {how(status)}; see the log")
+        return self._role_now(given)
+
+    def _not_changed(self, given: NodeRole, why: str) -> NodeRole | None:
+        """Takes it back. Returns the role afterwards."""
+        self._log.line("ERROR", TAG, SUBTAG, f"The role was not changed: {why}")
+        self._failed = why
+        self._take_back()
+        return self._role_now(given)
+
+    def _role_now(self, given: NodeRole) -> NodeRole | None:
         try:
             return read_role(self._root)
         except RoleDamaged:
