@@ -7,22 +7,23 @@ import asyncio
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from clusterd import stacks
 from clusterd.agent_keys import KEY_FILE, Key
+from clusterd.file_version import FileVersion, version_at
 from clusterd.key_guard import KeyRules, is_accepted
-from clusterd.messages.journal import GroupEvent
+from clusterd.messages.journal import GroupEvent, RegistrationEvent
 from clusterd.names import is_group_name
 from clusterd.settings import DEFAULT_RULES
 from clusterd.store import agents, groups
 from clusterd.store.empty_groups import SHARED, EmptyGroups
 from clusterd.store.engine import Engine, Session
-from clusterd.store.events import Tell, to_nobody
+from clusterd.store.events import LONGEST_NAME, Tell, to_nobody
 from clusterd.store.gate import WriteGate
 from clusterd.store.jsontext import JsonRefused
-from clusterd.store.keys import KeysRead
+from clusterd.store.keys import KeyMarks, KeysRead
 from clusterd.store.private import PrivateDatabases
 from clusterd.store.table import KEYS, forget_seen, note_seen, seen
 from hashing.links import Links
@@ -43,7 +44,9 @@ FORGET_S = 60.0
 SUDDENLY = 10
 """Losing this many keys at once is an accident, not a wish."""
 MOST_TOLD = 100
-"""Groups that come or go at once and are told of."""
+"""Groups, or agents, that come or go at once and are told of in the journal."""
+MOST_NAMED = 10
+"""The same in a line of the log."""
 GROUPS = "group"
 _NO_KEY_YET = "0.0.0.0"
 
@@ -65,6 +68,14 @@ class _Row(NamedTuple):
         return abs(wall - self.added) < YOUNG_S
 
 
+class _Reconciled(NamedTuple):
+    """Agents that came with a key of the file (none where the database had never seen one), and that went without, by
+    id, with their names."""
+
+    added: dict[int, str]
+    deleted: dict[int, str]
+
+
 class Follower:
     """Checks every second. `read_keys` returns the keys in use by id; it raises OSError or ValueError if it cannot read
     them."""
@@ -78,20 +89,16 @@ class Follower:
         on_worker: bool,
         is_first_life: bool,
         read_keys: Callable[[], KeysRead],
-        is_own: Callable[[tuple[int, ...]], bool],
-        foreign: Callable[[], tuple[int, ...] | None] = lambda: None,
-        disowned: Callable[[], int] = lambda: 0,
+        authd: Callable[[], KeyMarks] = KeyMarks,
         say: Callable[[str, str], None],
         guard: Callable[[], KeyRules] = KeyRules,
         rules: Callable[[], Rules] = lambda: DEFAULT_RULES,
         tell: Tell = to_nobody,
         gate: WriteGate | None = None,
     ) -> None:
-        """`gate`: a master of an election follows nothing while it does not lead. `is_own`: whether this process wrote
-        the file with this identity, and the database with it; `foreign`: the file of others that it read last, whose
-        keys it has written again into the file, but not into the database; `disowned`: how often it has left the
-        database as it may not be. `is_first_life`: the node was started (as opposed to this process being restarted),
-        so nothing was seen yet. `guard`: limits how many keys a master's file may lose at once. `rules`: what is
+        """`gate`: a master of an election follows nothing while it does not lead. `authd`: what authd of this process
+        says of client.keys. `is_first_life`: the node was started (as opposed to this process being restarted), so
+        nothing was seen yet. `guard`: limits how many keys a master's file may lose at once. `rules`: what is
         synchronised, for links and for empty groups. `tell`: takes groups that come and go on a master, for the
         journal."""
         self._root = root
@@ -107,10 +114,11 @@ class Follower:
         self._on_worker = on_worker
         self._is_first_life = is_first_life
         self._read_keys = read_keys
-        self._is_own = is_own
-        self._foreign = foreign
-        self._foreign_followed: tuple[int, ...] | None = None
-        self._disowned, self._disowned_followed = disowned, 0
+        self._authd = authd
+        self._followed: FileVersion | None = None
+        """The version of client.keys whose keys the database has."""
+        self._marks_followed = KeyMarks()
+        """What authd had said then."""
         self._is_early = False
         """A key differs from that of its row, which is too young to be changed."""
         self._say = say
@@ -118,7 +126,6 @@ class Follower:
         self._told: dict[str, float] = {}
         self._directories: set[str] | None = None
         self._gone_since: dict[str, float] = {}
-        self._keys_read: tuple[int, ...] | None = None
         self._keyless_since: dict[int, float] = {}
         self._again_at = 0.0
         self._changes_since: float | None = None
@@ -132,7 +139,7 @@ class Follower:
 
     async def look(self) -> None:
         if self._gate is not None and not self._gate.holds:
-            self._keys_read = None  # what authd has begun may have come to its end or not
+            self._followed = None  # what authd has begun may have come to its end or not
             return
         for part in (self._follow_groups, self._follow_keys):
             try:
@@ -202,8 +209,7 @@ class Follower:
         )
         kept = sorted(set(without) - (self._directories or set()))
         if kept:
-            listed = ", ".join(kept[:10]) + (f" and {len(kept) - 10} more" if len(kept) > 10 else "")
-            self._say("WARNING", f"Groups without a directory in {SHARED} are kept: {listed}.")
+            self._say("WARNING", f"Groups without a directory in {SHARED} are kept: {_listed(kept)}.")
 
     def _change_groups(self, session: Session, new: set[str], gone: set[str]) -> None:
         for name in sorted(new):
@@ -221,28 +227,30 @@ class Follower:
     # ---- keys --------------------------------------------------------------------------------------------------------
 
     async def _follow_keys(self) -> None:
-        identity = self._key_file_identity()
-        if identity is None:
+        version = version_at(self._key_file)
+        if version is None:
             return
         now = time.monotonic()
-        waits = bool(self._keyless_since) or self._in_doubt or self._is_early
-        foreign, disowned = self._foreign(), self._disowned()
-        is_followed = foreign in (self._foreign_followed, self._keys_read) and disowned == self._disowned_followed
-        if self._keys_read is not None and self._is_own(identity) and is_followed and not waits:
-            self._keys_read, self._foreign_followed = identity, foreign
+        is_unsettled = bool(self._keyless_since) or self._in_doubt or self._is_early
+        marks = self._authd()
+        # What authd writes into the file it writes into the database, too, unless it has read it from others.
+        before = self._marks_followed
+        has_all_else = marks.others in (before.others, self._followed) and marks.doubts == before.doubts
+        if self._followed is not None and version == marks.own and has_all_else and not is_unsettled:
+            self._followed, self._marks_followed = version, marks
             return
-        if identity == self._keys_read and is_followed and (not waits or now < self._again_at):
+        if version == self._followed and has_all_else and (not is_unsettled or now < self._again_at):
             return
         self._again_at = now + AGAIN_S
         found = await asyncio.to_thread(self._read_keys)
         is_sure = await asyncio.to_thread(is_accepted, self._root, found.content.digest)
 
-        def work(session: Session) -> tuple[list[int], tuple[int, ...]] | None:
+        def work(session: Session) -> tuple[_Reconciled, FileVersion] | None:
             # authd writes the file before it deletes a row: a row that is missing here, and whose key was read before,
             # must not be made again. What it deletes from now on it deletes after this. A worker has no authd.
-            newest = self._key_file_identity()
-            if newest == identity or self._on_worker:
-                return self._reconcile(session, found, is_sure), identity
+            newest = version_at(self._key_file)
+            if newest == version or self._on_worker:
+                return self._reconcile(session, found, is_sure), version
             if newest is None or self._changes_since is None or now < self._changes_since + AGAIN_S:
                 return None
             # It changes all the time. While this thread reads it no row is deleted.
@@ -253,20 +261,25 @@ class Follower:
         if done is None:
             self._changes_since = self._changes_since or now
             return  # it is read again at the next look
-        deleted, self._keys_read = done
-        self._foreign_followed, self._disowned_followed, self._changes_since = foreign, disowned, None
-        for agent_id in deleted:
+        reconciled, self._followed = done
+        self._marks_followed, self._changes_since = marks, None
+        for agent_id in reconciled.deleted:
             self._private.unlink(agent_id)
+        if not self._on_worker:
+            self._tell_of_agents(reconciled)
 
-    def _key_file_identity(self) -> tuple[int, ...] | None:
-        try:
-            status = os.stat(self._key_file)
-        except FileNotFoundError:
-            return None
-        return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+    def _tell_of_agents(self, reconciled: _Reconciled) -> None:
+        """Other programs write the file, too, and what authd does it tells itself."""
+        if reconciled.deleted:
+            named = [f"{agent_id:03d} {name}".strip() for agent_id, name in reconciled.deleted.items()]
+            self._say("INFO", f"Agents without a key in {KEY_FILE} are deleted: {_listed(named)}.")
+        for what, where, agents_of in (("removed", "gone from", reconciled.deleted), ("added", "in", reconciled.added)):
+            for agent_id, name in list(agents_of.items())[:MOST_TOLD]:
+                why = f"its key is {where} {KEY_FILE}"
+                self._tell(RegistrationEvent(what=what, agent=f"{agent_id:03d}", name=name[:LONGEST_NAME], why=why))
 
-    def _reconcile(self, session: Session, found: KeysRead, is_sure: bool) -> list[int]:
-        """Runs in the writer thread. Returns who was deleted. `is_sure`: the master treats this file as complete,
+    def _reconcile(self, session: Session, found: KeysRead, is_sure: bool) -> _Reconciled:
+        """Runs in the writer thread. `is_sure`: the master treats this file as complete,
         whatever it lacks."""
         entries, dates = found.keys, found.dates
         had = {int(name) for name in seen(session.db, KEYS)}
@@ -277,6 +290,7 @@ class Follower:
             )
         }
         self._is_early = False
+        added = {one: entry.name for one, entry in entries.items() if one not in rows} if had else {}
         for agent_id, entry in entries.items():
             self._take_in(session, agent_id, entry, rows, dates.get(agent_id, 0))
         note_seen(session, KEYS, (str(agent_id) for agent_id in entries.keys() - had))
@@ -286,14 +300,15 @@ class Follower:
         if loss is not None:
             self._say_once("WARNING", f"{loss.text}. The agents are kept in the database.")
             self._keyless_since = {}
-            return []
+            return _Reconciled(added, {})
         if self._on_worker and lost and not entries and len(lost) >= SUDDENLY:
             self._say_once(
                 "WARNING", f"{KEY_FILE} has no key any more. Its {len(lost)} agents are kept in the database."
             )
             self._keyless_since = {}
-            return []
-        return self._delete_keyless(session, lost, entries, rows)
+            return _Reconciled(added, {})
+        deleted = self._delete_keyless(session, lost, entries, rows)
+        return _Reconciled(added, {one: rows[one].name if one in rows else "" for one in deleted})
 
     def _take_in(self, session: Session, agent_id: int, entry: Key, rows: Mapping[int, _Row], date_add: int) -> None:
         row = rows.get(agent_id)
@@ -353,3 +368,8 @@ class Follower:
         self._told = {one: at for one, at in self._told.items() if now - at < FORGET_S} | {text: now}
         if is_new:
             self._say(level, text)
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+    return ", ".join(names[:MOST_NAMED]) + more

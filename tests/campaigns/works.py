@@ -231,7 +231,7 @@ class Register(Work):
                 on_worker=False,
                 is_first_life=True,
                 read_keys=lambda: keys_in_use(str(root)),
-                is_own=lambda identity: identity == file.written,
+                authd=lambda: file.marks,
                 say=lambda level, text: None,
                 guard=KeyRules,
             )

@@ -39,15 +39,20 @@ class Bench:
         self.confirms.set()
         self.file = KeyFile(self.root)
         self.said: list[str] = []
+        self.agents = table.StoreTable(self.engine, self.private, self._replicated, self._ready)
         self.authd = Authd(
             self.root,
-            table.StoreTable(self.engine, self.private, self._replicated, self._ready),
+            self.agents,
             self.file,
             ForceRules,
             say=lambda level, text: self.said.append(text),
             host_name="host",
             gate=self.gate,
         )
+
+    def begin_next_life(self, replicated: Callable[[int], Awaitable[bool]]) -> None:
+        """What the store knew of its changes is forgotten."""
+        self.agents.__init__(self.engine, self.private, replicated)  # type: ignore[misc]
 
     async def _replicated(self, position: int) -> bool:
         await self.confirms.wait()
@@ -183,10 +188,10 @@ def test_no_key_is_written_when_the_lease_ends_behind_the_row(tmp_path: Path) ->
             return found
 
         bench.engine.write = write  # type: ignore[method-assign,assignment]
-        before = bench.file.disowned
+        before = bench.file.marks.doubts
         assert b'"error":9009' in await bench.add("late")
         assert bench.keys == ""
-        assert bench.file.disowned > before, "the follower is to look: the row has no key"
+        assert bench.file.marks.doubts > before, "the follower is to look: the row has no key"
 
     run(tmp_path, story)
 
@@ -218,7 +223,7 @@ def test_what_an_earlier_life_of_the_store_has_done_is_confirmed_before_it_count
             asked.append(position)
             return True
 
-        bench.authd._table = table.StoreTable(bench.engine, bench.private, replicated)
+        bench.begin_next_life(replicated)
         assert b'"error":9008' in await bench.add("one")
         assert asked == [await bench.engine.read(change_log.head)]
         assert asked[0] > 0
@@ -241,7 +246,7 @@ def test_agent_that_no_candidate_has_is_not_told_of_and_all_others_are(tmp_path:
         bench.may_answer = False
         assert b'"error":0' in await bench.get("002"), "a candidate has it since"
         # An earlier life of the store may have made any of them.
-        bench.authd._table = table.StoreTable(bench.engine, bench.private, bench._replicated)
+        bench.begin_next_life(bench._replicated)
         assert b'"error":9009' in await bench.get("001")
         bench.may_answer = True
         assert b'"error":0' in await bench.get("001")
@@ -279,9 +284,7 @@ def follower(bench: Bench) -> Follower:
         on_worker=False,
         is_first_life=True,
         read_keys=lambda: keys_in_use(bench.root),
-        is_own=lambda identity: identity == bench.file.written,
-        foreign=lambda: bench.file.foreign,
-        disowned=lambda: bench.file.disowned,
+        authd=lambda: bench.file.marks,
         say=lambda level, text: bench.said.append(text),
         gate=bench.gate,
     )
