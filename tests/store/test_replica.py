@@ -2,7 +2,9 @@
 on either side, both are equal in the end, and the replica is a whole one at every moment."""
 
 import asyncio
+import contextlib
 import os
+import sqlite3
 import stat
 from pathlib import Path
 
@@ -465,5 +467,32 @@ def test_replica_of_an_earlier_version_does_not_know_what_its_agents_had(bench: 
             await bench.engine.write(lambda session: session.db.execute("delete from labels where id = 5"))
             await bench.follow()
             bench.check_equal()
+
+    run(bench, work)
+
+
+@pytest.mark.parametrize("is_replaced", [False, True])
+def test_replica_that_another_program_moves_is_not_said_to_hold_anything(bench: Bench, is_replaced: bool) -> None:
+    """What the master answers because of it would be lost with the master."""
+
+    async def work(bench: Bench) -> None:
+        await bench.populate()
+        ask = await bench.follow()
+        path, older = bench.candidate / REPLICA_FILE, bench.candidate / "older.db"
+        with contextlib.closing(sqlite3.connect(path)) as db, contextlib.closing(sqlite3.connect(older)) as copy:
+            db.backup(copy)
+        before = ask.held
+        await bench.engine.write(lambda session: agents.delete_agent(session, 3))
+        _, ask = await bench.step(ask)
+        assert ask.held > before
+        if is_replaced:
+            older.replace(path)
+        else:
+            path.unlink()
+        await bench.engine.write(lambda session: agents.delete_agent(session, 4))
+        _, ask = await bench.step(ask)
+        assert ask.held == (before if is_replaced else 0)
+        await bench.follow()
+        bench.check_equal()
 
     run(bench, work)
