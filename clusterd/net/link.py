@@ -276,7 +276,7 @@ class Link(asyncio.BufferedProtocol):
         number, frames = self._connection.request(command, payload, self._context.clock.monotonic(), timeout_s)
         self._meter.frames_out += len(frames)
         entry = self._outbox.add(frames)
-        self._remember(number, command, entry, asker)
+        self._remember(number, command, entry, asker, timeout_s)
         return number
 
     def ask_body(
@@ -291,11 +291,11 @@ class Link(asyncio.BufferedProtocol):
         number, pieces = self._connection.request_sealed(command, length, self._context.clock.monotonic(), timeout_s)
         self._meter.frames_out += len(pieces)
         entry = self._outbox.add_body(pieces, views, slabs)
-        self._remember(number, command, entry, asker)
+        self._remember(number, command, entry, asker, timeout_s)
         return number
 
-    def _remember(self, number: int, command: str, entry: OutboxEntry, asker: AnswerTaker) -> None:
-        self._sent.add(number, command, entry, asker)
+    def _remember(self, number: int, command: str, entry: OutboxEntry, asker: AnswerTaker, timeout_s: float) -> None:
+        self._sent.add(number, command, entry, asker, timeout_s)
         self._context.asking.add(self)
         self._writing.pump_later()
 
@@ -305,7 +305,7 @@ class Link(asyncio.BufferedProtocol):
 
     def expire(self, now: float) -> None:
         """Ends the requests whose time is over."""
-        for asker, slabs in self._sent.expire(now):
+        for asker, slabs in self._sent.expire(now, now - self._writing.blocked_s(now)):
             self._writing.report_unneeded(slabs)
             asker.unanswered("timeout")
         if not self._sent:
