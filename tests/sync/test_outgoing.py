@@ -69,6 +69,8 @@ class FakePeer:
             return self.held
         if command == "file_end":
             self.ends.append(payload.split(b" ", 1)[1])
+        if command == "syn_m_c_e" and self.interrupted:
+            raise ClusterError(3027, "task")
         return b""
 
     async def note_sending(self, command: str, task_id: str, *, is_open: bool) -> None:
@@ -126,7 +128,7 @@ class Stage:
         await self.sender.bodies.tidy(1e12)
         return self.slabs.free
 
-    async def send(self, peer: FakePeer, number: int = 1) -> int | None:
+    async def send(self, peer: FakePeer, number: int = 1) -> int:
         """`number`: the same for links that share sealed bodies."""
         progress = Progress(peer.name, "integrity", "sending", 0.0)
         package = msgspec.structs.replace(self.package, build=(number, b"whole"))
@@ -145,7 +147,7 @@ def test_three_workers_get_the_same_bytes_from_one_sealing(stage: Stage) -> None
     async def story() -> None:
         await stage.slabs.admit()
         peers = [stage.peer(str(number)) for number in range(3)]
-        assert await asyncio.gather(*map(stage.send, peers)) == [None] * 3
+        assert await asyncio.gather(*map(stage.send, peers)) == [len(stage.data)] * 3
         for peer in peers:
             assert peer.data == stage.data
             assert peer.ends == [stage.package.sha256]
@@ -166,6 +168,25 @@ def test_cancelled_sending_ends_with_the_digest_of_what_was_sent(stage: Stage) -
         assert peer.ends == [sha256(stage.data[: 2 * CHUNK]).digest()]
         await stage.sender.bodies.tidy(1e12)
         assert stage.slabs.free == stage.slabs.total
+
+    asyncio.run(story())
+
+
+def test_a_peer_that_gives_up_during_the_last_chunk_gets_a_smaller_package_next(stage: Stage) -> None:
+    """wire.md 5.7: its wait is over and it must be sent less, or it would get the same package for ever."""
+
+    async def story() -> None:
+        await stage.slabs.admit()
+        peer, lines = stage.peer(), list[str]()
+        peer.cancels = 5
+        log = SimpleNamespace(debug=lines.append, error=lines.append)
+        progress = Progress(peer.name, "integrity", "sending", 0.0)
+        with pytest.raises(ClusterError) as cut:
+            await stage.sender.send(cast(Peer, peer), "w", "syn_m_c", stage.package, cast(TagLog, log), progress)
+        assert peer.data == stage.data
+        assert cut.value.code == 3039
+        assert lines == ["Sending zip file.", "Decreasing sync size limit to 30.00 MB."]
+        assert peer.asked == ["syn_m_c", "opened", "new_file", "file_end", "syn_m_c_e", "closed"]
 
     asyncio.run(story())
 
@@ -211,13 +232,13 @@ def test_peers_that_read_nothing_leave_slabs_for_those_that_do(tmp_path: Path, n
         for place in range(3):
             moving = stage.peer("moving")
             async with asyncio.timeout(60):
-                assert await stage.send(moving, 200 + place) is None
+                assert await stage.send(moving, 200 + place) == len(stage.data)
             assert moving.data == stage.data
         assert max(len(peer.unwritten) for peer in silent) <= 2
         for peer in silent:
             peer.reads.set()
             await stage.slabs.take_back(peer.unwritten)
-        assert await asyncio.gather(*sendings) == [None] * 5
+        assert await asyncio.gather(*sendings) == [len(stage.data)] * 5
         assert all(peer.data == stage.data for peer in silent)
         assert await stage.quiet() == stage.slabs.total
 
@@ -244,7 +265,7 @@ def test_worker_that_has_the_beginning_gets_the_rest_and_the_digest_of_all(stage
         start = {"all but the tail": size - 8, "all": size}.get(held, held) if isinstance(held, str) else held
         assert isinstance(start, int)
         peer = resuming(stage, start)
-        assert await stage.send(peer) is None
+        assert await stage.send(peer) == size - start
         assert peer.asked == [RESUME_FILE, "new_file", "file_end"]
         assert peer.data == stage.data[start:]
         assert peer.ends == [stage.package.sha256]
@@ -313,7 +334,7 @@ def test_worker_that_lies_about_what_it_has_gets_nothing_and_costs_nothing(stage
         assert len(errors) == 1
         assert len(errors[0]) < 300
         peer.held = b"0"
-        assert await stage.send(peer) is None
+        assert await stage.send(peer) == len(stage.data)
         assert peer.data == stage.data
 
     errors: list[str] = []

@@ -156,32 +156,32 @@ class Sender:
         progress.step = "sending"
         progress.done_bytes, progress.total_bytes = 0, package.size
         task_id: str | None = None
-        transfer_started: float | None = None
+        sending_s = 0.0
         try:
             task_id = parse_task_id(await peer.request(command))
             await peer.note_sending(command, task_id, is_open=True)
-            transfer_started = self._clock.monotonic()
+            started, sending_s = self._clock.monotonic(), float("inf")
             with self._path(peer, node, package) as path:
-                cut_at = await self._transfer(peer, path, package, task_id, progress)
-            sending_s = self._clock.monotonic() - transfer_started
-            transfer_started = None
+                sent = await self._transfer(peer, path, package, task_id, progress)
+            sending_s = self._clock.monotonic() - started
             try:
                 await peer.request(commands.FILE_SENT[command], build_words(task_id, path[1:]))
             except ClusterError:
                 # After an interruption the peer does not know the task any more and must answer 3027 (5.7).
-                if cut_at is None:
+                if task_id not in peer.interrupted:
                     raise
+            is_cut = task_id in peer.interrupted
         except (ClusterError, JobError, OSError) as failure:
             error = failure if isinstance(failure, ClusterError) else ClusterError(1000, str(failure))
             log.error(f"Error sending zip file: {error}")
-            self._log_limit(log, peer.zip_limit.sending_ended(0.0 if transfer_started is None else float("inf")))
+            self._log_limit(log, peer.zip_limit.sending_ended(sending_s))
             peer.spawn(self._tell(peer, command, task_id, error))
             raise error from failure
         finally:
             if task_id is not None:
                 await asyncio.shield(peer.note_sending(command, task_id, is_open=False))
-        if cut_at is not None:
-            log.debug(peer.zip_limit.interrupted(cut_at))
+        if is_cut:
+            log.debug(peer.zip_limit.interrupted(sent))
             raise ClusterError(3039)
         log.debug("Zip file sent.")
         self._log_limit(log, peer.zip_limit.sending_ended(sending_s))
@@ -199,8 +199,8 @@ class Sender:
         finally:
             peer.paths.discard(package.shared_path)
 
-    async def _transfer(self, peer: Peer, path: str, package: Package, task_id: str, progress: Progress) -> int | None:
-        """Runs new_file to file_end. Returns how many bytes were sent if the peer cancelled, else None."""
+    async def _transfer(self, peer: Peer, path: str, package: Package, task_id: str, progress: Progress) -> int:
+        """Runs new_file to file_end. Returns how many bytes were sent: not all of them if the peer cancelled in time."""
         start = await self._resumed(peer, package)
         await peer.request(commands.NEW_FILE, path.encode())
         prefix = f"{path} ".encode()
@@ -208,16 +208,14 @@ class Sender:
         if package.size <= INLINE_CHUNK:
             if package.size:
                 await peer.request(commands.FILE_UPD, prefix + read_segments(package.segments))
-            progress.done_bytes = package.size
+            progress.done_bytes = arrived = package.size
         else:
             arrived = await self._send_chunks(peer, path, package, start, task_id, progress)
             if arrived < package.size:
                 cut = slice_segments(package.segments, 0, arrived)
                 sha256 = (await self._jobs.run(DigestSegments(cut), lane=lane_for(size=arrived))).sha256
-                await peer.request(commands.FILE_END, prefix + sha256)
-                return arrived - start
         await peer.request(commands.FILE_END, prefix + sha256)
-        return None
+        return arrived - start
 
     async def _resumed(self, peer: Peer, package: Package) -> int:
         """How many bytes of the package the peer kept from a transfer that was cut off; the file continues after them.
