@@ -18,7 +18,7 @@ from clusterd.messages.packages import (
 )
 from clusterd.sync.integrity.events import applied_event
 from clusterd.sync.integrity.leftovers import Leftovers
-from clusterd.sync.integrity.waiting import wait_for_file
+from clusterd.sync.integrity.waiting import LATE, NOT_WHOLE, wait_for_file
 from clusterd.sync.integrity.while_linked import WhileLinked
 from clusterd.sync.links.caps import method_for
 from clusterd.sync.links.context import Context
@@ -253,7 +253,7 @@ class IntegrityWorker:
             await context.net.main_line("ERROR", self._tag, str(failure))
             self.note_result("failed", str(failure))
             self._tell_sync(changed, packed, started, synced_at)
-            if failure.code != 3039:
+            if failure.code not in (LATE, NOT_WHOLE):  # it was told to cancel
                 await self._report(peer, ClusterError(1000, str(failure)))
         finally:
             context.progress.remove(progress)

@@ -219,15 +219,19 @@ class Incoming:
         """`{task id} {path}` (`*_e`): gives the file to the task. Raises ClusterError 3027 for an unknown task or file
         (W2).
 
-        Only a complete file received on this link is taken; nothing else is touched."""
+        Only a complete file received on this link is taken; nothing else is touched. A stock sender goes on to this
+        command although its chunks were refused (C4): no file will come then, and the task waits no longer."""
         end = parse_task_path(payload)
         awaited = self._awaited.get(end.task_id)
         file = self._files.claim(end.path.removeprefix("/"))
         if file is not None:
             self._claims.pop(file.place, None)
-        if awaited is None or awaited.file.done() or file is None:
+        if awaited is None or awaited.file.done():
             if file is not None:
                 self._spool.remove(file.place)
+            raise ClusterError(3027, end.task_id)
+        if file is None:
+            awaited.file.set_exception(ClusterError(3040, "it was refused, or what came is not what was sent"))
             raise ClusterError(3027, end.task_id)
         awaited.file.set_result(file)
 
