@@ -16,6 +16,8 @@ FUTURE_TOO = ', "clusterd_future": true'
 """Asks our own store for agents that were registered before the master's clock was set back, too
 (clusterd/store/groups.py)."""
 EMPTY_CHUNKS = (b"[]", b'[{"data":[]}]')
+NO_GROUPS = b'[{"data":[]'
+"""So begins a chunk that has the checksum only."""
 
 
 class GroupsReader:
@@ -58,6 +60,7 @@ class GroupsReader:
                 if chunk not in EMPTY_CHUNKS:
                     file.write((b", " if broadcast.chunks else b"") + msgspec.json.encode(chunk.decode()))
                     broadcast.chunks += 1
+                    broadcast.has_groups |= not chunk.startswith(NO_GROUPS)
             file.write(GROUPS_TAIL)
             broadcast.size = file.tell()
         return status == "ok", last_id
