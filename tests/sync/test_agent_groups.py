@@ -272,17 +272,14 @@ RESULT = b'{"updated_chunks": 1, "error_messages": [], "time_spent": 0.1}'
 
 
 class Patience:
-    """One worker's queue, and how long the master waits for its results."""
+    """One worker's queue. The test says when the master waits no longer for a result."""
 
     def __init__(self) -> None:
         self.site = Site()
         self.queue, _ = queue_of(self.site)
 
-    async def begin(self, wait_s: float) -> "asyncio.Task[str]":
+    async def begin(self) -> "asyncio.Task[str]":
         """Sends a message, as far as its result."""
-        intervals = WorkerIntervals(timeout_agent_groups_s=wait_s)
-        cast(Any, self.site.context).settings = Settings("/nowhere", worker=intervals)
-        cast(Any, self.queue.peer).timeout_s = 0.0
         sent = len(self.site.sent)
         sending = asyncio.create_task(self.queue.send_patiently(broadcast()))
         while len(self.site.sent) == sent:
@@ -290,14 +287,22 @@ class Patience:
         await settled()
         return sending
 
+    def is_over(self) -> None:
+        """The time for the result is over."""
+        answer = self.queue._answer
+        assert answer is not None
+        answer.set_exception(TimeoutError())
+
 
 def test_a_result_that_comes_late_is_not_taken_for_that_of_the_next_message() -> None:
     """Groups that the worker may never write would count as handed out."""
 
     async def story() -> None:
         worker = Patience()
-        assert await (await worker.begin(0.01)) == "no result came in time"
-        second = await worker.begin(60.0)
+        first = await worker.begin()
+        worker.is_over()
+        assert await first == "no result came in time"
+        second = await worker.begin()
         worker.queue.finished(RESULT)
         await settled()
         assert not second.done()
@@ -310,11 +315,14 @@ def test_a_result_that_comes_late_is_not_taken_for_that_of_the_next_message() ->
 def test_a_result_that_never_comes_costs_one_message_its_own_and_no_more() -> None:
     async def story() -> None:
         worker = Patience()
-        assert await (await worker.begin(0.01)) == "no result came in time"
-        second = await worker.begin(0.05)
+        first = await worker.begin()
+        worker.is_over()
+        await first
+        second = await worker.begin()
         worker.queue.finished(RESULT)
+        worker.is_over()
         assert await second == "no result came in time"
-        third = await worker.begin(60.0)
+        third = await worker.begin()
         worker.queue.finished(RESULT)
         assert await third == ""
 

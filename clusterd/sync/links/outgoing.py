@@ -200,7 +200,7 @@ class Sender:
             peer.paths.discard(package.shared_path)
 
     async def _transfer(self, peer: Peer, path: str, package: Package, task_id: str, progress: Progress) -> int:
-        """Runs new_file to file_end. Returns how many bytes were sent: not all of them if the peer cancelled in time."""
+        """Runs new_file to file_end. Returns how many bytes were sent: not all of them if the peer cancelled early."""
         start = await self._resumed(peer, package)
         await peer.request(commands.NEW_FILE, path.encode())
         prefix = f"{path} ".encode()
