@@ -112,6 +112,10 @@ class Link(asyncio.BufferedProtocol):
         self._connection.body_limit = body_bytes
         self._connection.divided_limit = divided_bytes
 
+    def allow_divided(self, divided_bytes: int) -> None:
+        """What a reload has changed."""
+        self._connection.divided_limit = divided_bytes
+
     def _allocate(self, length: int) -> Sink | None:
         return self._context.slabs.sink(self.number, length, network_of(self.address))
 

@@ -376,6 +376,7 @@ class _SyncProcess:
         self._context.settings = self._settings
         self._context.needs_restart, self._context.reloaded_at = tuple(waiting), self._context.clock.wall()
         self._context.spool.ledger.limits = self._settings.clusterd.limits
+        self._core.reloaded()
         settings = self._settings
         self._context.manifests.adopt(settings.clusterd, settings.rules, is_master=settings.is_master)
         self._log.set_level(self._settings.log_level)

@@ -68,11 +68,15 @@ class Strings(Generic[Place]):
     def __init__(self, *, max_bytes: int, max_count: int, idle_s: float, pick_id: Callable[[], int]) -> None:
         """`max_bytes`: limit for all unused strings together. `idle_s`: a string without chunks for this long may be
         removed. `pick_id`: returns random numbers below STRING_IDS."""
+        self.set_bounds(max_bytes=max_bytes, max_count=max_count, idle_s=idle_s)
+        self._pick_id = pick_id
+        self._strings: dict[str, IncomingString[Place]] = {}
+
+    def set_bounds(self, *, max_bytes: int, max_count: int, idle_s: float) -> None:
+        """Also during the life of the connection; strings that were begun stay."""
         self._max_bytes = max_bytes
         self._max_count = max_count
         self._idle_s = idle_s
-        self._pick_id = pick_id
-        self._strings: dict[str, IncomingString[Place]] = {}
 
     def __len__(self) -> int:
         return len(self._strings)
@@ -146,9 +150,9 @@ class Files(Generic[Place]):
     Only a complete file that arrived on this connection can be claimed (wire.md W2)."""
 
     def __init__(self, node: str, *, max_bytes: int, max_count: int) -> None:
-        """`node`: the connection's worker name. `max_bytes`: size limit of one file."""
+        """`node`: the connection's worker name. `max_bytes`: size limit of one file; it may change."""
         self._node = node
-        self._max_bytes = max_bytes
+        self.max_bytes = max_bytes
         self._max_count = max_count
         self._files: dict[str, IncomingFile[Place]] = {}
 
@@ -184,8 +188,8 @@ class Files(Generic[Place]):
     def accept(self, file: IncomingFile[Place], offered: int) -> None:
         """Accounts for `offered` bytes. Raises ClusterError 1000 when the file becomes too large; it must then be
         dropped."""
-        if file.received + offered > self._max_bytes:
-            raise ClusterError(1000, f"a file of more than {self._max_bytes} bytes: {file.path!r}")
+        if file.received + offered > self.max_bytes:
+            raise ClusterError(1000, f"a file of more than {self.max_bytes} bytes: {file.path!r}")
         file.received += offered
 
     def claim(self, path: str) -> IncomingFile[Place] | None:

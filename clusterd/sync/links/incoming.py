@@ -78,7 +78,6 @@ class Incoming:
         self._sender = sender or node
         self._spool = spool
         self._jobs = jobs
-        self._file_limit = file_limit
         self._now = now
         self._files: Files[str] = Files(node, max_bytes=file_limit, max_count=FILES_PER_LINK)
         self.string_bytes = 0
@@ -96,6 +95,13 @@ class Incoming:
         self._claims: dict[str, Claim] = {}
         self._keeping: set[asyncio.Task[None]] = set()
         self._is_closed = False
+
+    def set_bounds(self, file_limit: int, limits: Limits) -> None:
+        """What a reload has changed."""
+        self._files.max_bytes = file_limit
+        self._strings.set_bounds(
+            max_bytes=limits.string_bytes, max_count=limits.strings_per_link, idle_s=limits.string_idle_s
+        )
 
     # ---- tasks that wait for a file --------------------------------------------------------------------------------
 
@@ -179,7 +185,7 @@ class Incoming:
                 growing = [self._files.find(split_word(payload, MAX_PATH_BYTES)[0])]
             else:
                 growing = [file for file in self._files if not file.complete]
-            targets = [ChunkTarget(file.path, file.place, file.received, self._file_limit) for file in growing]
+            targets = [ChunkTarget(file.path, file.place, file.received, self._files.max_bytes) for file in growing]
             try:
                 size = _size(payload, body)
                 self._spool.admit(self._sender, size, size + max((file.received for file in growing), default=0))
