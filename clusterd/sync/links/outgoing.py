@@ -7,6 +7,7 @@ import uuid
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from itertools import islice
 
 import msgspec
 
@@ -35,6 +36,10 @@ NO_ANSWER = 3020
 MOST_IN_FLIGHT = 3
 SLOW_S = 2.0
 SEALED_AHEAD = 2
+SLOW_LINE = 512 * 1024
+"""Bytes in a second. A whole chunk takes longer than 10 s then, and whatever else goes to this peer waits for its end:
+keepalives would be given up. So the peer gets small chunks."""
+SMALL_CHUNK = 512 * 1024
 
 
 class Package(msgspec.Struct, frozen=True):
@@ -122,6 +127,18 @@ def cut_package(package: Package, path: str, start: int = 0) -> list[PackagePiec
             key = None if build is None or whole is None else (build[0], whole, offset)
             pieces.append(PackagePiece(offset, end - offset, key))
     return pieces
+
+
+def cut_small(package: Package, start: int) -> list[PackagePiece]:
+    """The rest of a package for a peer on a slow line."""
+    size = package.size
+    return [PackagePiece(offset, min(SMALL_CHUNK, size - offset), None) for offset in range(start, size, SMALL_CHUNK)]
+
+
+def note_pace(peer: Peer, length: int, took_s: float) -> None:
+    """A chunk of so many bytes has reached the peer in that time. The last ones say nothing."""
+    if length >= SMALL_CHUNK:
+        peer.is_slow = took_s > length / SLOW_LINE
 
 
 class ChunkWindow:
@@ -236,19 +253,27 @@ class Sender:
         the peer cancelled."""
         window = ChunkWindow()
         flying: deque[tuple[Flight, float, int]] = deque()
-        pieces = cut_package(package, path, start)
+        is_small = peer.is_slow
+        waiting = deque(cut_small(package, start) if is_small else cut_package(package, path, start))
         progress.done_bytes = arrived = start
+        arrived_at = self._clock.monotonic()
 
         async def arrive() -> None:
-            nonlocal arrived
+            nonlocal arrived, arrived_at
             flight, begun_at, stop = flying.popleft()
             await peer.response_of(commands.FILE_UPD, flight)
-            window.answered(self._clock.monotonic() - begun_at)
+            now = self._clock.monotonic()
+            window.answered(now - begun_at)
+            note_pace(peer, stop - arrived, now - max(begun_at, arrived_at))
             progress.done_bytes = arrived = stop
+            arrived_at = now
 
         try:
-            for number, piece in enumerate(pieces):
-                for following in pieces[number + 1 : number + 1 + SEALED_AHEAD]:
+            while waiting:
+                if peer.is_slow and not is_small:
+                    is_small, waiting = True, deque(cut_small(package, waiting[0].offset))
+                piece = waiting.popleft()
+                for following in islice(waiting, SEALED_AHEAD):
                     self._prepare(path, package, following)
                 while flying and not self.bodies.is_roomy:
                     await arrive()
@@ -328,10 +353,14 @@ class Sender:
             if size:
                 await peer.request(commands.STR_UPD, build_words(string_id, read_segments(content)))
             return
-        chunk = chunk_bytes(string_id)
-        for offset in range(0, size, chunk):
-            body = await self.bodies.once(build_words(string_id, b""), slice_segments(content, offset, chunk))
+        offset = 0
+        while offset < size:
+            length = min(SMALL_CHUNK if peer.is_slow else chunk_bytes(string_id), size - offset)
+            body = await self.bodies.once(build_words(string_id, b""), slice_segments(content, offset, length))
+            begun_at = self._clock.monotonic()
             await peer.request(commands.STR_UPD, body=body)
+            note_pace(peer, length, self._clock.monotonic() - begun_at)
+            offset += length
 
     async def seal(self, payload: bytes, more: Sequence[Segment] = ()) -> Descriptor:
         """Seals a request's payload (followed by the bytes of `more`) in the pool, as a body for `Peer.request`. Raises

@@ -59,6 +59,8 @@ class Peer:
         self.silent_s = 0.0
         """As LinkDown.silent_s, when the link has ended."""
         self.program = ""
+        self.is_slow = False
+        """Whether a large chunk takes so long to reach it that what waits behind it would be given up."""
         self.capabilities: frozenset[str] = frozenset()
         self._agreed = asyncio.Event()
         self.gone = asyncio.Event()
