@@ -74,7 +74,9 @@ class FakePeer:
         self.unwritten: list[int] = []
         self._slabs, self._arena = slabs, arena
 
-    async def request(self, command: str, payload: bytes = b"", *, body: Descriptor | None = None) -> bytes:
+    async def request(
+        self, command: str, payload: bytes = b"", *, body: Descriptor | None = None, timeout_s: float = 20.0
+    ) -> bytes:
         self.asked.append(command)
         if body is not None:
             self._slabs.sent(body.slab)
@@ -89,6 +91,7 @@ class FakePeer:
             return self.held
         if command == "file_end":
             self.ends.append(payload.split(b" ", 1)[1])
+            assert timeout_s > self.timeout_s, "a busy peer reads all of it again"
         if command == "syn_m_c_e" and self.interrupted:
             raise ClusterError(3027, "task")
         return b""

@@ -86,7 +86,7 @@ class Link:
         incoming.new_file(PATH.encode())
         await incoming.file_chunk(f"{PATH} hi".encode(), None)
         await incoming.end_file(f"{PATH} ".encode() + sha256(b"hi").digest())
-        incoming.end_task(f"{TASK} {PATH[1:]}".encode())
+        await incoming.end_task(f"{TASK} {PATH[1:]}".encode())
         awaited = incoming.awaited(TASK)
         assert awaited is not None
         found: IncomingFile[str] = awaited.file.result()

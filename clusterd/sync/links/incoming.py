@@ -221,15 +221,16 @@ class Incoming:
             file.complete = True
             file.digest = found.sha256
 
-    def end_task(self, payload: bytes) -> None:
+    async def end_task(self, payload: bytes) -> None:
         """`{task id} {path}` (`*_e`): gives the file to the task. Raises ClusterError 3027 for an unknown task or file
         (W2).
 
         Only a complete file received on this link is taken; nothing else is touched. A stock sender goes on to this
         command although its chunks were refused (C4): no file will come then, and the task waits no longer."""
         end = parse_task_path(payload)
+        async with self._order:  # a sender does not wait for long until the digest of a large file is known
+            file = self._files.claim(end.path.removeprefix("/"))
         awaited = self._awaited.get(end.task_id)
-        file = self._files.claim(end.path.removeprefix("/"))
         if file is not None:
             self._claims.pop(file.place, None)
         if awaited is None or awaited.file.done():

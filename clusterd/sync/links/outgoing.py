@@ -40,6 +40,8 @@ SLOW_LINE = 512 * 1024
 """Bytes in a second. A whole chunk takes longer than 10 s then, and whatever else goes to this peer waits for its end:
 keepalives would be given up. So the peer gets small chunks."""
 SMALL_CHUNK = 512 * 1024
+DIGESTED = 8 * 1024 * 1024
+"""Bytes in a second that a very busy peer still reads for the digest of a whole file, before it answers its end."""
 
 
 class Package(msgspec.Struct, frozen=True):
@@ -231,7 +233,8 @@ class Sender:
             if arrived < package.size:
                 cut = slice_segments(package.segments, 0, arrived)
                 sha256 = (await self._jobs.run(DigestSegments(cut), lane=lane_for(size=arrived))).sha256
-        await peer.request(commands.FILE_END, prefix + sha256)
+        timeout_s = peer.timeout_s + arrived / DIGESTED
+        await peer.request(commands.FILE_END, prefix + sha256, timeout_s=timeout_s)
         return arrived - start
 
     async def _resumed(self, peer: Peer, package: Package) -> int:
