@@ -59,8 +59,9 @@ class LinkOwner(Protocol):
 
 
 class Link(asyncio.BufferedProtocol):
-    """The owner sets `kind`, `name`, `tag`, `known` (commands), `uid` and `pid`; the bridge sets `info` and `serials`
-    (requests that sync has). `number` never changes. `heard_at`: monotonic time of the last keepalive."""
+    """The owner sets `kind`, `name`, `tag`, `known` (commands), `uid` and `pid`; the bridge sets `info`, `serials`
+    (requests that sync has) and `continued` (how many of them were answered, and more follows). `number` never changes.
+    `heard_at`: monotonic time of the last keepalive."""
 
     def __init__(
         self, context: NetContext, sync: ToSync, owner: LinkOwner, role: Role, sealer: Sealer | None, number: int
@@ -82,6 +83,7 @@ class Link(asyncio.BufferedProtocol):
         self.heard_at = context.clock.monotonic()
         self.info: LinkInfo | None = None
         self.serials: set[int] = set()
+        self.continued = 0
         self.is_lost = False
         self._transport: asyncio.Transport | None = None
         self._outbox = Outbox()
