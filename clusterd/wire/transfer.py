@@ -84,13 +84,17 @@ class Strings(Generic[Place]):
     def __iter__(self) -> Iterator[IncomingString[Place]]:
         return iter(list(self._strings.values()))
 
-    def begin(self, total: int, place: Place, now: float) -> IncomingString[Place]:
-        """`new_str`: adds a string. Raises ClusterError 1000 beyond the limits and adds nothing."""
+    def admit(self, total: int) -> None:
+        """Raises ClusterError 1000 if one more string of that many bytes is beyond the limits."""
         announced = sum(string.total for string in self._strings.values())
         if announced + total > self._max_bytes:
             raise ClusterError(1000, f"strings of more than {self._max_bytes} bytes at once on one connection")
         if len(self._strings) >= self._max_count:
             raise ClusterError(1000, f"more than {self._max_count} strings at once on one connection")
+
+    def begin(self, total: int, place: Place, now: float) -> IncomingString[Place]:
+        """`new_str`: adds a string. Raises ClusterError 1000 beyond the limits and adds nothing."""
+        self.admit(total)
         ident = str(self._pick_id() % STRING_IDS)
         while ident in self._strings:
             ident = str((int(ident) + 1) % STRING_IDS)

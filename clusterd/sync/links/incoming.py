@@ -298,13 +298,10 @@ class Incoming:
         total = parse_length(payload)
         now = self._now()
         self._spool.remove(*(string.place for string in self._strings.expire(now)))
+        self._strings.admit(total)  # first: what no string may have says nothing about the room in the spool
         self._spool.admit(self._sender, total, total)
         path = self._spool.create("string")
-        try:
-            string = self._strings.begin(total, path, now)
-        except ClusterError:
-            self._spool.remove(path)
-            raise
+        string = self._strings.begin(total, path, now)
         self._spool.ledger.charge(path, self._sender, total)
         return string.id
 
