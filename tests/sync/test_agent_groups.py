@@ -248,6 +248,20 @@ def test_changes_that_are_read_while_a_worker_is_busy_wait_for_it(tmp_path: Path
     run(story())
 
 
+def test_database_that_announces_more_and_gives_nothing_is_not_asked_for_ever(tmp_path: Path) -> None:
+    async def story() -> None:
+        site = Site(ours=False)
+        site.root, site.answer = tmp_path, lambda request: ("due", b"[]")
+        groups = AgentGroupsMaster(site.context, {})
+        groups.joined(connected())
+        await groups._round(site.context.tag_log("Master", "Local agent-groups"))
+        with pytest.raises(DatabaseError, match="none come"):
+            await groups._reader.everything(site.context.tag_log("Master", "Agent-groups send full"))
+        assert len(site.texts("ERROR")) == 1
+
+    run(story())
+
+
 def test_changes_that_are_read_while_the_last_worker_leaves_are_not_handed_out(tmp_path: Path) -> None:
     async def story() -> None:
         site = Site()

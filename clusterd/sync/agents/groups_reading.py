@@ -18,6 +18,7 @@ FUTURE_TOO = ', "clusterd_future": true'
 EMPTY_CHUNKS = (b"[]", b'[{"data":[]}]')
 NO_GROUPS = b'[{"data":[]'
 """So begins a chunk that has the checksum only."""
+NOTHING_MORE = "more groups are announced, and none come"
 
 
 class GroupsReader:
@@ -61,6 +62,8 @@ class GroupsReader:
                     file.write((b", " if broadcast.chunks else b"") + msgspec.json.encode(chunk.decode()))
                     broadcast.chunks += 1
                     broadcast.has_groups |= not chunk.startswith(NO_GROUPS)
+                elif status == "due" and not ours:  # of ours all may be on their way already
+                    raise DatabaseError(2007, NOTHING_MORE)
             file.write(GROUPS_TAIL)
             broadcast.size = file.tell()
         return status == "ok", last_id
@@ -124,7 +127,9 @@ class GroupsReader:
                     f'"last_id": {last_id}{members}}}'
                 )
                 if chunk in EMPTY_CHUNKS:
-                    continue
+                    if status == "due":
+                        raise DatabaseError(2007, NOTHING_MORE)
+                    break
                 file.write((b", " if everything.chunks else b"") + msgspec.json.encode(chunk.decode()))
                 everything.chunks += 1
                 try:
