@@ -42,9 +42,9 @@ class SentRequests:
         The time of a request begins when all of it was sent (wire.md 2.3): a body of 5 MiB takes half a minute on a
         slow line, and so does what waits behind it. `taken_at`: when the peer last took bytes; `now` if it takes
         some."""
-        for number, ask in self._asks.items():
-            if not ask.entry.is_finished:
-                self._connection.put_off(number, taken_at + ask.timeout_s)
+        for number, open_ask in self._asks.items():
+            if not open_ask.entry.is_finished:
+                self._connection.put_off(number, taken_at + open_ask.timeout_s)
         for number in self._connection.expire(now):
             ask = self._asks.pop(number, None)
             if ask is not None:
