@@ -8,8 +8,9 @@ DEMO_STAMP := $(VENV)/.installed-demo
 COMPILED := $(VENV)/.tests-compiled
 JOBS ?= 4
 PYTEST_ARGS ?=
-# Without what only benchmarks use: it asks git for the state of the checkout in each process of a run.
-PYTEST := $(BIN)/python -m pytest -p no:benchmark
+# Without plugins that nothing here uses: they ask git for the state of the checkout, load for half a second, and look at
+# every test, in each process of a run.
+PYTEST := $(BIN)/python -m pytest -p no:benchmark -p no:anyio -p no:schemathesis
 BENCH ?= full
 BENCH_DIR ?= /dev/shm
 TOLERANCE ?= 0.3
