@@ -7,6 +7,7 @@ STAMP := $(VENV)/.installed
 DEMO_STAMP := $(VENV)/.installed-demo
 COMPILED := $(VENV)/.tests-compiled
 JOBS ?= 4
+CHECK_JOBS ?= $(shell nproc)
 PYTEST_ARGS ?=
 # Without plugins that nothing here uses: they ask git for the state of the checkout, load for half a second, and look at
 # every test, in each process of a run.
@@ -56,9 +57,10 @@ $(COMPILED): $(STAMP)
 	@for part in 'tests/[a-h]*/' 'tests/[i-z]*/'; do $(PYTEST) -q --collect-only $$part > /dev/null & done; wait
 	@touch $(COMPILED)
 
-# While one works: lint, types, and every quick test (no marker `slow`).
+# While one works: lint, types, and every quick test (no marker `slow`). These wait for little: one process for each
+# core, each of which collects all tests.
 check: lint $(COMPILED)
-	$(PYTEST) -q -n $(JOBS) --dist worksteal -m 'not slow and not stress' --hypothesis-profile quick $(PYTEST_ARGS)
+	$(PYTEST) -q -n $(CHECK_JOBS) --dist worksteal -m 'not slow and not stress' --hypothesis-profile quick $(PYTEST_ARGS)
 
 # Many tests wait for something: four at a time keep two cores busy. One that is done with its share takes over
 # another's.

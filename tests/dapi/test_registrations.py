@@ -139,6 +139,7 @@ def test_agents_are_deleted_and_the_others_are_failed_items(node: AgentNode) -> 
     assert node.items("delete_agents", agent_list=[]).affected == []
 
 
+@pytest.mark.slow
 def test_store_with_few_places_for_a_process_deletes_all_of_many_agents() -> None:
     own = Clusterd(limits=Limits(store_connections=8))
     with agent_node(limits=own.limits) as node:

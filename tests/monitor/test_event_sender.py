@@ -72,6 +72,7 @@ def test_events_wait_for_the_monitor_and_come_in_order(root: Path) -> None:
         assert (sender.held, later.due) == (0, [])
 
 
+@pytest.mark.slow
 def test_without_a_monitor_a_sender_holds_so_much_and_counts_the_rest(root: Path) -> None:
     sender = EventSender(str(root), "store", is_on=True)
     for pid in range(MOST_HELD + 7):

@@ -26,6 +26,7 @@ from ipc.board import Board, RowSnapshot
 from ipc.codec import Decoder, encode
 from tests.supervisor.helpers import until
 
+pytestmark = pytest.mark.slow
 EMPTY_SHA256 = bytes.fromhex("e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855")
 
 

@@ -34,6 +34,7 @@ REPLACE_ANY = {
 # ---- many at once ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_two_thousand_at_once_get_different_ids_and_few_file_writes(tmp_path: Path) -> None:
     async def work(node: Node) -> None:
         answers = await asyncio.gather(*(node.add(f"agent{n}", groups="default") for n in range(2000)))
@@ -131,6 +132,7 @@ STEPS = st.lists(
 )
 
 
+@pytest.mark.slow
 @given(steps=STEPS, together=st.booleans(), forced=st.booleans())
 @settings(deadline=None, max_examples=examples(40))
 def test_no_sequence_gives_an_id_or_a_name_twice(

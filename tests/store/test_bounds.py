@@ -134,6 +134,7 @@ def test_a_store_starts_after_whatever_a_client_wrote(store: LoneStore, db: WdbC
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "statement",
     [
@@ -160,6 +161,7 @@ def test_a_statement_that_wants_all_memory_gets_none_of_it(
     assert db.raw("global sql select count(*) as n from agent where id > 0") == b'ok [{"n":2}]'
 
 
+@pytest.mark.slow
 def test_many_such_statements_at_once_harm_no_other_client_for_long(
     store: LoneStore, at_first_kb: int, db: WdbClient
 ) -> None:
@@ -193,6 +195,7 @@ def test_rows_larger_than_a_client_may_make_are_still_served(store: LoneStore, d
     )
 
 
+@pytest.mark.slow
 def test_a_statement_whose_single_calls_take_long_is_broken_off(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -151,6 +151,7 @@ def test_position_that_the_master_lost_means_a_full_copy(bench: Bench) -> None:
     run(bench, work)
 
 
+@pytest.mark.slow
 def test_difference_is_seen_by_the_digest_and_heals_once_in_a_while(bench: Bench) -> None:
     def tamper(bench: Bench) -> None:
         db = schema.connect(str(bench.candidate), name=REPLICA_FILE)

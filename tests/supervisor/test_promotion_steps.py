@@ -33,6 +33,7 @@ def test_replica_becomes_the_agent_database_and_stays_where_it_is(root: str) -> 
     assert agents(root) == {1: "a", 2: "b"}
 
 
+@pytest.mark.slow
 def test_nothing_is_missed_while_another_program_reads_the_replica(root: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """What it was told last is what the old master has answered to agents."""
     monkeypatch.setattr(database_copy, "WAIT_S", 0.05)
@@ -42,6 +43,7 @@ def test_nothing_is_missed_while_another_program_reads_the_replica(root: str, mo
     assert late(Path(root) / schema.DATABASE) == 3000
 
 
+@pytest.mark.slow
 def test_nothing_is_missed_of_a_database_that_was_read_when_it_is_put_back(
     root: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

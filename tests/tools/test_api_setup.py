@@ -49,6 +49,7 @@ def test_init_with_api_makes_all_that_it_needs(root: Path) -> None:
     assert ipaddress.ip_address("127.0.0.1") in names.get_values_for_type(x509.IPAddress)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
 @pytest.mark.parametrize(
     ("owner", "group", "expected"),
@@ -126,6 +127,7 @@ def test_users_that_cannot_be_are_refused(root: Path, name: str, password: str, 
     assert read_users(str(root)) == {}
 
 
+@pytest.mark.slow
 def test_world_readable_users_are_refused_with_the_remedy(root: Path) -> None:
     clusterd(root, "api", "user", "add", "op", "--password-file", "-", given=PASSWORD)
     (root / USERS_FILE).chmod(0o644)

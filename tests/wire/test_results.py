@@ -288,6 +288,7 @@ def test_error_text_of_a_peer_is_one_line_of_bounded_length_and_valid_text() -> 
     assert json.dumps(lone, ensure_ascii=False).encode()
 
 
+@pytest.mark.slow
 def test_every_character_that_could_break_a_line_is_shown_and_does_not_break_it() -> None:
     """All line ends that str.splitlines knows, and control characters of terminals."""
     assert str(WireException(99999, "a\tb\n\r\x1b\x85\u2028\u2029c")) == (
