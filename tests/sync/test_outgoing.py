@@ -402,9 +402,10 @@ def test_worker_that_lies_about_what_it_has_gets_nothing_and_costs_nothing(stage
         assert stage.slabs.free == stage.slabs.total
         assert len(errors) == 1
         assert len(errors[0]) < 300
-        peer.held = b"0"
-        assert await stage.send(peer) == len(stage.data)
-        assert peer.data == stage.data
+        if lie in (b"", b"more"):  # for one that is no number, and one that is; sealing a package takes a while
+            peer.held = b"0"
+            assert await stage.send(peer) == len(stage.data)
+            assert peer.data == stage.data
 
     errors: list[str] = []
     asyncio.run(story())
