@@ -27,9 +27,15 @@ def large(store: LoneStore) -> Iterator[WdbClient]:
 
 
 @pytest.fixture(scope="module")
-def smaller(shared_stores: MakeStore) -> Iterator[WdbClient]:
-    """The same of another master, with SOME agents."""
-    with WdbClient(shared_stores("master").root, 60) as db:
+def smaller_store(shared_stores: MakeStore) -> LoneStore:
+    """Another master's."""
+    return shared_stores("master")
+
+
+@pytest.fixture(scope="module")
+def smaller(smaller_store: LoneStore) -> Iterator[WdbClient]:
+    """SOME agents in `default`."""
+    with WdbClient(smaller_store.root, 60) as db:
         fill(db, SOME)
         yield db
 
@@ -105,14 +111,19 @@ def test_the_master_tells_and_the_worker_takes_all_groups(smaller: WdbClient, wo
         assert worker.group_hash() == smaller.group_hash()
 
 
-def test_all_agents_are_reported_at_once(large: WdbClient, store: LoneStore) -> None:
-    for word in ("syncreq_keepalive", "syncreq_status"):
-        large.command(f"global sql update agent set sync_status = '{word}' where id > 0")
-        status, _, body = wdb_http(store.root, "GET", "/v1/agents/sync", timeout_s=60)
+def test_all_agents_are_reported_at_once(
+    large: WdbClient, store: LoneStore, smaller: WdbClient, smaller_store: LoneStore
+) -> None:
+    for word, db, root, count in (
+        ("syncreq_keepalive", large, store.root, AGENTS),
+        ("syncreq_status", smaller, smaller_store.root, SOME),
+    ):
+        db.command(f"global sql update agent set sync_status = '{word}' where id > 0")
+        status, _, body = wdb_http(root, "GET", "/v1/agents/sync", timeout_s=60)
         assert status == 200
-        assert len(json.loads(body)[word]) == AGENTS
-        assert wdb_http(store.root, "POST", "/v1/agents/sync", body, timeout_s=60)[::2] == (200, b"")
-        assert wdb_http(store.root, "GET", "/v1/agents/sync")[2] == b"{}"
+        assert len(json.loads(body)[word]) == count
+        assert wdb_http(root, "POST", "/v1/agents/sync", body, timeout_s=60)[::2] == (200, b"")
+        assert wdb_http(root, "GET", "/v1/agents/sync")[2] == b"{}"
 
 
 def test_a_group_of_100_000_is_deleted_and_its_members_move(large: WdbClient) -> None:
