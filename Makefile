@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEMO_STAMP := $(VENV)/.installed-demo
 COMPILED := $(VENV)/.tests-compiled
-JOBS ?= 4
+JOBS ?= 6
 CHECK_JOBS ?= $(shell nproc)
 PYTEST_ARGS ?=
 # Without plugins that nothing here uses: they ask git for the state of the checkout, load for half a second, and look at
@@ -62,7 +62,7 @@ $(COMPILED): $(STAMP)
 check: lint $(COMPILED)
 	$(PYTEST) -q -n $(CHECK_JOBS) --dist worksteal -m 'not slow and not stress' --hypothesis-profile quick $(PYTEST_ARGS)
 
-# Many tests wait for something: four at a time keep two cores busy. One that is done with its share takes over
+# Most tests wait for nodes most of the time: six at a time keep two cores busy. One that is done with its share takes over
 # another's.
 test: $(STAMP) $(COMPILED)
 	$(PYTEST) -n $(JOBS) --dist worksteal -m 'not stress' $(PYTEST_ARGS)
