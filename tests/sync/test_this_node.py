@@ -10,6 +10,8 @@ from clusterd.dapi.protocol.policy import Origin
 from clusterd.errors import ClusterError
 from clusterd.messages.base import INLINE_BYTES, Text
 from clusterd.settings import WorkerApi
+from clusterd.sync.ports.pool_port import DIED, JobError
+from clusterd.sync.requests.this_node import MAY_BE_DONE
 from tests.sync.framework_node import (
     DM,
     DONE,
@@ -160,3 +162,19 @@ def test_failures_of_the_framework_are_the_outcome(
     answer = ask(node, asked("wazuh.cdb_list:get_path_lists"))
     assert (code_of(answer), answer["__wazuh_exception__"]["__class__"]) == (code, wire_class)
     assert node.jobs.ran == [], "it may have been done"
+
+
+@pytest.mark.parametrize(("name", "changes"), [("wazuh.agent:create_group", True), ("wazuh.agent:get_agents", False)])
+def test_death_of_the_process_of_a_change_is_told_as_what_may_have_been_done(
+    tmp_path: Path, name: str, changes: bool
+) -> None:
+    node = Node(tmp_path, None)
+
+    async def dies(job: Any, **_: Any) -> Any:
+        assert job.may_run_again is not changes
+        raise JobError(DIED, "it died")
+
+    node.jobs.run = dies  # type: ignore[method-assign]
+    answer = ask(node, asked(name, {"group_id": "web"} if changes else {}))
+    assert code_of(answer) == 1000
+    assert text_of(answer) == (MAY_BE_DONE if changes else "None")
