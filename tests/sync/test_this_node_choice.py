@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from clusterd.errors import ClusterError
 from clusterd.messages.api import RunFunction
+from clusterd.messages.base import Text
 from clusterd.sync.ports.framework_port import NotBegun
 from tests.sync.framework_node import DM, DONE, FRAMEWORK_ONLY, LA, WORKER, FakePort, Node, ask, asked, code_of, text_of
 
@@ -100,6 +102,34 @@ def test_a_broadcast_asks_the_framework_for_this_node_only(tmp_path: Path) -> No
     assert sorted(node.given) == ["w1", "w2"]
     assert json.loads(port.contents[0])["f_kwargs"] == {}
     assert not any(isinstance(job, RunFunction) for job in node.jobs.ran)
+
+
+def test_node_that_is_away_takes_no_other_answer_away_however_large_the_request_is(tmp_path: Path) -> None:
+    node = Node(tmp_path, FakePort())
+    found = '{"__wazuh_result__": {"__class__": "AffectedItemsWazuhResult", "__object__": %s}}'
+    fields = {
+        "affected_items": ["w1"], "sort_fields": None, "sort_casting": ["str"], "sort_ascending": [True],
+        "total_affected_items": 1, "total_failed_items": 0, "dikt": {}, "all_msg": "", "some_msg": "", "none_msg": "",
+        "failed_items_keys": [], "failed_items_values": [],
+    }  # fmt: skip
+    node.others = {"w1": (found % json.dumps(fields)).encode(), "w2": b""}
+
+    async def without_w2(name: str, request: Text, limit_s: float | None) -> Text:
+        if name == "w2":
+            raise ClusterError(3022, name)
+        return Text(node.others[name])
+
+    node.runner._ask = without_w2
+    content = asked(
+        "wazuh.manager:update_ossec_conf",
+        {"node_list": ["w1", "w2"], "new_conf": "x" * 2_000_000},
+        DM,
+        nodes=["m", "w1", "w2"],
+    )
+    answer = ask(node, content, "worker")["__wazuh_result__"]["__object__"]
+    assert answer["affected_items"] == ["w1"]
+    assert answer["failed_items_values"] == [["w2"]]
+    assert answer["failed_items_keys"][0]["__object__"]["code"] == 3022
 
 
 def test_what_the_master_spreads_is_executed_by_the_framework_of_a_worker(tmp_path: Path) -> None:
