@@ -2,14 +2,28 @@
 
 import json
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
 from clusterd.errors import ClusterError
 from clusterd.messages.api import RunFunction
 from clusterd.messages.base import Text
-from clusterd.sync.ports.framework_port import NotBegun
-from tests.sync.framework_node import DM, DONE, FRAMEWORK_ONLY, LA, WORKER, FakePort, Node, ask, asked, code_of, text_of
+from clusterd.sync.ports.framework_port import MissingFramework, NotBegun
+from tests.sync.framework_node import (
+    DM,
+    DONE,
+    FRAMEWORK_ONLY,
+    LA,
+    LM,
+    WORKER,
+    FakePort,
+    Node,
+    ask,
+    asked,
+    code_of,
+    text_of,
+)
 
 # ---- who is first ----------------------------------------------------------------------------------------------------
 
@@ -52,6 +66,19 @@ def test_no_other_function_answers_for_its_users(tmp_path: Path, port: FakePort)
     assert code_of(answer) == 3009
     assert "check_token (" in text_of(answer)
     assert node.jobs.ran == []
+
+
+@pytest.mark.parametrize("name", ["api.authentication:check_token", "wazuh.security:wrapper_revoke_tokens"])
+def test_framework_that_is_installed_in_part_is_one_that_fails(tmp_path: Path, name: str) -> None:
+    """A revocation of clusterd's own tokens alone would be answered as done."""
+    missing = MissingFramework("installed in part", "auto")
+    node = Node(tmp_path, cast(Any, missing))
+    answer = ask(node, asked(name, request_type=LM if "check" in name else LA))
+    assert code_of(answer) == 3009
+    assert "installed in part" in text_of(answer)
+    assert node.jobs.ran == []
+    assert "__wazuh_result__" in ask(node, asked("wazuh.manager:get_basic_info", request_type=LA))
+    assert missing.shown()["state"] == "failed"
 
 
 def test_what_only_a_framework_has_is_not_available_without_one(tmp_path: Path) -> None:

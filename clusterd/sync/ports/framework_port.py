@@ -55,6 +55,36 @@ class Framework(Protocol):
         """Returns the part of `status` about the framework."""
 
 
+class MissingFramework:
+    """A framework that should be there and cannot be started: it is installed in part, or closed to the node's user. It
+    begins with no request. So nobody answers in its place where its users or their tokens matter, as while it fails."""
+
+    state: FrameworkState = "failed"
+
+    def __init__(self, why: str, mode: str) -> None:
+        self._why = why
+        self._mode = mode
+
+    def can_run(self, name: WireCallable) -> bool:
+        return False
+
+    async def run(
+        self, request: Text, *, timeout_s: float | None, is_read_only: bool, name: WireCallable, asker: str = ""
+    ) -> Text:
+        raise NotBegun(f"the framework cannot be used: {self._why}")
+
+    def shown(self) -> dict[str, Any]:
+        return {
+            "state": self.state,
+            "reason": self._why,
+            "mode": self._mode,
+            "version": None,
+            "functions": None,
+            "missing": {},
+            "helpers": [],
+        }
+
+
 class FrameworkPort:
     """Runs requests on the helpers of `crew`, askers in turn."""
 
