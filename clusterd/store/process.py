@@ -189,6 +189,7 @@ class _StoreProcess:
             say=self._say,
             guard=self._guard,
             rules=lambda: self._settings.rules,
+            max_delete_share=lambda: self._settings.clusterd.max_delete_share,
             tell=self._events.tell,
             gate=self._gate,
         )

@@ -97,11 +97,11 @@ def test_agent_that_is_deleted_while_its_key_is_read_stays_away(
             asyncio.run_coroutine_threadsafe(delete, loop).result()
             return found
 
-        monkeypatch.setattr(node.follower, "_read_keys", read_while_it_is_deleted)
+        monkeypatch.setattr(node.follower.keys, "_read_keys", read_while_it_is_deleted)
         node.keys.touch()
         await node.look()
         assert await node.agents() == [1]
-        monkeypatch.setattr(node.follower, "_read_keys", lambda: keys_in_use(str(node.keys.parents[1])))
+        monkeypatch.setattr(node.follower.keys, "_read_keys", lambda: keys_in_use(str(node.keys.parents[1])))
         await node.look()
         assert await node.agents() == [1]
 
@@ -127,7 +127,7 @@ def test_file_that_changes_whenever_it_is_read_is_followed(
             return found
 
         node.keys.write_text("001 a1 any k\n")
-        monkeypatch.setattr(node.follower, "_read_keys", read_while_one_is_added)
+        monkeypatch.setattr(node.follower.keys, "_read_keys", read_while_one_is_added)
         await node.look()
         await node.look()
         assert 2 in await node.agents()
@@ -149,8 +149,8 @@ def test_key_of_others_that_authd_has_written_again_is_followed(
             reads += 1
             return keys_in_use(str(node.keys.parents[1]))
 
-        monkeypatch.setattr(node.follower, "_read_keys", counted)
-        node.follower._authd = lambda: file.marks
+        monkeypatch.setattr(node.follower.keys, "_read_keys", counted)
+        node.follower.keys._authd = lambda: file.marks
 
         def register(number: int) -> None:
             file.refresh()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from clusterd.settings import ForceRules
-from clusterd.store import agents, change_log, follow, gate, schema, table
+from clusterd.store import agents, change_log, follow_keys, gate, schema, table
 from clusterd.store.authd import Authd
 from clusterd.store.engine import Engine, Session
 from clusterd.store.errors import NotLeading
@@ -310,7 +310,7 @@ def test_what_authd_had_begun_when_the_lease_ended_is_looked_at_when_it_is_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A row was committed, and its key not written: the file is the one that was read before."""
-    monkeypatch.setattr(follow, "SURE_S", 0.0)
+    monkeypatch.setattr(follow_keys, "SURE_S", 0.0)
 
     async def story(bench: Bench) -> None:
         looking = follower(bench)
@@ -333,8 +333,8 @@ def test_row_that_authd_could_not_take_back_goes_although_it_reads_the_file_of_o
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As in the first batch after a start: the follower has read that file long before."""
-    monkeypatch.setattr(follow, "SURE_S", 0.0)
-    monkeypatch.setattr(follow, "YOUNG_S", 0.0)
+    monkeypatch.setattr(follow_keys, "SURE_S", 0.0)
+    monkeypatch.setattr(follow_keys, "YOUNG_S", 0.0)
 
     async def story(bench: Bench) -> None:
         Path(bench.root, "etc/client.keys").write_text("001 one any k1\n")
