@@ -1,8 +1,10 @@
 """The database follows etc/shared, and deletes only the groups whose directories it saw disappear."""
 
+import asyncio
 import os
 import shutil
 import sqlite3
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -221,5 +223,26 @@ def test_group_whose_directory_is_a_link_that_is_followed_is_a_group(live: Calla
         for _ in range(3):
             await node.look()
         assert await node.groups() == ["default"]
+
+    live(work)
+
+
+def test_file_system_that_hangs_holds_up_nobody_else(
+    live: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def work(node: Node) -> None:
+        goes_on = threading.Event()
+
+        def hang(_: str) -> list[object]:
+            goes_on.wait(60)
+            return []
+
+        monkeypatch.setattr("clusterd.store.follow_groups.os.scandir", hang)
+        looking = asyncio.create_task(node.look())
+        for _ in range(3):
+            assert await node.groups() == []
+        assert not looking.done()
+        goes_on.set()
+        await looking
 
     live(work)
