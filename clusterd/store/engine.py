@@ -139,6 +139,16 @@ class Engine:
         behind them. Raises as `write` does."""
         await self._put(lambda session: change_log.mark_end(session.db) if marks else None, True, True)
 
+    async def mark(self) -> int:
+        """Moves the end of the change log and returns its position, which is on the disk: who has that has asked after
+        this. Raises as `write` does."""
+
+        def work(session: Session) -> int:
+            change_log.mark_end(session.db)
+            return change_log.head(session.db)
+
+        return await self.write(work, durable=True)
+
     async def _put(self, work: Callable[[Session], T], durable: bool, alone: bool) -> T:
         future: asyncio.Future[T] = self._loop.create_future()
         self._queue.put(_Write(work, durable, alone, future))

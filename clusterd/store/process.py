@@ -280,7 +280,7 @@ class _StoreProcess:
             handover = Handover(self._gate, engine.settle, authd.is_idle)
         server = StreamServer(
             replica_socket(self._settings.root),
-            ReplicaPort(replica, handover).answer,
+            ReplicaPort(replica, handover, engine.mark).answer,
             most=self._settings.clusterd.limits.store_connections,
             rounds=self._rounds,
             largest=MOST_BYTES,

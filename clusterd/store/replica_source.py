@@ -152,6 +152,10 @@ class ReplicaSource:
         """Waits until what is written from now on can be answered; empty, or why it cannot be."""
         return "" if self.confirming is None else await self.confirming.ready()
 
+    def mode(self) -> tuple[str, str]:
+        """`synchronous`, `asynchronous` or (in an election) `refused`, and why."""
+        return (self.candidates if self.confirming is None else self.confirming).mode()
+
     async def head(self) -> int:
         """The position of the last change."""
         return await self._run(change_log.head, self._db)
@@ -160,7 +164,7 @@ class ReplicaSource:
         """For `clusterd ha status`."""
         head = await self.head()
         confirming = self.confirming
-        mode, why = self.candidates.mode() if confirming is None else confirming.mode()
+        mode, why = self.mode()
         held = {one["position"] for one in self.candidates.shown(head, lambda _: 0)}
         behind = {one: await self._run(change_log.behind, self._db, one) for one in held}
         return {

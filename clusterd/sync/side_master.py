@@ -134,7 +134,7 @@ class MasterSide:
         for row in workers:
             if row["state"] == "lost" and row["name"] in results:
                 # What it had when it was last seen says nothing about what it has.
-                results[row["name"]] |= {"result": "lost", "lag_s": None, "lag_files": None}
+                results[row["name"]] |= {"result": "lost", "lag_s": None, "lag_files": None, "whole_of": None}
         leadership = self._context.leadership
         is_bound = leadership is not None and not leadership.holds()
         return SideStatus(

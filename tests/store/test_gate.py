@@ -408,6 +408,30 @@ def test_handing_over_ends_what_was_begun_and_lets_everything_else_wait(tmp_path
     run(tmp_path, story)
 
 
+def test_a_handover_that_is_given_up_before_writes_stop_stops_none(tmp_path: Path) -> None:
+    """The candidate that confirms is slow, and the election gives the switchover up while a registration waits for
+    it: all writes would have waited for the handover after it was over."""
+
+    async def story(bench: Bench) -> None:
+        handover = Handover(bench.gate, bench.engine.settle, bench.authd.is_idle)
+        bench.confirms.clear()
+        begun = asyncio.create_task(bench.add("begun"))
+        while bench.authd.is_idle.is_set():
+            await asyncio.sleep(0.001)
+        draining = asyncio.create_task(handover.drain(60.0))
+        await asyncio.sleep(0)
+        handover.undrain()
+        bench.confirms.set()
+        assert b'"error":0' in await begun
+        with pytest.raises(TimeoutError, match="taken back"):
+            await draining
+        assert bench.gate.is_open
+        await bench.engine.write(add(50))
+        assert b'"error":0' in await bench.add("later")
+
+    run(tmp_path, story)
+
+
 def test_an_unsuccessful_handover_ends_by_itself(tmp_path: Path) -> None:
     async def story(bench: Bench) -> None:
         await Handover(bench.gate, bench.engine.settle, bench.authd.is_idle).drain(0.05)
