@@ -47,6 +47,12 @@ async def test_store_that_is_restarted_while_etcd_is_away_goes_on_with_the_candi
     one.etcd.away = False
     await pass_time(3, one, two, other)
     assert (last(store).confirming, last(store).epoch) == ("two", one.node.true.epoch)
+    assert (await leading.set_confirming(term, "", 12)).ok
+    one.etcd.away = True
+    await pass_time(2, one)
+    one.node.start_store()
+    assert (await leading.set_confirming(term, "", 12)).ok
+    assert not (await leading.set_confirming(term, "two", 12)).ok
 
 
 @told

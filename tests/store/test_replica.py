@@ -6,6 +6,7 @@ import contextlib
 import os
 import sqlite3
 import stat
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -16,6 +17,7 @@ from clusterd.store import agents, change_log, groups, replica_copy, replica_sou
 from clusterd.store.engine import Session
 from clusterd.store.replica_copy import COPYING, FOLLOWING
 from clusterd.store.replica_source import UnitTooLarge, unpack_units
+from clusterd.store.units import Unit, read_units
 from tests.store.change_pair import rows
 from tests.store.replica_bench import AGENTS, Bench, run, stored
 
@@ -248,7 +250,18 @@ def test_damaged_answer_is_refused_and_changes_nothing(bench: Bench) -> None:
     run(bench, work)
 
 
-def test_answers_are_small_and_an_agent_too_large_for_any_is_named(bench: Bench) -> None:
+def test_answers_are_small_and_an_agent_too_large_for_any_is_named(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A master reads little more for an answer than what that can hold."""
+    read: list[int] = []
+
+    def counted(db: sqlite3.Connection, wanted: Sequence[tuple[int, int]]) -> list[Unit]:
+        read.append(len(wanted))
+        return read_units(db, wanted)
+
+    monkeypatch.setattr(replica_source, "read_units", counted)
+
     async def work(bench: Bench) -> None:
         await bench.populate()
 
@@ -264,6 +277,7 @@ def test_answers_are_small_and_an_agent_too_large_for_any_is_named(bench: Bench)
             assert len(changes.units) <= replica_source.ANSWER_BYTES or len(units) == 1
             if not changes.behind:
                 break
+        assert sum(read) < 4 * AGENTS
         bench.check_equal()
         await bench.engine.write(lambda session: label(session, AGENTS, 1_500_000))
         with pytest.raises(UnitTooLarge, match=f"agent {AGENTS} "):
