@@ -40,19 +40,19 @@ async def test_store_that_is_restarted_while_etcd_is_away_goes_on_with_the_candi
     one.etcd.away = True
     await one.step()
     one.node.start_store()
-    assert (await leading.set_confirming(term, "two", 12)).ok
-    assert not (await leading.set_confirming(term, "other", 12)).ok
-    assert not (await leading.set_confirming(term, "", 12)).ok
-    assert (await leading.set_confirming(term, "two", 12)).ok, "the other name was not sent"
+    assert (await leading.set_confirming(term, "two", 10)).ok
+    assert not (await leading.set_confirming(term, "other", 10)).ok
+    assert not (await leading.set_confirming(term, "", 10)).ok
+    assert (await leading.set_confirming(term, "two", 10)).ok, "the other name was not sent"
     one.etcd.away = False
     await pass_time(3, one, two, other)
     assert (last(store).confirming, last(store).epoch) == ("two", one.node.true.epoch)
-    assert (await leading.set_confirming(term, "", 12)).ok
+    assert (await leading.set_confirming(term, "", 10)).ok
     one.etcd.away = True
     await pass_time(2, one)
     one.node.start_store()
-    assert (await leading.set_confirming(term, "", 12)).ok
-    assert not (await leading.set_confirming(term, "two", 12)).ok
+    assert (await leading.set_confirming(term, "", 10)).ok
+    assert not (await leading.set_confirming(term, "two", 10)).ok
 
 
 @told
