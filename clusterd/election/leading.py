@@ -293,9 +293,9 @@ class Leading:
         return ConfirmingSet(name, done, "" if done else f"this node does not lead in term {term} any more")
 
     def _is_named(self, term: int, name: str) -> bool:
-        """Returns whether etcd has the name of this candidate (empty: that none confirms) and this node leads. Then only
-        this candidate may take over, whatever the position in etcd, and a store that was restarted while etcd is away
-        goes on with it. Its log must go on, too, or the name would not stay when etcd is back (`_next_last`)."""
+        """Returns whether etcd has the name of this candidate (empty: none confirms) and this node leads. Then only it
+        may take over, whatever the position in etcd, and a store that was restarted while etcd is away goes on with it.
+        Its log must go on, too, or the name would not stay when etcd is back (`_next_last`)."""
         last, facts = self._session.view.last, self._node.facts()
         if last is None or self._named != (term, name or None) or self._tenure.term != term:
             return False
