@@ -244,10 +244,11 @@ class Node:
 
     async def lacking(self, name: str) -> Lacking:
         try:
-            found = await asyncio.to_thread(ask_json, self._root, STATUS, timeout_s=STATUS_S)
+            work = functools.partial(ask_json, self._root, commands.LACKING, name.encode(), timeout_s=STATUS_S)
+            found = await asyncio.to_thread(work)
         except (NotAnswering, ClusterError, ValueError):
             return Lacking()
-        own = (found.get("results") or {}).get(name) or {}
+        own = found.get("result") or {}
         if own.get("result") == "unknown" or own.get("lag_s") is None:
             return Lacking()
         whole_of = own.get("whole_of")

@@ -164,10 +164,15 @@ def test_files_that_a_worker_lacks_are_those_that_status_shows(
     world: World, monkeypatch: pytest.MonkeyPatch, row: dict[str, Any] | None, lacking: Lacking
 ) -> None:
     """A master that cannot look at its own files does not know; that is no reason to keep it from handing over."""
-    monkeypatch.setattr(
-        module, "ask_json", lambda *_, **__: {"answered_at": 100.0, "results": {"self": {}, "two": row}}
-    )
+    asked: list[tuple[object, ...]] = []
+
+    def answer(root: str, *question: object, timeout_s: float) -> dict[str, Any]:
+        asked.append(question)
+        return {"answered_at": 100.0, "result": row}
+
+    monkeypatch.setattr(module, "ask_json", answer)
     assert asyncio.run(world.node.lacking("two")) == lacking
+    assert asked == [(commands.LACKING, b"two")]
 
 
 def test_master_that_does_not_say_what_a_worker_lacks_hands_over(world: World) -> None:
