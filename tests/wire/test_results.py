@@ -143,6 +143,9 @@ def test_callable_is_a_name_and_only_as_f_of_an_api_request() -> None:
     encoded = ENCODED["callable_function"]["json"]
     name = WireCallable("status", "wazuh.core.manager", "status", "function")
     assert parse_callable(json.loads(encoded)) == name
+    without_type = json.loads(encoded)
+    del without_type["__callable__"]["__type__"]
+    assert parse_callable(without_type) == name, "dapi.md 8.2: it is ignored"
     assert dump_json(name) == encoded.encode()
     request = load_request(b'{"f": ' + encoded.encode() + b', "f_kwargs": {}}')
     assert request == {"f": name, "f_kwargs": {}}
