@@ -164,6 +164,12 @@ def in_passing(failure: BaseException) -> str:
     return calm(text)
 
 
+def for_people(failure: "ClusterError") -> str:
+    """The text of a refusal for whoever typed the command: of code 1000, which only says that something is wrong, what
+    is wrong."""
+    return failure.extra if failure.code == 1000 and failure.extra else str(failure)
+
+
 def in_words(failure: Exception) -> str:
     """For people: what the system says of it, without its number and the path that stands beside it anyway."""
     return getattr(failure, "strerror", None) or str(failure)

@@ -5,16 +5,27 @@ import os
 
 NEEDED = (".", "etc", "queue/cluster", "var/run")
 """Directories below the root that a command looks into."""
+RUN = "var/run/clusterd"
 
 
 def closed_to_us(root: str) -> str | None:
     """Returns what to do where the caller may not look into the node's directories, None where that is no question."""
-    for relative in NEEDED:
+    return _closed(root, NEEDED)
+
+
+def run_dir_closed_to_us(root: str) -> str | None:
+    """The same of the directory with what the processes of a running node tell of themselves; it is closed to the
+    group, too."""
+    return _closed(root, (RUN,))
+
+
+def _closed(root: str, needed: tuple[str, ...]) -> str | None:
+    for relative in needed:
         path = os.path.normpath(os.path.join(root, relative))
         try:
             os.stat(os.path.join(path, "."))
         except PermissionError:
-            return f"{_name_of_caller()} may not look into {path}: run this as root{_group_of(path)}"
+            return f"{_name_of_caller()} may not look into {path}: run this as root{_others(path)}"
         except OSError:
             continue
     return None
@@ -39,12 +50,15 @@ def _name_of_caller() -> str:
         return f"the user {os.geteuid()}"
 
 
-def _group_of(path: str) -> str:
+def _others(path: str) -> str:
+    """Returns who else but root may."""
     import grp
+    import pwd
 
     try:
         found = os.stat(path)
-        is_open = found.st_gid and found.st_mode & 0o010
-        return f", or as a user of the group {grp.getgrgid(found.st_gid).gr_name}" if is_open else ""
+        if found.st_gid and found.st_mode & 0o010:
+            return f", or as a user of the group {grp.getgrgid(found.st_gid).gr_name}"
+        return f", or as the user {pwd.getpwuid(found.st_uid).pw_name}" if found.st_uid else ""
     except (OSError, KeyError):
         return ""

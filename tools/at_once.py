@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from clusterd.exits import ExitCode
-from clusterd.gate import closed_to_us
+from clusterd.gate import closed_to_us, run_dir_closed_to_us
 from clusterd.rundir import DEFAULT_ROOT
 
 ROOT = "--root"
@@ -30,7 +30,7 @@ def status(root: str, as_json: bool, no_exit_code: bool) -> ExitCode | int:
     from clusterd.status.verdict import verdict
     from tools.show import fail, write
 
-    _gate(root)
+    _gate(closed_to_us(root) or run_dir_closed_to_us(root))
     found = StatusReader(root).read()
     said = verdict(found)
     if as_json:
@@ -55,7 +55,7 @@ def check(root: str, warn_s: float, crit_s: float, expect: int | None) -> int:
     from tools import nagios
     from tools.show import write
 
-    closed = closed_to_us(root)
+    closed = closed_to_us(root) or run_dir_closed_to_us(root)
     if closed is None:
         status = StatusReader(root, may_wait=False).read()
         found = nagios.check(status, warn_s=warn_s, crit_s=crit_s, expect=expect)
@@ -70,7 +70,7 @@ def check_config(root: str) -> ExitCode:
     from tools.check import check as check_files
     from tools.show import echo, show_lines
 
-    _gate(root)
+    _gate(closed_to_us(root))
     checked = check_files(root)
     show_lines(checked.lines)
     if not checked.ok:
@@ -79,9 +79,8 @@ def check_config(root: str) -> ExitCode:
     return ExitCode.OK
 
 
-def _gate(root: str) -> None:
+def _gate(closed: str | None) -> None:
     """Ends the command if the caller may not read the node's directory."""
-    closed = closed_to_us(root)
     if closed is not None:
         from tools.show import fail
 

@@ -15,10 +15,10 @@ import click
 
 from clusterd import __version__
 from clusterd.exits import ExitCode
-from clusterd.gate import closed_to_us, has_node, no_node
+from clusterd.gate import closed_to_us, has_node, no_node, run_dir_closed_to_us
 from clusterd.rundir import DEFAULT_ROOT
 from tools import at_once
-from tools.show import colours_asked_for, fail, failed
+from tools.show import colours_asked_for, end_quietly, fail, failed
 
 COMMANDS = {
     "init": ("tools.cli_init:init", "Make a node's directory tree and configuration."),
@@ -62,6 +62,8 @@ FOR_EVERYBODY = ("init", "completion", "check", "version")
 """Commands that look into no node's directory, or say themselves that they may not."""
 WRITERS = ("init", "start", "restart", "adopt", "store", "api", "promote", "demote", "support")
 """Commands that write more than what they show."""
+READ_BOARD = ("status", "top", "doctor", "support", "log-level", "reload", "stop", "restart", "promote", "demote")
+"""Commands that need what a running node tells of its processes, or change it: not for the group's other users."""
 NEED_FILES = ("stop", "store", "api")
 """Commands that work on a node's files. The others say themselves what is missing."""
 
@@ -90,6 +92,8 @@ def _behind_the_gate(name: str, callback: Callable[..., Any]) -> Callable[..., A
     def run(*arguments: Any, **options: Any) -> Any:
         root: str = click.get_current_context().obj
         closed = closed_to_us(root) if name not in FOR_EVERYBODY else None
+        if closed is None and name in READ_BOARD:
+            closed = run_dir_closed_to_us(root)
         if closed is not None:
             fail(closed)
         if name in NEED_FILES and not has_node(root):
@@ -142,6 +146,13 @@ class LazyCommands(click.Group):
             if not near:
                 raise
             raise click.UsageError(f"{problem.message} Did you mean {near[0]}?", ctx) from None
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            end_quietly()
+            ctx.exit(ExitCode.OK)  # click would end with 1, as if something had failed
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         rows = [(name, line) for name, (_, line) in COMMANDS.items()]

@@ -41,6 +41,6 @@ def _try_out(root: str) -> None:
     assert settings is not None
     found = try_out(settings)
     for one in found:
-        echo(f"{'' if one.is_fault else 'note: '}{one.name}: {one.what}. {one.cure}", err=True)
+        echo(f"{'' if one.is_fault else 'note: '}{one.name}: {one.what.rstrip('.')}. {one.cure}", err=True)
     if any(one.is_fault for one in found):
         fail("the configuration is good, the node could not work with it")

@@ -8,11 +8,12 @@ from typing import Any
 
 import click
 
+from clusterd.errors import for_people
 from clusterd.exits import ExitCode
 from clusterd.printable import printable_facts
 from clusterd.status.control import ClusterError, NotAnswering
 from clusterd.status.status import StatusReader
-from clusterd.status.verdict import span
+from clusterd.status.verdict import counted, span
 from tools import drawing, membership, questions
 from tools.cli_completion import node_names
 from tools.drawing import Drawn, Parts, Styled, TextTable
@@ -83,7 +84,7 @@ def _show(ask: Callable[[], Facts], view: Callable[[Facts], Drawn], as_json: boo
     except NotAnswering as failure:
         fail(str(failure), ExitCode.NOT_RUNNING)
     except ClusterError as failure:
-        fail(str(failure))
+        fail(for_people(failure))
     if not watch_s:
         if as_json:
             click.echo(json.dumps(found, indent=2))
@@ -129,7 +130,7 @@ def agents_view(items: list[dict[str, Any]]) -> Drawn:
         state = item.get("status", "")
         cells = [item.get(key, "") for key in ("id", "name", "ip", "version", "node_name")]
         table.add_row(*cells[:3], Styled(state, COLOURS.get(state, "")), *cells[3:])
-    table.caption = f"{len(items)} agents"
+    table.caption = counted(len(items), "agent")
     return table
 
 
@@ -140,7 +141,7 @@ def health_view(answer: dict[str, Any]) -> Drawn:
         times = ["", "", "", "", ""] if status is None else [_ago(when) for when in _times(status)]
         table.add_row(name, str(node["info"]["n_active_agents"]), *times)
     lost = sum(row["state"] == "lost" for row in answer["away"])
-    table.caption = f"{answer['n_connected_nodes']} workers" + (f", {lost} lost" if lost else "")
+    table.caption = counted(answer["n_connected_nodes"], "worker") + (f", {lost} lost" if lost else "")
     absent = [*answer["away"], *answer["refused"]]
     if not absent:
         return table

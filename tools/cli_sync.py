@@ -3,7 +3,7 @@
 import json
 import sys
 import time
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 import msgspec
@@ -13,6 +13,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from clusterd.errors import for_people
 from clusterd.exits import ExitCode
 from clusterd.printable import printable_facts
 from clusterd.status.control import ClusterError, NotAnswering
@@ -28,9 +29,10 @@ from tools.syncing import Standing
 GROUPS = (("missing", "+", "green", "create"), ("shared", "~", "yellow", "replace"), ("extra", "-", "red", "delete"))
 
 
-def _fail(problem: Exception) -> None:
-    echo(f"clusterd: {problem}", err=True)
-    sys.exit(ExitCode.NOT_RUNNING if isinstance(problem, NotAnswering) else ExitCode.FAILED)
+def _fail(problem: NotAnswering | ClusterError) -> NoReturn:
+    if isinstance(problem, NotAnswering):
+        fail(str(problem), ExitCode.NOT_RUNNING)
+    fail(for_people(problem))
 
 
 @click.command()
@@ -59,7 +61,6 @@ def sync(root: str, waits: bool, timeout_s: float, expect: int | None, allow_del
         begun = syncing.begin(root, allow_delete=allow_delete, timeout_s=patience_s)
     except (NotAnswering, ClusterError) as problem:
         _fail(problem)
-        return
     if expect is not None and "files" not in begun:
         fail("this node is a worker: --expect counts those of a master, so run it there")
     if not waits:
@@ -148,7 +149,6 @@ def diff(root: str, node: str, as_json: bool) -> None:
         found = syncing.difference(root, node)
     except (NotAnswering, ClusterError) as problem:
         _fail(problem)
-        return
     if as_json:
         click.echo(json.dumps(found, indent=2))
     else:
@@ -163,7 +163,7 @@ def _all_workers(root: str, status: dict[str, Any], as_json: bool) -> None:
         try:
             rows.append(syncing.difference(root, peer["name"]))
         except ClusterError as refusal:
-            rows.append({"node": peer["name"], "problem": str(refusal)})
+            rows.append({"node": peer["name"], "problem": for_people(refusal)})
     if as_json:
         click.echo(json.dumps(rows, indent=2))
     elif not rows:

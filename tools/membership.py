@@ -8,6 +8,7 @@ from clusterd.status.verdict import span
 from tools import questions
 
 Row = dict[str, Any]
+UNKNOWN_NODE = 1730
 
 
 def nodes(root: str, names: Sequence[str]) -> list[Row]:
@@ -19,7 +20,12 @@ def nodes(root: str, names: Sequence[str]) -> list[Row]:
     away, refused = _absent(root, names)
     known = {row["name"] for row in (*away, *refused)}
     wanted = [name for name in names if name not in known]
-    connected = questions.nodes(root, wanted or None)["items"] if wanted or not names else []
+    try:
+        connected = questions.nodes(root, wanted or None)["items"] if wanted or not names else []
+    except ClusterError as refusal:
+        if refusal.code != UNKNOWN_NODE:
+            raise
+        raise ClusterError(UNKNOWN_NODE, ", ".join(wanted)) from None
     return [*({**item, "state": "connected", "lost_s": None, "why": ""} for item in connected), *away, *refused]
 
 
@@ -31,7 +37,7 @@ def health(root: str, names: Sequence[str]) -> dict[str, Any]:
     known = {*found["nodes"], *(row["name"] for row in (*away, *refused))}
     unknown = [name for name in names if name not in known]
     if unknown:
-        raise ClusterError(1730, ", ".join(unknown))
+        raise ClusterError(UNKNOWN_NODE, ", ".join(unknown))
     return {**found, "away": away, "refused": refused}
 
 

@@ -64,12 +64,10 @@ def status_view(status: dict[str, Any], said: Verdict) -> Drawn:
 def _headline(status: dict[str, Any]) -> Styled:
     node = status["node"]
     line = Styled()
-    line.append(node["name"] or "?", style="bold")
-    line.append(
-        f"  {node.get('role') or node['type'] or '?'} of cluster {node['cluster'] or '?'}  version "
-        f"{node['version'] or '?'}"
-    )
-    line.append(f"  up {ago(status['started_at'], status['at']).removesuffix(' ago')}")
+    if node["name"]:  # only sync knows it
+        line.append(node["name"], style="bold")
+        line.append(f"  {node.get('role') or node['type']} of cluster {node['cluster']}  version {node['version']}  ")
+    line.append(f"up {ago(status['started_at'], status['at']).removesuffix(' ago')}")
     if node["needs_restart"]:
         line.append(f"\nthese changes wait for a restart: {', '.join(node['needs_restart'])}", style="yellow")
     if status["log_level"] is not None:

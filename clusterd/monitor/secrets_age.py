@@ -7,7 +7,6 @@ import os
 import msgspec
 from cryptography import x509
 
-from clusterd.file_version import FileVersion, version_of
 from clusterd.settings import Settings
 from clusterd.token_secret import SECRET_FILE
 
@@ -36,7 +35,7 @@ class SecretFiles:
             keys += [own.api.key, SECRET_FILE]
         self._keys = [path for path in keys if path]
         self._certificates = [path for path in certificates if path]
-        self._read: dict[str, tuple[FileVersion, float | None]] = {}
+        self._read: dict[str, tuple[tuple[int, int], float | None]] = {}
 
     def look(self) -> SecretsAge:
         """May wait for the disk."""
@@ -54,7 +53,7 @@ class SecretFiles:
         """Returns when the first certificate of the chain expires."""
         try:
             facts = os.stat(path)
-            identity = version_of(facts)
+            identity = facts.st_mtime_ns, facts.st_size
             known = self._read.get(path)
             if known is not None and known[0] == identity:
                 return known[1]

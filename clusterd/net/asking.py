@@ -18,15 +18,14 @@ class AnswerTaker(Protocol):
 
 
 class Ask:
-    """A request under way. `entry`: its place in the outbox. `timeout_s`: how long it may wait for its response."""
+    """A request under way. `entry`: its place in the outbox."""
 
-    __slots__ = ("asker", "command", "entry", "timeout_s")
+    __slots__ = ("asker", "command", "entry")
 
-    def __init__(self, asker: AnswerTaker, command: str, entry: OutboxEntry, timeout_s: float) -> None:
+    def __init__(self, asker: AnswerTaker, command: str, entry: OutboxEntry) -> None:
         self.asker = asker
         self.command = command
         self.entry = entry
-        self.timeout_s = timeout_s
 
 
 class IgnoreAnswer:

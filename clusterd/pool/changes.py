@@ -1,8 +1,6 @@
 """What a job has changed in the manifest, file by file, for the journal."""
 
-import os
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
 
 import msgspec
 
@@ -45,7 +43,7 @@ class ChangeNote:
 
     def listed(self, path: str) -> MostlyListed | None:
         """What sync is told; None where nothing has changed. What is too large for a message is written to the file
-        `path`. Where that is not possible the files are only counted: no manifest waits for the journal."""
+        `path`. OSError as it comes."""
         counts = _Counts()
         pieces: list[tuple[_Counts, bytes]] = []
         piece: list[FileChange] = []
@@ -67,14 +65,9 @@ class ChangeNote:
         listed = MostlyListed(*counts.values(), unlisted=max(0, total - MOST_LISTED))
         if len(pieces) == 1:
             return msgspec.structs.replace(listed, files=pieces[0][1])
-        try:
-            with open(path, "wb") as out:
-                for own, data in pieces:
-                    out.write(PIECE_HEAD.pack(len(data), *own.values()) + data)
-        except OSError:
-            with suppress(OSError):
-                os.unlink(path)
-            return msgspec.structs.replace(listed, unlisted=total)
+        with open(path, "wb") as out:
+            for own, data in pieces:
+                out.write(PIECE_HEAD.pack(len(data), *own.values()) + data)
         return msgspec.structs.replace(listed, path=path)
 
 

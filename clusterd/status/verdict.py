@@ -11,6 +11,9 @@ LAG_S = 60.0
 MOST_NAMED = 3
 IS_OFF = "clusterd.ha.synchronous is off"
 """Why registrations wait for nobody where that is wanted (clusterd/store/candidates.py)."""
+LOSSES = "agent keys", "files that have vanished"
+"""Problems of a master that has lost much at once. What to do first is to put it back: allowing the deletion cannot be
+undone (clusterd/sync/manifest/deletion_guard.py)."""
 ADVICE = frozenset({"rights", "monitor"})
 """Problems that do not affect the node's work: shown, and no reason for an alarm."""
 
@@ -54,8 +57,11 @@ def hindrances(status: dict[str, Any], *, lag_s: float = LAG_S) -> Iterator[str]
     """Yields what needs attention, the worst first."""
     if status["problem"]:
         yield status["problem"]
-    yield from _of_files(status["manifest"] or {})
-    yield from (text for subject, text in status["problems"].items() if subject not in ADVICE)
+    problems = {subject: text for subject, text in status["problems"].items() if subject not in ADVICE}
+    losses = [problems.pop(subject) for subject in LOSSES if subject in problems]
+    yield from losses
+    yield from _of_files(status["manifest"] or {}, is_told=bool(losses))
+    yield from problems.values()
     yield from _of_registrations(status.get("ha") or {})
     yield from _of_workers(status)
     yield from _of_syncs(status, lag_s)
@@ -67,10 +73,12 @@ def hindrances(status: dict[str, Any], *, lag_s: float = LAG_S) -> Iterator[str]
         yield f"the agent database does not answer: {agents['problem']}"
 
 
-def _of_files(manifest: dict[str, Any]) -> Iterator[str]:
-    if manifest.get("withheld"):
+def _of_files(manifest: dict[str, Any], *, is_told: bool) -> Iterator[str]:
+    """`is_told`: the node says itself what was lost, and what that means."""
+    if manifest.get("withheld") and not is_told:
         yield (
-            f"{manifest['withheld']} files were lost at once and are kept on the workers: clusterd sync --allow-delete"
+            f"{count_files(manifest['withheld'])} lost at once, kept on the workers: put them back; if they are meant "
+            "to be gone: clusterd sync --allow-delete"
         )
     if manifest.get("failure"):
         yield f"the last scan of this node's files failed: {manifest['failure']}"
@@ -161,8 +169,12 @@ def _well(status: dict[str, Any]) -> str:
     return f"{count_files(manifest['files'])}, {connected} worker{'' if connected == 1 else 's'} connected{more}"
 
 
+def counted(count: int, thing: str) -> str:
+    return f"{count} {thing}{'' if count == 1 else 's'}"
+
+
 def count_files(count: int) -> str:
-    return f"{count} file{'' if count == 1 else 's'}"
+    return counted(count, "file")
 
 
 def _whose(name: str) -> str:

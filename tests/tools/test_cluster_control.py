@@ -430,7 +430,7 @@ def test_lost_and_refused_nodes_have_rows_as_in_status(monkeypatch: pytest.Monke
         shown = screen.getvalue()
         assert "LOST for 55 s" in shown
         assert 'REFUSED (cluster name "wazu", ours is "wazuh")' in shown
-    assert "1 workers, 1 lost" in shown
+    assert "1 worker, 1 lost" in shown
 
 
 def test_earlier_node_knows_no_absent_ones(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -116,7 +116,8 @@ def test_master_that_was_killed_and_programs_that_take_its_port(
     monkeypatch.undo()
     assert found["not running"].cure.endswith(f"clusterd --root {master.root} start")
     nodes.rig.start(master.name)
-    nodes.restart(worker)  # by itself it dials within 20 s
+    for node in (worker, nodes.other):
+        nodes.restart(node)  # by themselves they dial within 20 s
 
 
 class Quiet(BaseHTTPRequestHandler):

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from clusterd.net.term_question import TermAnswer
 from clusterd.settings import Settings
 from clusterd.status.status import StatusReader
 from clusterd.store.advice import LOCKED
@@ -38,6 +39,7 @@ def status(**given: Any) -> dict[str, Any]:
         "results": {},
         "left_out": {},
         "clocks": {},
+        "processes": [],
         "framework": {"state": "absent", "reason": "no framework is installed", "mode": "auto", "helpers": []},
     }
     return healthy | given
@@ -128,10 +130,52 @@ def test_node_that_runs_with_other_settings_than_its_files_is_named(
     assert (found.name, found.is_fault, "clusterd restart" in found.cure) == (name, age_s > 0, True)
 
 
+def test_configuration_that_only_waits_for_a_restart_is_good(worker: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = status(node={"name": "w1", "type": "worker"}, problem="The master is not connected.", started_at=1.0)
+    monkeypatch.setattr(cluster, "probe", lambda settings, address: Probed("ok"))
+    assert [one.name for one in cluster.master_of(worker, shown)] == ["files are not in use"]
+    monkeypatch.setattr("tools.doctor.examine.StatusReader.read", lambda reader: shown)
+    done = CliRunner().invoke(command, ["--root", worker.root, "check-config", "--connect"])
+    assert (done.exit_code, "The configuration is good." in done.stdout) == (0, True), done.output
+
+
+@pytest.mark.parametrize(
+    ("kind", "age_s", "name"),
+    [
+        ("key", 5.0, "wrong key"),
+        ("closed", 5.0, "closed port"),
+        ("silent", 5.0, "master does not answer"),
+        ("address", 5.0, "address does not resolve"),
+        ("known", 5.0, None),
+        ("unknown", 5.0, None),
+        ("key", -5.0, None),
+    ],
+)
+def test_connected_node_is_warned_of_what_its_changed_files_would_do(
+    worker: Settings, monkeypatch: pytest.MonkeyPatch, kind: str, age_s: float, name: str | None
+) -> None:
+    """Before it is restarted, that is."""
+    monkeypatch.setattr(cluster, "ask_term", lambda *_: TermAnswer(kind, "why"))
+    started_at = Path(worker.root, "etc/ossec.conf").stat().st_mtime - age_s
+    peers = [{"kind": "master", "name": "10.0.0.5:1516"}]
+    node = {"name": "w1", "type": "worker"}
+    found = list(cluster.master_of(worker, status(node=node, peers=peers, started_at=started_at)))
+    assert [(one.name, "after a restart" in one.what) for one in found] == ([(name, True)] if name else [])
+    assert not any("clusterd restart" in one.cure for one in found)
+
+
 def test_settings_that_wait_for_a_restart_are_a_note() -> None:
     node = {"name": "m", "type": "master", "needs_restart": ["<key>"]}
     (found,) = cluster.node(status(node=node))
     assert (found.is_fault, "<key>" in found.what) == (False, True)
+
+
+def test_node_that_does_not_answer_is_told_with_the_process_that_is_silent() -> None:
+    rows = [
+        {"name": name, "pid": 7, "silent_s": silent} for name, silent in (("net", 0.1), ("sync", 27.0), ("x", None))
+    ]
+    (found,) = cluster.node(status(peers=None, problem="no answer", processes=rows))
+    assert found.what == "no answer; sync (pid 7) is silent for 27 s"
 
 
 def test_healthy_node_has_no_fault() -> None:
@@ -248,13 +292,6 @@ def test_framework_that_is_missing_or_fails_is_named(
     assert [(one.name, one.is_fault) for one in found] == ([(name, is_fault)] if name else [])
     if name == "framework fails":
         assert '"framework": "off"' in found[0].cure  # a value that check-config takes
-
-
-def test_framework_that_is_installed_in_part_is_a_fault_of_a_node_that_runs(worker: Settings) -> None:
-    Path(worker.root, "framework").mkdir()
-    (found,) = services.framework(worker, status(framework=READY | {"state": "failed", "reason": "installed in part"}))
-    assert (found.name, found.is_fault) == ("framework not found", True)
-    assert "logins" in found.what
 
 
 def test_framework_is_looked_for_where_the_node_does_not_run(worker: Settings) -> None:

@@ -19,7 +19,7 @@ from clusterd import gate
 from clusterd.role import ROLE_FILE, RoleDamaged, read_role
 from clusterd.supervisor.privileges import WORKING_DIRECTORIES, tree_problem
 from tools import cluster_control, drawing
-from tools.cli import COMMANDS, FOR_EVERYBODY, NEED_FILES, cluster, main
+from tools.cli import COMMANDS, FOR_EVERYBODY, NEED_FILES, READ_BOARD, cluster, main
 
 NOBODY = 65534
 LOADED = (grp, pwd)
@@ -76,6 +76,29 @@ def test_user_who_may_not_look_is_told_so_and_how_it_goes(root: Path) -> None:
     said = as_nobody(lambda: gate.closed_to_us(str(root)))
     assert str(said).endswith("run this as root, or as a user of the group bin")
     assert as_nobody(lambda: gate.closed_to_us(str(root / "nowhere"))) is None
+
+
+@needs_root
+def test_user_of_the_group_who_may_not_read_the_board_is_not_told_that_the_node_hangs(root: Path) -> None:
+    """A monitoring system would raise an alarm."""
+    run = root / "var/run/clusterd"
+    run.mkdir(mode=0o700)
+    assert gate.run_dir_closed_to_us(str(root)) is None
+    os.chown(run, 1, 1)
+    for path in (root / "var", root / "var/run"):
+        path.chmod(0o755)
+    said = as_nobody(lambda: gate.run_dir_closed_to_us(str(root)))
+    assert said == f"the user nobody may not look into {run}: run this as root, or as the user daemon"
+
+
+@pytest.mark.parametrize("name", ["check", *READ_BOARD])
+def test_commands_that_read_the_board_ask_for_it(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("tools.cli", "tools.at_once"):
+        monkeypatch.setattr(f"{module}.run_dir_closed_to_us", lambda root: CLOSED)
+    words = ["--master", "x"] if name == "demote" else []
+    done = CliRunner().invoke(cluster, ["--root", str(tmp_path), name, *words])
+    told = (3, f"CLUSTERD UNKNOWN - {CLOSED}\n", "") if name == "check" else (1, "", f"clusterd: {CLOSED}\n")
+    assert (done.exit_code, done.stdout, done.stderr) == told
 
 
 @needs_root
@@ -184,6 +207,16 @@ def test_command_whose_output_is_closed_ends_without_a_word() -> None:
     program = "import sys; sys.stdout = None; sys.argv[1:] = ['--help']; from tools.cli import main; main()"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_command_whose_reader_has_gone_ends_as_if_it_had_not(root: Path) -> None:
+    """`clusterd log | head -1` in a script with `set -o pipefail`."""
+    ours, its = os.pipe()
+    os.close(ours)
+    with open(its, "wb") as pipe:
+        line = [sys.executable, "-m", "tools.entry", "--root", str(root), "completion", "fish"]
+        done = subprocess.run(line, stdout=pipe, stderr=subprocess.PIPE, timeout=60)
+    assert (done.returncode, done.stderr) == (0, b"")
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from clusterd.exits import ExitCode
-from clusterd.status.verdict import apart, is_apart, span, verdict
+from clusterd.status.verdict import apart, hindrances, is_apart, span, verdict
+from clusterd.sync.manifest.deletion_guard import KEYS, VANISHED
 from tools.nagios import check
 
 
@@ -82,7 +83,18 @@ FAULTS = {
         },
         "w3 is LOST for 55 s, and a node at its address 10.0.0.7 is REFUSED: compare <key>",
     ),
-    "withheld": ({"manifest": {"files": 8, "withheld": 40, "failure": None}}, "40 files were lost at once"),
+    "withheld": ({"manifest": {"files": 8, "withheld": 40, "failure": None}}, "40 files lost at once"),
+    "keys lost": (
+        {
+            "manifest": {"files": 8, "withheld": 1, "failure": None},
+            "problems": {"disk": "The disk is full.", KEYS: "etc/client.keys has lost 20 keys. Put them back."},
+        },
+        "etc/client.keys has lost 20 keys. Put them back.",
+    ),
+    "files vanished": (
+        {"manifest": {"files": 8, "withheld": 9, "failure": None}, "problems": {VANISHED: "9 files have vanished."}},
+        "9 files have vanished.",
+    ),
     "scan": ({"manifest": {"files": 8, "failure": "etc/rules: Permission denied"}}, "the last scan of this node's"),
     "problem": ({"problem": "The master is not connected."}, "The master is not connected."),
     "trouble": ({"problems": {"spool": "The disk is full."}}, "The disk is full."),
@@ -103,6 +115,11 @@ FAULTS = {
     "process": ({"processes": [{"name": "pool-1", "state": "down"}]}, "pool-1 is being started again"),
     "agents": ({"agents": {"problem": "no answer"}}, "the agent database does not answer: no answer"),
 }
+
+
+def test_first_line_never_advises_to_allow_a_deletion_before_to_put_things_back() -> None:
+    (text,) = hindrances(master(manifest={"files": 8, "withheld": 1, "failure": None}))
+    assert text.index("put them back") < text.index("--allow-delete")
 
 
 @pytest.mark.parametrize("name", FAULTS)

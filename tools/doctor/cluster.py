@@ -12,7 +12,7 @@ from clusterd.net.dial import parse_address
 from clusterd.net.term_question import ask_term
 from clusterd.settings import Settings
 from clusterd.status.control import NotAnswering
-from clusterd.status.verdict import ADVICE, LAG_S, apart, is_apart, span
+from clusterd.status.verdict import ADVICE, LAG_S, LOSSES, apart, count_files, is_apart, span
 from clusterd.store.advice import LOCKED
 from tools import syncing
 from tools.doctor.files import DAMAGED
@@ -35,6 +35,7 @@ CURES = {
 """By words of the reason: what to do. The first one that fits counts."""
 
 ASK_S = 5.0
+LONG_SILENCE_S = 10.0
 MASTERS = {
     "address": (
         "address does not resolve",
@@ -70,8 +71,11 @@ CODES = {
 
 
 def master_of(settings: Settings, status: dict[str, Any]) -> Iterator[Finding]:
-    """Tells why a worker has no link to its master."""
-    if settings.is_master or any(peer["kind"] == "master" for peer in status["peers"] or []):
+    """Tells why a worker has no link to its master, or would have none with what its files say now."""
+    if settings.is_master:
+        return
+    if any(peer["kind"] == "master" for peer in status["peers"] or []):
+        yield from _of_changed_files(settings, status)
         return
     lower = list(_of_lower_terms(settings))
     if lower:
@@ -86,12 +90,34 @@ def master_of(settings: Settings, status: dict[str, Any]) -> Iterator[Finding]:
 
 def _not_linked(settings: Settings, status: dict[str, Any]) -> Finding:
     """The master takes a node with these files, and the running node is not connected."""
-    paths = [Path(settings.root, relative) for relative in ("etc/ossec.conf", CLUSTER_JSON)]
-    if any(path.exists() and path.stat().st_mtime > (status["started_at"] or 0.0) for path in paths):
+    if _were_changed(settings, status):
         text = f"the master takes a node with these files, and they were changed since the start: {status['problem']}"
         return Finding("files are not in use", text, "clusterd restart")
     text = f"the master takes this node, which has not dialled again yet: {status['problem']}"
     return Finding("not connected yet", text, "nothing: it dials within 20 s; if it does not, clusterd restart", False)
+
+
+def _were_changed(settings: Settings, status: dict[str, Any]) -> bool:
+    """Whether the node was started before its files were changed."""
+    paths = [Path(settings.root, relative) for relative in ("etc/ossec.conf", CLUSTER_JSON)]
+    return any(path.exists() and path.stat().st_mtime > (status["started_at"] or 0.0) for path in paths)
+
+
+def _of_changed_files(settings: Settings, status: dict[str, Any]) -> Iterator[Finding]:
+    """Tries the addresses, TLS and the key of the files on a node that is connected with earlier ones. It asks for the
+    term and says no hello, which the master would refuse: the node's name is taken, by itself."""
+    if not _were_changed(settings, status):
+        return
+    own = own_note(settings, settings.role)
+    answers = [
+        ask_term(settings, parse_address(node, settings.cluster.port), own, ASK_S) for node in settings.cluster.nodes
+    ]
+    if any(one.kind in ("known", "unknown") for one in answers):
+        return
+    for one in answers:
+        name, cure = MASTERS["port" if one.kind == "closed" else one.kind]
+        text = f"it is connected, and will not be after a restart, by what its files say now: {one.text}"
+        yield Finding(name, text, cure.partition(", then")[0].partition(" and then")[0])
 
 
 def _of_lower_terms(settings: Settings) -> Iterator[Finding]:
@@ -129,7 +155,9 @@ def node(status: dict[str, Any]) -> Iterator[Finding]:
         return
     if status["peers"] is None:
         cure = "clusterd log --level warning; logs/clusterd-crash.log; if it stays so: clusterd restart"
-        yield Finding("node does not answer", status["problem"], cure)
+        silent = [row for row in status["processes"] if (row["silent_s"] or 0.0) >= LONG_SILENCE_S]
+        which = ", ".join(f"{row['name']} (pid {row['pid']}) is silent for {span(row['silent_s'])}" for row in silent)
+        yield Finding("node does not answer", "; ".join(filter(None, (status["problem"], which))), cure)
         return
     if (status["node"].get("term") or {}).get("is_deposed"):
         yield Finding("leads no more", status["problem"], "see docs/ha.md")
@@ -142,9 +170,9 @@ def node(status: dict[str, Any]) -> Iterator[Finding]:
     manifest = status["manifest"] or {}
     if manifest.get("failure"):
         yield Finding("scan fails", manifest["failure"], "make the directory readable; the next scan comes by itself")
-    if manifest.get("withheld"):
-        text = f"{manifest['withheld']} files were lost at once and are kept on the workers"
-        yield Finding("deletions wait", text, "put the files back, or: clusterd sync --allow-delete")
+    if manifest.get("withheld") and not any(subject in status["problems"] for subject in LOSSES):  # that says it, too
+        text = f"{count_files(manifest['withheld'])} lost at once, kept on the workers"
+        yield Finding("deletions wait", text, PUT_BACK)
     if manifest.get("unwatched"):
         is_limit = "limit" in manifest["unwatched"]
         cure = "as the text says, then: clusterd reload" if is_limit else "nothing: scans walk the whole tree instead"
@@ -160,6 +188,7 @@ def node(status: dict[str, Any]) -> Iterator[Finding]:
         )
 
 
+PUT_BACK = "put the files back; if they are meant to be gone: clusterd sync --allow-delete"
 MAKE_ROOM = "make room, or lower disk_reserve_bytes and disk_reserve_share of clusterd.limits; then clusterd reload"
 NO_AGENTS_CURES = {
     "store locked": "lsof {root}/queue/db/global.db names who has it open: end what is not clusterd, or wait for it",
@@ -176,8 +205,9 @@ PROBLEM_CURES = {
     "disk": MAKE_ROOM,
     "room for files": MAKE_ROOM,
     "room of ": "make room on the disk of that worker",
-    "files that have vanished": "put the files back, or: clusterd sync --allow-delete",
+    "files that have vanished": PUT_BACK,
     "framework": "clusterd log --grep Framework",
+    "mounted files": "mount the directory instead of the file, where you can",
     "supervisor": "as the text says; then: clusterd restart",
     "monitor": "what the text says (port: clusterd.monitor.port, then clusterd restart); it is tried again every 5 s",
 }
@@ -187,6 +217,8 @@ PROBLEMS = {
     "log": "log cannot be written",
     "spool": "spool cannot be used",
     "supervisor": "unreadable program",
+    "files that have vanished": "deletions wait",
+    "mounted files": "mounted file",
 }
 """Subjects of `problems` that have a plainer name here."""
 

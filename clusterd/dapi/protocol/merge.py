@@ -41,7 +41,7 @@ def merge(left: Value, right: Value) -> Value:
 def _merge_exceptions(left: WireException, right: WireException) -> WireException:
     ids = list(left.ids)
     if left.wire_class in ERROR_FAMILY and right.wire_class in ERROR_FAMILY:
-        ids += _without(right.ids, ids)
+        ids += [item for item in right.ids if item not in ids]
     return WireException(
         left.code,
         left.extra_message,
@@ -50,7 +50,6 @@ def _merge_exceptions(left: WireException, right: WireException) -> WireExceptio
         cmd_error=left.cmd_error,
         dapi_errors={**left.dapi_errors, **right.dapi_errors},
         ids=ids,
-        title=left.title,
     )
 
 
@@ -61,7 +60,8 @@ def _with_exception(result: WireResult, error: WireException) -> Value:
         items = Items.of_wire(result)
     except WireException as malformed:
         return malformed
-    items.fail_all(error.ids, error)
+    for item in error.ids:
+        items.fail(item, error)
     return items.wire()
 
 
@@ -116,7 +116,8 @@ def _merge_items(left: Items, right: Items) -> Items:
     theirs = {key: value for key, value in right.extra.items() if key not in _KEPT_KEYS or key not in left.extra}
     merged.extra = _merge_objects(left.extra, theirs, [])
     for error, ids in (*left.failed, *right.failed):
-        merged.fail_all(ids, error)
+        for item in ids:
+            merged.fail(item, error)
     return merged
 
 

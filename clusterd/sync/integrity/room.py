@@ -81,11 +81,7 @@ class Rooms:
             self._sent[peer.name] = raw
             return compared, difference, ""
         out = self._context.spool.new_path("fitted")
-        try:
-            found = await self._context.jobs.run(FitDifference(difference, out, most))
-        except BaseException:
-            self._context.spool.remove(out)
-            raise
+        found = await self._context.jobs.run(FitDifference(difference, out, most))
         self._sent[peer.name] = sum(found.raw_sizes)
         text = (
             f"{found.left} files of {found.left_bytes / MIB:.1f} MB wait: "
