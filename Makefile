@@ -6,10 +6,12 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEMO_STAMP := $(VENV)/.installed-demo
 COMPILED := $(VENV)/.tests-compiled
-JOBS ?= 4
+JOBS ?= 6
+CHECK_JOBS ?= $(shell nproc)
 PYTEST_ARGS ?=
-# Without what only benchmarks use: it asks git for the state of the checkout in each process of a run.
-PYTEST := $(BIN)/python -m pytest -p no:benchmark
+# Without plugins that nothing here uses: they ask git for the state of the checkout, load for half a second, and look at
+# every test, in each process of a run.
+PYTEST := $(BIN)/python -m pytest -p no:benchmark -p no:anyio -p no:schemathesis
 BENCH ?= full
 BENCH_DIR ?= /dev/shm
 TOLERANCE ?= 0.3
@@ -55,11 +57,12 @@ $(COMPILED): $(STAMP)
 	@for part in 'tests/[a-h]*/' 'tests/[i-z]*/'; do $(PYTEST) -q --collect-only $$part > /dev/null & done; wait
 	@touch $(COMPILED)
 
-# While one works: lint, types, and every quick test (no marker `slow`).
+# While one works: lint, types, and every quick test (no marker `slow`). These wait for little: one process for each
+# core, each of which collects all tests.
 check: lint $(COMPILED)
-	$(PYTEST) -q -n $(JOBS) --dist worksteal -m 'not slow and not stress' --hypothesis-profile quick $(PYTEST_ARGS)
+	$(PYTEST) -q -n $(CHECK_JOBS) --dist worksteal -m 'not slow and not stress' --hypothesis-profile quick $(PYTEST_ARGS)
 
-# Many tests wait for something: four at a time keep two cores busy. One that is done with its share takes over
+# Most tests wait for nodes most of the time: six at a time keep two cores busy. One that is done with its share takes over
 # another's.
 test: $(STAMP) $(COMPILED)
 	$(PYTEST) -n $(JOBS) --dist worksteal -m 'not stress' $(PYTEST_ARGS)

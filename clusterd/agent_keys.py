@@ -6,6 +6,8 @@ import re
 import msgspec
 
 KEY_FILE = "etc/client.keys"
+ANY = "any"
+"""The address of an agent that may come from anywhere."""
 GREATEST_ID = 2**31 - 1
 LONGEST_KEY = 127
 """Most characters of a key that readers accept (wdb.md 8.2)."""
@@ -80,3 +82,13 @@ def parse_keys(text: str) -> tuple[list[Key], Other]:
 def decode_keys(data: bytes) -> str:
     """Decodes the file, whatever bytes it holds."""
     return data.decode(errors="surrogateescape")
+
+
+def readable(key: Key) -> Key:
+    """The key without bytes that are invalid in UTF-8."""
+    if key.name.isascii() and key.key.isascii() and key.ip.isascii():
+        return key
+    name, ip, secret = (
+        text.encode(errors="surrogateescape").decode(errors="replace") for text in (key.name, key.ip, key.key)
+    )
+    return msgspec.structs.replace(key, name=name, ip=ip, key=secret)

@@ -18,6 +18,17 @@ def is_gathered(path: Path) -> bool:
     return not is_kept_from_it
 
 
+def pour(source: sqlite3.Connection, target: sqlite3.Connection) -> None:
+    """Copies all of one database into another. Raises sqlite3.Error, also for one that stays locked longer than its
+    connection waits: `backup` by itself tries for ever."""
+
+    def look(status: int, left: int, total: int) -> None:
+        if status in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+            raise sqlite3.OperationalError("another program has locked the database")
+
+    source.backup(target, progress=look)
+
+
 def copy_database(source: Path, target: Path, mode: int) -> None:
     """Copies all of it, whoever reads it meanwhile; takes the place of `target`. Not synced to disk. Raises OSError,
     sqlite3.Error."""
@@ -32,5 +43,5 @@ def copy_database(source: Path, target: Path, mode: int) -> None:
         ):
             copy.execute("pragma synchronous = off")
             copy.execute("pragma journal_mode = off").fetchone()
-            db.backup(copy)
+            pour(db, copy)
     target.chmod(mode)

@@ -5,6 +5,7 @@ is lost and counted. A socket is open only while something is sent, so a process
 """
 
 import contextlib
+import errno
 import os
 import socket
 import time
@@ -103,7 +104,12 @@ class EventSender:
                     self._unsaid = 0
                     self._held.popleft()
                     self._held_bytes -= len(data)
-        except OSError:
+        except OSError as failure:
+            if failure.errno == errno.EMSGSIZE:
+                # The machine allows no datagram that large (net.core.wmem_default): nothing behind it would ever go.
+                _, data = self._held.popleft()
+                self._held_bytes -= len(data)
+                self.lose(1)
             # No monitor, or a busy one, or no descriptor: what waits is tried again.
             self._come_again(is_there=passed > 0)
         else:

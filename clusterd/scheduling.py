@@ -67,8 +67,14 @@ def run_promptly() -> None:
     with contextlib.suppress(PermissionError):
         os.nice(PROMPT_NICE)
         _set_nice_of_session(PROMPT_NICE)
-    resource.setrlimit(resource.RLIMIT_NICE, (soft, hard))
+    resource.setrlimit(resource.RLIMIT_NICE, (soft, soft))
     _set_slice(os.sched_getscheduler(0), os.getpriority(os.PRIO_PROCESS, 0), PROMPT_SLICE_NS)
+
+
+def forgo_prompt_nice() -> None:
+    """For every other child: neither it nor a program that it starts may take PROMPT_NICE any more."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NICE)
+    resource.setrlimit(resource.RLIMIT_NICE, (soft, soft))
 
 
 def _set_nice_of_session(nice: int) -> None:

@@ -22,12 +22,13 @@ MAY_TAKE_A_SECOND: frozenset[Lane] = frozenset({"long", "bulk"})
 
 
 class _Entry(Generic[J]):
-    __slots__ = ("is_wanted", "job", "lane", "number", "tries")
+    __slots__ = ("is_wanted", "job", "lane", "most_tries", "number", "tries")
 
-    def __init__(self, number: int, job: J, lane: Lane) -> None:
+    def __init__(self, number: int, job: J, lane: Lane, most_tries: int) -> None:
         self.number = number
         self.job = job
         self.lane: Lane = lane
+        self.most_tries = most_tries
         self.tries = 0
         self.is_wanted = True
 
@@ -35,7 +36,7 @@ class _Entry(Generic[J]):
 class JobQueue(Generic[J]):
     """Each pool process has one credit: it gets a job only when it is free. Lanes share the processes by SHARES.
 
-    A job whose process died is retried once, at the head of the queue; then it has failed.
+    A job whose process died is retried once, at the head of the queue, if it may be; then it has failed.
 
     Job numbers are unique across the lives of sync: a result for a job of an earlier sync is never mistaken for one of
     this sync."""
@@ -51,10 +52,10 @@ class JobQueue(Generic[J]):
         self.finished = 0
         self.retried = 0
 
-    def submit(self, job: J, lane: Lane) -> int:
+    def submit(self, job: J, lane: Lane, *, may_run_again: bool = True) -> int:
         """Queues a job; returns its number. Raises NoCredit when there are too many."""
         self._credit.take()
-        entry = _Entry(next(self._numbers), job, lane)
+        entry = _Entry(next(self._numbers), job, lane, TRIES if may_run_again else 1)
         self._waiting[lane].append(entry)
         return entry.number
 
@@ -99,13 +100,14 @@ class JobQueue(Generic[J]):
         entry = self._running.pop(slot, None)
         if entry is None:
             return []
-        if entry.is_wanted and entry.tries < TRIES:
+        if entry.is_wanted and entry.tries < entry.most_tries:
             self.retried += 1
             self._waiting[entry.lane].appendleft(entry)
             return []
         self._credit.give()
         name = type(entry.job).__name__
-        often = "twice" if entry.is_wanted else "and nobody wants it any more"
+        often = "twice" if entry.most_tries > 1 else "and it may not run again"
+        often = often if entry.is_wanted else "and nobody wants it any more"
         return [(entry.number, f"{name}: the process that ran it died, {often}")]
 
     def not_arrived(self, slot: int) -> None:

@@ -1,16 +1,21 @@
 """`clusterd api`: turns the REST API on, and manages its users."""
 
+import asyncio
 import json
+import os
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import click
+import msgspec
 
 from clusterd.config.loading import load
-from clusterd.errors import in_words
+from clusterd.errors import ClusterError, in_words
 from clusterd.exits import ExitCode
+from clusterd.messages.replica import Mark, Marked
+from clusterd.rundir import replica_socket
 from clusterd.users import (
     LONGEST_PASSWORD,
     ROLES,
@@ -22,9 +27,13 @@ from clusterd.users import (
     remove_user,
     set_role,
 )
+from clusterd.wdb.replica import ReplicaStore
 from tools.api_setup import SetupProblem, next_steps, read_cluster_json, turn_on
 from tools.asking import asked
 from tools.show import echo, fail, show_lines
+
+MARK_S = 75.0
+"""clusterd.ha.synchronous_timeout is 60 s at most; a question to etcd may come before."""
 
 
 @click.group()
@@ -75,6 +84,7 @@ def add(root: str, name: str, password_file: str | None, role: Role | None) -> N
     if not is_new:
         time.sleep(1.01 - time.time() % 1)  # tokens of this second are void, also those of the new password
     echo(f"Added the user {name}." if is_new else f"The user {name} has a new password; older tokens are void.")
+    _wait_for_candidate(root)
 
 
 @user.command()
@@ -87,6 +97,7 @@ def remove(root: str, name: str) -> None:
     except UserProblem as problem:
         fail(str(problem))
     echo(f"Removed the user {name}.")
+    _wait_for_candidate(root)
 
 
 @user.command("role")
@@ -100,6 +111,7 @@ def change_role(root: str, name: str, role: Role) -> None:
     except UserProblem as problem:
         fail(str(problem))
     echo(f"The user {name} has the role {role}.")
+    _wait_for_candidate(root)
 
 
 @user.command("list")
@@ -122,6 +134,19 @@ def list_users(root: str, as_json: bool) -> None:
     for row in rows:
         changed = time.strftime("%Y-%m-%d %H:%M", time.localtime(row["changed_at"]))
         echo(f"{row['name']}  {row['role']}  (password set {changed})")
+
+
+def _wait_for_candidate(root: str) -> None:
+    """A candidate keeps the users of its master: with it the change survives the loss of this node."""
+    if not os.path.exists(replica_socket(root)):
+        return
+    try:
+        answer = asyncio.run(ReplicaStore(root).ask(Mark(), MARK_S))
+        why = msgspec.msgpack.decode(answer, type=Marked).why
+    except (ClusterError, msgspec.MsgspecError) as failure:
+        why = str(failure)
+    if why:
+        echo(f"No candidate has confirmed that, it may be lost with this node: {why}.", err=True)
 
 
 def _password(file: str | None) -> str:

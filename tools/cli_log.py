@@ -52,6 +52,8 @@ def log(root: str, lines: int, follows: bool, level: str, node: str, pattern: st
         _show(entry)
     if not follows:
         return
+    if not is_running(root):
+        echo(f"{not_running(root)} New lines are shown once it runs.", err=True)
     try:
         for written in follow(path, offset, wanted):
             if written is not None:

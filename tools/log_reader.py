@@ -8,13 +8,15 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import BinaryIO, NamedTuple
 
-from clusterd.logs import LEVELS
+from clusterd.logs import CHECK_S, LEVELS
 
 LINE = re.compile(
     r"(\d{4}/\d\d/\d\d \d\d:\d\d:\d\d) (DEBUG2|DEBUG|INFO|WARNING|ERROR): \[([^\]]*)\] \[([^\]]*)\] ?(.*)"
 )
 BLOCK = 65536
 POLL_S = 0.2
+STRAGGLERS_S = 3 * CHECK_S
+"""How long a log that was moved away is still read: each process looks once in CHECK_S where to write."""
 
 
 class Entry(NamedTuple):
@@ -123,30 +125,56 @@ def _lines_backwards(file: BinaryIO, end: int) -> Iterator[str]:
         yield rest.decode("utf-8", "replace")
 
 
+class _Followed:
+    """One file of the log, read as it grows."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = file
+        self.until: float | None = None
+        """Once another file has its name: how long processes may go on writing into this one. Monotonic seconds."""
+        self._rest = b""
+
+    def lines(self) -> list[str]:
+        """The whole lines that have come since the last call; none once it has been read to its end."""
+        while data := self.file.read(BLOCK):
+            *lines, self._rest = (self._rest + data).split(b"\n")
+            if lines:
+                return [line.decode("utf-8", "replace") for line in lines]
+        return []
+
+
 def follow(path: str, offset: int, wanted: WantedLines) -> Iterator[Entry | None]:
     """Yields entries as they are written, from `offset` on; None while there are none. Continues in the file that
-    replaces this one."""
-    file, rest = _open(path), b""
-    if file is not None:
-        file.seek(offset)
+    replaces this one, and in this one as long as processes of the node may not have noticed."""
+    files = _opened(path, offset)
     try:
         while True:
-            data = file.read(BLOCK) if file is not None else b""
-            if data:
-                *lines, rest = (rest + data).split(b"\n")
-                for entry in entries(line.decode("utf-8", "replace") for line in lines):
-                    if wanted.takes(entry):
-                        yield entry
-                continue
-            if file is None or _was_replaced(file, path):
-                if file is not None:
-                    file.close()
-                file, rest = _open(path), b""
+            for one in files:
+                while lines := one.lines():
+                    yield from (entry for entry in entries(lines) if wanted.takes(entry))
+            now = time.monotonic()
+            for one in [one for one in files if one.until is not None and now >= one.until]:
+                files.remove(one)
+                one.file.close()
+            newest = files[-1] if files and files[-1].until is None else None
+            if newest is None or _was_replaced(newest.file, path):
+                if newest is not None:
+                    newest.until = now + STRAGGLERS_S
+                files += _opened(path, 0)
             yield None
             time.sleep(POLL_S)
     finally:
-        if file is not None:
-            file.close()
+        for one in files:
+            one.file.close()
+
+
+def _opened(path: str, offset: int) -> list[_Followed]:
+    """None, or one."""
+    file = _open(path)
+    if file is None:
+        return []
+    file.seek(offset)
+    return [_Followed(file)]
 
 
 def _open(path: str) -> BinaryIO | None:

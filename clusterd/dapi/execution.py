@@ -1,7 +1,7 @@
 """Executes a request on its solver (dapi.md 3.7): checks, the function, and its result or failure as an answer."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
@@ -9,6 +9,8 @@ import msgspec
 from clusterd.dapi.files.daemons import not_ready
 from clusterd.dapi.functions.table import FUNCTIONS
 from clusterd.dapi.protocol.access import NOT_ASKED_FOR, Access, Scope, check
+from clusterd.dapi.protocol.actions import may_read_node
+from clusterd.dapi.protocol.envelope import read_permissions
 from clusterd.dapi.protocol.items import Items
 from clusterd.dapi.protocol.merge import PLAIN, Value
 from clusterd.dapi.protocol.registry import ArgumentsRefused, Call, RegisteredFunction, arguments_of, not_available
@@ -22,6 +24,7 @@ from clusterd.wire.results import INTERNAL_ERROR, PERMISSION_ERROR, WireExceptio
 LOG = "WAZUH_HOME/logs/cluster.log"
 INTERNAL = frozenset({"WazuhException", INTERNAL_ERROR, "WazuhClusterError", "WazuhHAPHelperError"})
 UNEXPECTED = "Unexpected error: see the log of this node"
+UNKNOWN_NODE = "unknown-node"
 
 
 def run(
@@ -53,9 +56,9 @@ def run(
     except ArgumentsRefused as failure:
         if may_decline:
             raise
-        return as_answer(failure, node)
+        return as_answer(failure, shown_node(read_permissions(data), node))
     except ClusterError as failure:
-        return as_answer(failure, node)
+        return as_answer(failure, shown_node(read_permissions(data), node))
     return with_denied(answer, access)
 
 
@@ -111,8 +114,14 @@ def as_value(returned: Any) -> Value:
             return WireResult(PLAIN, {"str_priority": None, "result": returned})
 
 
+def shown_node(permissions: Mapping[str, Any], node: str) -> str:
+    """Returns the node's name in `dapi_errors`: not its own for a user who may not read it (dapi.md 3.7)."""
+    return node if may_read_node(permissions, node) else UNKNOWN_NODE
+
+
 def as_answer(failure: ClusterError, node: str) -> WireException:
-    """Turns a failure into the answer of this node, with its entry in `dapi_errors` (dapi.md 3.7, point 7)."""
+    """Turns a failure into the answer of this node, with its entry in `dapi_errors` (dapi.md 3.7, point 7). `node`: see
+    shown_node."""
     if isinstance(failure, WireException):
         answer = failure
     else:

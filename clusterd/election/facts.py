@@ -41,6 +41,14 @@ class Facts(msgspec.Struct, frozen=True):
     may_not_lead: str = ""
 
 
+class Lacking(msgspec.Struct, frozen=True):
+    """`files`: so many files of this master a worker lacks, or has otherwise. `age_s`: it has all files as they were so
+    many seconds ago; None: that is not known."""
+
+    files: int = 0
+    age_s: float | None = 0.0
+
+
 class NodePort(Protocol):
     """The node of an elector. A method raises only what its docstring names."""
 
@@ -71,8 +79,8 @@ class NodePort(Protocol):
 
     async def undrain(self) -> None: ...
 
-    async def lacking_files(self, name: str) -> int:
-        """Returns how many files of this master that worker lacks, or has otherwise; 0 also if that is not known."""
+    async def lacking(self, name: str) -> "Lacking":
+        """Returns what that worker lacks of this master's files: nothing, if that is not known."""
 
     async def settle(self) -> None:
         """Waits until every write that was carried out has been answered, for at most two seconds."""

@@ -36,6 +36,8 @@ class Leading:
         self._writing = asyncio.Lock()
         self._written: LastKey | None = None
         """What was written to etcd last; None: whether the last write was done is unknown."""
+        self._named: tuple[int, str | None] | None = None
+        """The term and the confirming candidate that etcd has for certain; None: that is not known."""
         self._begun = 0
         """The term for which this process has begun the change of role."""
         self._begun_at = 0.0
@@ -237,8 +239,10 @@ class Leading:
                     when.append(Compare(self._session.key(LAST), "mod_revision", view.last_revision))
                     then.append(Put(self._session.key(LAST), encode(new)))
                 self._written = None
+                if self._named != (view.term, new.confirming):
+                    self._named = None
                 if (await self._session.change(when, then)).succeeded:
-                    self._written = new
+                    self._written, self._named = new, (view.term, new.confirming)
                     return True
                 self._written = known
                 if not then or not self._session.has_leaders_key or self._session.view.term != view.term:
@@ -277,8 +281,22 @@ class Leading:
         if held is None or held.key.id != self._session.id or self._session.view.term != term:
             return ConfirmingSet(name, ok=False, why=f"this node does not lead in term {term}")
         await self._node.refresh()  # the store that asks may have another log than the one before it
-        try:
-            done = await self.write_last(name or None, floor=position)
-        except (EtcdUnavailable, EtcdRefused) as failure:
-            return ConfirmingSet(name, ok=False, why=f"etcd cannot be asked: {failure}")
+        away, done = self._session.away, False
+        if not away:
+            try:
+                done = await self.write_last(name or None, floor=position)
+            except (EtcdUnavailable, EtcdRefused) as failure:
+                away = str(failure)
+        if away:
+            is_named = self._is_named(term, name)
+            return ConfirmingSet(name, is_named, "" if is_named else f"etcd cannot be asked: {away}")
         return ConfirmingSet(name, done, "" if done else f"this node does not lead in term {term} any more")
+
+    def _is_named(self, term: int, name: str) -> bool:
+        """Returns whether etcd has the name of this candidate (empty: none confirms) and this node leads. Then only it
+        may take over, whatever the position in etcd, and a store that was restarted while etcd is away goes on with it.
+        Its log must go on, too, or the name would not stay when etcd is back (`_next_last`)."""
+        last, facts = self._session.view.last, self._node.facts()
+        if last is None or self._named != (term, name or None) or self._tenure.term != term:
+            return False
+        return facts.epoch == last.epoch or dict(facts.past).get(last.epoch, -1) >= last.floor

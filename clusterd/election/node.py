@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from clusterd.config.hooks import program_problem
-from clusterd.election.facts import Facts, Kept
+from clusterd.election.facts import Facts, Kept, Lacking
 from clusterd.errors import ClusterError, calm
 from clusterd.messages.election import LIMIT_S, AskFailsafe, FailsafeAnswers
 from clusterd.messages.journal import ElectionEvent
@@ -242,15 +242,18 @@ class Node:
         with contextlib.suppress(ClusterError):
             await self._store.ask(Undrain(), DRAIN_WAIT_S)
 
-    async def lacking_files(self, name: str) -> int:
+    async def lacking(self, name: str) -> Lacking:
         try:
-            found = await asyncio.to_thread(ask_json, self._root, STATUS, timeout_s=STATUS_S)
+            work = functools.partial(ask_json, self._root, commands.LACKING, name.encode(), timeout_s=STATUS_S)
+            found = await asyncio.to_thread(work)
         except (NotAnswering, ClusterError, ValueError):
-            return 0
-        own = (found.get("results") or {}).get(name) or {}
+            return Lacking()
+        own = found.get("result") or {}
         if own.get("result") == "unknown" or own.get("lag_s") is None:
-            return 0
-        return int(own.get("lag_files") or 1)
+            return Lacking()
+        whole_of = own.get("whole_of")
+        age_s = None if whole_of is None else max(0.0, float(found["answered_at"]) - whole_of)
+        return Lacking(int(own.get("lag_files") or 1), age_s)
 
     async def forget(self, name: str) -> None:
         with contextlib.suppress(ClusterError):  # the next step tries again

@@ -33,8 +33,8 @@ class RequestPlanned(Result, frozen=True, tag="request-planned"):
 
 class RunFunction(Job[FunctionDone], frozen=True, tag="run-function"):
     """Run the function that an API request names, on this node. `serves_store`: whether our own store serves the agent
-    database here. A large answer is written to `out`. `may_decline`: another answerer may be asked. Result:
-    FunctionDone, whatever the function returns."""
+    database here. A large answer is written to `out`. `may_decline`: another answerer may be asked. `changes`: the
+    function changes something, so it never runs twice. Result: FunctionDone, whatever the function returns."""
 
     makes = ("out",)
 
@@ -43,6 +43,11 @@ class RunFunction(Job[FunctionDone], frozen=True, tag="run-function"):
     out: str
     serves_store: bool
     may_decline: bool = False
+    changes: bool = False
+
+    @property
+    def may_run_again(self) -> bool:
+        return not self.changes
 
 
 class PlanRequest(Job[RequestPlanned], frozen=True, tag="plan-request"):

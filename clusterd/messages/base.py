@@ -20,10 +20,15 @@ R_co = TypeVar("R_co", bound=Result, covariant=True)
 
 
 class Job(msgspec.Struct, Generic[R_co], frozen=True, tag=True, omit_defaults=True):
-    """Base of the jobs. Paths are absolute. A job is safe to run twice. `makes`: those of its fields that name files
-    which it makes and its caller removes."""
+    """Base of the jobs. Paths are absolute. A job is safe to run twice, unless it says otherwise. `makes`: those of its
+    fields that name files which it makes and its caller removes."""
 
     makes: ClassVar[tuple[str, ...]] = ()
+
+    @property
+    def may_run_again(self) -> bool:
+        """Whether another process runs it once more when its process dies."""
+        return True
 
     @classmethod
     def result_type(cls) -> type[Any]:

@@ -112,7 +112,19 @@ class Undrain(msgspec.Struct, frozen=True, tag="undrain"):
     """To a master's store: take writes again. Answer: nothing."""
 
 
-StoreRequest = FirstAsk | Apply | Tell | Gone | Show | Drain | Undrain
+class Mark(msgspec.Struct, frozen=True, tag="mark"):
+    """To a master's store, from a command that has changed a file of the REST API. Answer: Marked, as late as that of a
+    registration."""
+
+
+StoreRequest = FirstAsk | Apply | Tell | Gone | Show | Drain | Undrain | Mark
+
+
+class Marked(msgspec.Struct, frozen=True):
+    """Whether a candidate has the file, too; `why` not. Both empty on a candidate, which keeps those of its master."""
+
+    is_kept: bool = False
+    why: str = ""
 
 
 class Drained(msgspec.Struct, frozen=True):

@@ -242,17 +242,16 @@ class MonitorApp:
             await send({"type": "http.response.body", "body": b""})
             return
         last = headers.get(b"last-event-id", b"").decode("latin-1")
+        after = int(last) if last.isascii() and last.isdigit() and len(last) < 19 else None
 
-        async def earlier() -> list[tuple[int, str]]:
-            if not (last.isascii() and last.isdigit() and len(last) < 19):
-                return []
+        async def earlier(number: int) -> list[tuple[int, str]]:
             with contextlib.suppress(JournalUnreadable):
-                found = await self._read(self._shown.past.following, Filter(after=int(last)), MOST_EVENTS)
+                found = await self._read(self._shown.past.following, Filter(after=number), MOST_EVENTS)
                 return [(event["seq"], msgspec.json.encode(event).decode()) for event in found]
             return []
 
         async def write() -> None:
-            async with contextlib.aclosing(self.viewers.watch(earlier)) as pieces:
+            async with contextlib.aclosing(self.viewers.watch(earlier, after)) as pieces:
                 async for piece in pieces:
                     await send({"type": "http.response.body", "body": piece, "more_body": True})
 

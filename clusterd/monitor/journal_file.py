@@ -16,6 +16,7 @@ from collections.abc import Sequence
 import msgspec
 
 from clusterd.monitor.wall_watch import ClockState
+from clusterd.open_database import OpenDatabase
 
 SCHEMA = 1
 APPLICATION_ID = 0x636C6A6C
@@ -62,6 +63,7 @@ class JournalFile:
     def __init__(self, path: str) -> None:
         self._path = path
         self._connection: sqlite3.Connection | None = None
+        self._opened: OpenDatabase | None = None
         self._is_counted = False
         self._file_bytes = 0
         self.rows = 0
@@ -72,7 +74,9 @@ class JournalFile:
         return self._connection is not None
 
     def open(self) -> str:
-        """Opens the file, or creates it. Returns a text when an unusable file was set aside."""
+        """Opens the file, or creates it. Returns a text when an unusable file was set aside, or when another program
+        has moved the file away: what is written from now on is in the one that is there."""
+        moved = self._let_go_of_moved()
         if self._connection is not None:
             return ""
         try:
@@ -84,7 +88,16 @@ class JournalFile:
             aside = self.set_aside()
             self._open()
             return f"{self._path} was damaged ({failure}): it is kept as {aside}, and a new one is begun."
-        return ""
+        return moved
+
+    def _let_go_of_moved(self) -> str:
+        what = self._opened.look() if self._connection is not None and self._opened is not None else ""
+        if not what or self._opened is None:
+            return ""
+        self.give_up()
+        self._opened.remove_journal()
+        self._is_counted = False
+        return f"Another program has {what} {self._path} while it was in use: what follows is in the one there is now."
 
     def _open(self) -> None:
         # Created by us: SQLite would make it readable for every user.
@@ -107,6 +120,7 @@ class JournalFile:
             raise sqlite3.DatabaseError(f"its schema is version {version}, this clusterd knows {SCHEMA}")
         connection.execute(CREATE_CLOCK)
         connection.execute("SELECT seq, at, kind, outcome, data FROM events ORDER BY seq DESC LIMIT 1").fetchone()
+        self._opened = OpenDatabase(self._path)  # its journal is there by now
         if not self._is_counted:
             self.rows = connection.execute("SELECT count(*) FROM events").fetchone()[0]
             self._is_counted = True

@@ -60,6 +60,8 @@ class JournalWriter:
         self._waiting_bytes = 0
         self._has_events = asyncio.Event()
         self._is_failing = False
+        self._aside = ""
+        """What `_prune` has found, to be said."""
         self._left_out = 0
         self.unwritten = 0
 
@@ -184,7 +186,7 @@ class JournalWriter:
 
     def _prune(self) -> bool:
         """Removes old events in a thread."""
-        self._file.open()
+        self._aside = self._file.open()
         now, here = self._wall(), self._monotonic()
         if self._watch.state is None:
             self._watch.begin(self._file.clock(), here)
@@ -201,6 +203,10 @@ class JournalWriter:
             await self._in_thread(self._file.give_up)
             self._failed(failure)
             return False
+        finally:
+            if self._aside:
+                self._say("WARNING", self._aside)
+                self._aside = ""
 
     def _failed(self, failure: Exception) -> None:
         text = f"The journal is not written, everything else goes on: {failure}. It is tried again every {RETRY_S:g} s"

@@ -6,11 +6,11 @@ key.
 """
 
 import asyncio
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 
 from clusterd.agent_keys import KEY_FILE, Key, decode_keys, parse_keys
+from clusterd.file_version import FileVersion, version_at
 from clusterd.messages.journal import ChangeEvent, RegistrationEvent
 from clusterd.monitor.feed import Heard
 from clusterd.rounds import Rounds
@@ -36,7 +36,7 @@ class KeyFileEvents:
         self._rounds = rounds
         self._has_changed = asyncio.Event()
         self._known = b""
-        self._version: tuple[int, ...] | None = None
+        self._version: FileVersion | None = None
 
     def take(self, batch: Sequence[Heard]) -> None:
         """Neither waits nor raises."""
@@ -61,12 +61,8 @@ class KeyFileEvents:
     def _look(self) -> list[RegistrationEvent]:
         """Reads the file in a thread. A file that is missing for a moment, or lists no agent, does not count as the
         removal of all agents."""
-        try:
-            found = os.stat(self._path)
-        except FileNotFoundError:
-            return []
-        version = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
-        if version == self._version:
+        version = version_at(self._path)
+        if version is None or version == self._version:
             return []
         with open(self._path, "rb") as file:
             keys, _ = parse_keys(decode_keys(file.read()))

@@ -7,6 +7,7 @@ import os
 import msgspec
 from cryptography import x509
 
+from clusterd.file_version import FileVersion, version_of
 from clusterd.settings import Settings
 from clusterd.token_secret import SECRET_FILE
 
@@ -35,7 +36,7 @@ class SecretFiles:
             keys += [own.api.key, SECRET_FILE]
         self._keys = [path for path in keys if path]
         self._certificates = [path for path in certificates if path]
-        self._read: dict[str, tuple[tuple[int, int], float | None]] = {}
+        self._read: dict[str, tuple[FileVersion, float | None]] = {}
 
     def look(self) -> SecretsAge:
         """May wait for the disk."""
@@ -53,7 +54,7 @@ class SecretFiles:
         """Returns when the first certificate of the chain expires."""
         try:
             facts = os.stat(path)
-            identity = facts.st_mtime_ns, facts.st_size
+            identity = version_of(facts)
             known = self._read.get(path)
             if known is not None and known[0] == identity:
                 return known[1]

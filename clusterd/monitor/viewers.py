@@ -106,18 +106,22 @@ class Viewers:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._came.wait(), STATUS_EVERY_S if self._viewers else None)
 
-    async def watch(self, earlier: Callable[[], Awaitable[list[tuple[int, str]]]]) -> AsyncGenerator[bytes, None]:
-        """Yields what one viewer is sent, until it is too far behind. `earlier`: events that it has missed, oldest
-        first, with their `seq`."""
+    async def watch(
+        self, earlier: Callable[[int], Awaitable[list[tuple[int, str]]]], after: int | None
+    ) -> AsyncGenerator[bytes, None]:
+        """Yields what one viewer is sent, until it is too far behind. `after`: the `seq` of the last event that it has
+        had, None if it wants those from now on. `earlier`: returns the next events behind one, oldest first, with their
+        `seq`; none when there are no more."""
         viewer = Viewer()
         self._viewers.add(viewer)
         self._came.set()
         try:
             yield BEGIN
-            last = 0
-            for number, text in await earlier():
-                last = number
-                yield message("journal", text.encode(), number)
+            last = after or 0
+            while after is not None and (found := await earlier(last)):
+                for number, text in found:
+                    last = number
+                    yield message("journal", text.encode(), number)
             while viewer.events and viewer.events[0][0] <= last:
                 viewer.pop()
             while not viewer.is_behind:

@@ -18,14 +18,15 @@ class AnswerTaker(Protocol):
 
 
 class Ask:
-    """A request under way. `entry`: its place in the outbox."""
+    """A request under way. `entry`: its place in the outbox. `timeout_s`: how long it may wait for its response."""
 
-    __slots__ = ("asker", "command", "entry")
+    __slots__ = ("asker", "command", "entry", "timeout_s")
 
-    def __init__(self, asker: AnswerTaker, command: str, entry: OutboxEntry) -> None:
+    def __init__(self, asker: AnswerTaker, command: str, entry: OutboxEntry, timeout_s: float) -> None:
         self.asker = asker
         self.command = command
         self.entry = entry
+        self.timeout_s = timeout_s
 
 
 class IgnoreAnswer:

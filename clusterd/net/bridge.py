@@ -48,6 +48,8 @@ from ipc.errors import BadMessage
 
 NOTES_PER_LINK = 1200
 """How many of a peer's open sendings and sendsync requests are remembered, so that a new sync can end them."""
+MOST_CONTINUED = 16
+"""Times `requests_per_link`: most requests of a link of which a part of the answer may follow."""
 TOLD_S = 20.0
 """How long net waits for the response to a request of its own."""
 PULSE = "pulse"
@@ -111,6 +113,7 @@ class Bridge:
         for serial in link.serials:
             self._pending.pop(serial, None)
         link.serials.clear()
+        link.continued = 0
         self._to_sync.forget(link)
         self._notes.pop(link.number, None)
         if self._links.pop(link.number, None) is not None:
@@ -145,7 +148,7 @@ class Bridge:
         self._pending[serial] = OpenRequest(link, counter, command, answer_as)
         link.serials.add(serial)
         self.tell(PeerRequest(link.number, serial, command, payload, self._bodies.lend(bodies)))
-        if len(link.serials) >= self._context.settings.clusterd.limits.requests_per_link:
+        if not self._takes_more(link):
             link.hold(HELD_REQUESTS)
         self._to_sync.hold_if_full(link)
 
@@ -190,12 +193,13 @@ class Bridge:
                 self._bodies.unsent(body)
             return
         if message.more:
+            link.continued += not pending.answered
             pending.answered = True
         else:
             del self._pending[message.serial]
-            link.serials.discard(message.serial)
-            if len(link.serials) < self._context.settings.clusterd.limits.requests_per_link:
-                link.let_go(HELD_REQUESTS)
+            self._ended(message.serial, pending)
+        if self._takes_more(link):
+            link.let_go(HELD_REQUESTS)
         if not message.command:
             return
         if message.log:
@@ -214,6 +218,17 @@ class Bridge:
             link.respond(pending.counter, commands.ERR, encode_failure(ClusterError(INTERNAL, "the answer was lost")))
         else:
             link.respond_body(pending.counter, command, views, slabs)
+
+    def _takes_more(self, link: Link) -> bool:
+        """Whether the next request of this link may be read. What was answered, and waits for the rest of its answer,
+        needs responses to requests of ours, which are read with the next requests: it must not keep them unread."""
+        most = self._context.settings.clusterd.limits.requests_per_link
+        return len(link.serials) - link.continued < most and len(link.serials) < MOST_CONTINUED * most
+
+    @staticmethod
+    def _ended(serial: int, pending: OpenRequest) -> None:
+        pending.link.serials.discard(serial)
+        pending.link.continued -= pending.answered
 
     def _link_to(self, number: int) -> Link | None:
         """Returns the link to which sync sends a request, None if there is none, or nothing may be sent to it."""
@@ -237,7 +252,7 @@ class Bridge:
             if pending.link.kind != "local" or not refused(pending.command):
                 continue
             del self._pending[serial]
-            pending.link.serials.discard(serial)
+            self._ended(serial, pending)
             pending.link.let_go(HELD_REQUESTS)
             if pending.answered:
                 self._silenced.add(pending.link.number)
@@ -313,6 +328,7 @@ class Bridge:
         self._context.slabs.sync_lost(self._context.clock.monotonic())
         for waiting in pending.values():
             waiting.link.serials.clear()
+            waiting.link.continued = 0
             if waiting.answered:
                 waiting.link.ask(commands.ERR, _restarted(), TOLD_S, IgnoreAnswer(self._context))
             else:

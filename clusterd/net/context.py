@@ -126,6 +126,11 @@ class NetContext:
         return self._next_link
 
     @property
+    def divided_bytes(self) -> int:
+        """Most bytes of all divided messages that a node or program may have begun."""
+        return min(self.settings.clusterd.limits.divided_bytes, self.slabs.divided_bytes)
+
+    @property
     def role_tag(self) -> str:
         """The tag of lines about the node itself."""
         cluster = self.settings.cluster

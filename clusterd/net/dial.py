@@ -325,6 +325,8 @@ class Dialer:
                 return
             except TimeoutError:
                 pass
+            intervals = self._context.settings.worker
+            keepalive.set_intervals(intervals.keep_alive_s, intervals.max_failed_keepalive_attempts)
             if await self._keepalive(link):
                 keepalive.succeeded(clock.monotonic())
             elif keepalive.failed(clock.monotonic()):
@@ -350,8 +352,7 @@ class Dialer:
 
     def made(self, link: Link) -> None:
         keep_awake(link.socket)
-        limits = self._context.settings.clusterd.limits
-        link.allow(sealed_length(REQUEST_CHUNK), min(limits.divided_bytes, self._context.slabs.divided_bytes))
+        link.allow(sealed_length(REQUEST_CHUNK), self._context.divided_bytes)
         self.links[link.number] = link
 
     def request(self, link: Link, counter: int, command: str, payload: bytes, bodies: list[Sink]) -> None:

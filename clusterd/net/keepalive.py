@@ -16,6 +16,11 @@ class KeepaliveSender:
         self.failed_in_a_row = 0
         self.next_at = now + interval_s
 
+    def set_intervals(self, interval_s: float, max_failed: int) -> None:
+        """What a reload has changed; the next round is begun when it was to begin."""
+        self._interval_s = interval_s
+        self._max_failed = max_failed
+
     def succeeded(self, now: float) -> None:
         self.failed_in_a_row = 0
         self.next_at = now + self._interval_s

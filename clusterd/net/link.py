@@ -59,8 +59,9 @@ class LinkOwner(Protocol):
 
 
 class Link(asyncio.BufferedProtocol):
-    """The owner sets `kind`, `name`, `tag`, `known` (commands), `uid` and `pid`; the bridge sets `info` and `serials`
-    (requests that sync has). `number` never changes. `heard_at`: monotonic time of the last keepalive."""
+    """The owner sets `kind`, `name`, `tag`, `known` (commands), `uid` and `pid`; the bridge sets `info`, `serials`
+    (requests that sync has) and `continued` (how many of them were answered, and more follows). `number` never changes.
+    `heard_at`: monotonic time of the last keepalive."""
 
     def __init__(
         self, context: NetContext, sync: ToSync, owner: LinkOwner, role: Role, sealer: Sealer | None, number: int
@@ -82,6 +83,7 @@ class Link(asyncio.BufferedProtocol):
         self.heard_at = context.clock.monotonic()
         self.info: LinkInfo | None = None
         self.serials: set[int] = set()
+        self.continued = 0
         self.is_lost = False
         self._transport: asyncio.Transport | None = None
         self._outbox = Outbox()
@@ -110,6 +112,10 @@ class Link(asyncio.BufferedProtocol):
     def allow(self, body_bytes: int, divided_bytes: int) -> None:
         """Sets the size limits of frames and divided messages; small before hello, so that a stranger gets no slab."""
         self._connection.body_limit = body_bytes
+        self._connection.divided_limit = divided_bytes
+
+    def allow_divided(self, divided_bytes: int) -> None:
+        """What a reload has changed."""
         self._connection.divided_limit = divided_bytes
 
     def _allocate(self, length: int) -> Sink | None:
@@ -276,7 +282,7 @@ class Link(asyncio.BufferedProtocol):
         number, frames = self._connection.request(command, payload, self._context.clock.monotonic(), timeout_s)
         self._meter.frames_out += len(frames)
         entry = self._outbox.add(frames)
-        self._remember(number, command, entry, asker)
+        self._remember(number, command, entry, asker, timeout_s)
         return number
 
     def ask_body(
@@ -291,11 +297,11 @@ class Link(asyncio.BufferedProtocol):
         number, pieces = self._connection.request_sealed(command, length, self._context.clock.monotonic(), timeout_s)
         self._meter.frames_out += len(pieces)
         entry = self._outbox.add_body(pieces, views, slabs)
-        self._remember(number, command, entry, asker)
+        self._remember(number, command, entry, asker, timeout_s)
         return number
 
-    def _remember(self, number: int, command: str, entry: OutboxEntry, asker: AnswerTaker) -> None:
-        self._sent.add(number, command, entry, asker)
+    def _remember(self, number: int, command: str, entry: OutboxEntry, asker: AnswerTaker, timeout_s: float) -> None:
+        self._sent.add(number, command, entry, asker, timeout_s)
         self._context.asking.add(self)
         self._writing.pump_later()
 
@@ -305,7 +311,7 @@ class Link(asyncio.BufferedProtocol):
 
     def expire(self, now: float) -> None:
         """Ends the requests whose time is over."""
-        for asker, slabs in self._sent.expire(now):
+        for asker, slabs in self._sent.expire(now, now - self._writing.blocked_s(now)):
             self._writing.report_unneeded(slabs)
             asker.unanswered("timeout")
         if not self._sent:

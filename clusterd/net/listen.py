@@ -248,8 +248,7 @@ class Listener:
         self._gatekeeper.name(link.number)
         link.kind, link.name, link.known = "worker", hello.name, self._known
         link.tag = f"Worker {hello.name}"
-        limits = settings.clusterd.limits
-        link.allow(sealed_length(REQUEST_CHUNK), min(limits.divided_bytes, self._context.slabs.divided_bytes))
+        link.allow(sealed_length(REQUEST_CHUNK), self._context.divided_bytes)
         self.names[hello.name] = link
         make_node_directory(self._context, hello.name)
         link.respond(counter, commands.OK, commands.hello_accepted(hello.name))

@@ -97,7 +97,7 @@ class LocalServer:
         self._names.add(name)
         link.kind, link.name, link.known, link.tag = "local", name, self._known, f"Local {name}"
         link.pid, link.uid = _program_at(link.socket)
-        link.allow(REQUEST_CHUNK, min(limits.divided_bytes, self._context.slabs.divided_bytes))
+        link.allow(REQUEST_CHUNK, self._context.divided_bytes)
         self.links[link.number] = link
         self._bridge.link_up(link)
 

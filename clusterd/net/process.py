@@ -337,6 +337,9 @@ class _NetProcess:
         self._context.log.set_level(self._settings.log_level)
         if self._listener is not None:
             self._listener.set_limits()
+        for link in self._links():
+            if link.info is not None:  # no stranger
+                link.allow_divided(self._context.divided_bytes)
         if self._dialer is not None and self._terms.look_again():
             self._dialer.look_elsewhere()
 

@@ -21,9 +21,9 @@ class SentRequests:
         """Whether any request waits."""
         return bool(self._asks)
 
-    def add(self, number: int, command: str, entry: OutboxEntry, asker: AnswerTaker) -> None:
+    def add(self, number: int, command: str, entry: OutboxEntry, asker: AnswerTaker, timeout_s: float) -> None:
         """Remembers who asks. `entry`: the request's place in the outbox."""
-        self._asks[number] = Ask(asker, command, entry)
+        self._asks[number] = Ask(asker, command, entry, timeout_s)
 
     def take(self, number: int) -> AnswerTaker | None:
         """The asker of a request whose response has come; None when nobody waits for it any more."""
@@ -36,8 +36,15 @@ class SentRequests:
         self._connection.forget(number)
         return [] if ask is None else self._unsent(ask)
 
-    def expire(self, now: float) -> Iterator[tuple[AnswerTaker, list[int]]]:
-        """Ends the requests whose time is over. Yields the asker of each, who is to be told, and slabs."""
+    def expire(self, now: float, taken_at: float) -> Iterator[tuple[AnswerTaker, list[int]]]:
+        """Ends the requests whose time is over. Yields the asker of each, who is to be told, and slabs.
+
+        The time of a request begins when all of it was sent (wire.md 2.3): a body of 5 MiB takes half a minute on a
+        slow line, and so does what waits behind it. `taken_at`: when the peer last took bytes; `now` if it takes
+        some."""
+        for number, open_ask in self._asks.items():
+            if not open_ask.entry.is_finished:
+                self._connection.put_off(number, taken_at + open_ask.timeout_s)
         for number in self._connection.expire(now):
             ask = self._asks.pop(number, None)
             if ask is not None:

@@ -4,6 +4,7 @@ read and written here, off sync's loop."""
 from collections.abc import Callable
 
 from clusterd.dapi import execution
+from clusterd.dapi.protocol.envelope import read_permissions
 from clusterd.dapi.protocol.items import Items
 from clusterd.dapi.protocol.merge import Value
 from clusterd.dapi.protocol.registry import ArgumentsRefused
@@ -38,15 +39,16 @@ def run_function(
 
 def plan_request(job: PlanRequest, settings: Settings, on_step: Callable[[], None]) -> RequestPlanned:
     """Who is asked what."""
-    node = settings.cluster.node_name
+    node, content = settings.cluster.node_name, read_text(job.request)
     try:
-        request = parse_request(read_text(job.request))
+        request = parse_request(content)
         with BlockingDatabase(job.root, on_step=on_step) as database:
             found = plan(
                 request, master=node, connected=job.connected, agents=AgentTable(database), timeout_s=job.timeout_s
             )
     except ClusterError as failure:
-        return RequestPlanned([], b"", False, dump_json(execution.as_answer(failure, node)))
+        shown = execution.shown_node(read_permissions(content), node)
+        return RequestPlanned([], b"", False, dump_json(execution.as_answer(failure, shown)))
     requests = [NodeRequest(name, write_text(encode_request(part), job.out)) for name, part in found.requests]
     merges = len(requests) != 1 or bool(found.allowed.failed)
     return RequestPlanned(requests, dump_json(found.allowed.wire()), merges)

@@ -1,6 +1,8 @@
 """What a job has changed in the manifest, file by file, for the journal."""
 
+import os
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 
 import msgspec
 
@@ -43,7 +45,7 @@ class ChangeNote:
 
     def listed(self, path: str) -> MostlyListed | None:
         """What sync is told; None where nothing has changed. What is too large for a message is written to the file
-        `path`. OSError as it comes."""
+        `path`. Where that is not possible the files are only counted: no manifest waits for the journal."""
         counts = _Counts()
         pieces: list[tuple[_Counts, bytes]] = []
         piece: list[FileChange] = []
@@ -65,9 +67,14 @@ class ChangeNote:
         listed = MostlyListed(*counts.values(), unlisted=max(0, total - MOST_LISTED))
         if len(pieces) == 1:
             return msgspec.structs.replace(listed, files=pieces[0][1])
-        with open(path, "wb") as out:
-            for own, data in pieces:
-                out.write(PIECE_HEAD.pack(len(data), *own.values()) + data)
+        try:
+            with open(path, "wb") as out:
+                for own, data in pieces:
+                    out.write(PIECE_HEAD.pack(len(data), *own.values()) + data)
+        except OSError:
+            with suppress(OSError):
+                os.unlink(path)
+            return msgspec.structs.replace(listed, unlisted=total)
         return msgspec.structs.replace(listed, path=path)
 
 

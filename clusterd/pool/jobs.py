@@ -154,5 +154,5 @@ class JobRunner:
 
 
 def _written_by(job: AnyJob) -> str:
-    """The file that a job writes, for failures that name none, like a full disk."""
-    return str(getattr(job, "out", ""))
+    """The files that a job writes, for failures that name none, like a full disk."""
+    return ", ".join(path for path in (getattr(job, name) for name in job.makes) if path)

@@ -95,9 +95,7 @@ class _PoolProcess:
         while True:
             self._row.stamp()
             self._gauge.tick(time.monotonic())
-            if self._reload_asked:
-                with self._rounds.survive("reloading the configuration"):
-                    self._reload()
+            self._reload_if_asked()
             self._greet(socket)
             try:
                 message = socket.recv(IDLE_S)
@@ -105,6 +103,8 @@ class _PoolProcess:
                 self._say(f"pool-{self._slot}: a message from sync was not understood: {problem}")
                 continue
             if message is not None:
+                # A signal does not end the wait. The first job behind it may be the walk by the new rules.
+                self._reload_if_asked()
                 self._work(socket, message)
                 worked = True
             elif worked:
@@ -138,6 +138,11 @@ class _PoolProcess:
                 continue
             self._greeted_at = time.monotonic()
             return
+
+    def _reload_if_asked(self) -> None:
+        if self._reload_asked:
+            with self._rounds.survive("reloading the configuration"):
+                self._reload()
 
     def _reload(self) -> None:
         """SIGHUP, between two jobs. The supervisor has read the files before and says what is wrong with them."""

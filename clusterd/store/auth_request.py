@@ -6,10 +6,9 @@ from typing import Any
 
 import msgspec
 
-from clusterd.agent_keys import Key
+from clusterd.agent_keys import ANY, Key, readable
 from clusterd.settings import ForceRules
 from clusterd.store.jsontext import encode
-from clusterd.store.keys import ANY, readable
 
 MESSAGES = {
     9001: "Internal error",

@@ -7,6 +7,7 @@ import sqlite3
 import stat
 from pathlib import Path
 
+from clusterd.database_copy import pour
 from clusterd.errors import StartFailure
 from clusterd.store.schema import DATABASE
 
@@ -79,7 +80,7 @@ def _copy(source: Path, target: str) -> None:
         contextlib.closing(sqlite3.connect(f"{source.as_uri()}?mode=ro", uri=True, timeout=BUSY_S)) as database,
         contextlib.closing(sqlite3.connect(target)) as copy,
     ):
-        database.backup(copy)
+        pour(database, copy)
         copy.execute("pragma journal_mode = delete")  # one file, whatever the original has beside it
         (found,) = copy.execute("pragma quick_check(1)").fetchone()
         if found != "ok":

@@ -71,8 +71,8 @@ class EmptyGroups:
             elif now - self._empty_since.setdefault(name, now) >= SURE_S:
                 self._make(fd, content_of(name))
                 del self._empty_since[name]  # whoever removes the file, perhaps with its group, has as long again
-        except (FileNotFoundError, FileVanished):
-            return  # removed since it was listed
+        except (FileNotFoundError, FileExistsError, FileVanished):
+            return  # removed since it was listed, or filled
 
     def _files(self, directories: Directories, path: str, rules: Rules, besides: str = "") -> tuple[bool, bool]:
         """Two answers: whether a synchronised file other than `besides` lies directly in the directory, and whether one

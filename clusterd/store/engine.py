@@ -4,6 +4,7 @@ the process and every reader sees it. `durable` writes also survive a power fail
 """
 
 import asyncio
+import contextlib
 import os
 import queue
 import sqlite3
@@ -14,6 +15,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from clusterd.clock import boot_us
+from clusterd.database_copy import pour
+from clusterd.open_database import OpenDatabase
 from clusterd.store import change_log, schema
 from clusterd.store.bounds import StatementWatch, authorize, bound_process
 from clusterd.store.errors import NotOnDisk
@@ -99,6 +102,7 @@ class Engine:
         self._wal = f"{root}/{schema.DATABASE}-wal"
         self._root = root
         self._session = Session(schema.connect(root))
+        self.file = OpenDatabase(f"{root}/{schema.DATABASE}")
         bound_process(self._session.db)
         self.watch = StatementWatch()
         self._stale = False
@@ -135,6 +139,16 @@ class Engine:
         behind them. Raises as `write` does."""
         await self._put(lambda session: change_log.mark_end(session.db) if marks else None, True, True)
 
+    async def mark(self) -> int:
+        """Moves the end of the change log and returns its position, which is on the disk: who has that has asked after
+        this. Raises as `write` does."""
+
+        def work(session: Session) -> int:
+            change_log.mark_end(session.db)
+            return change_log.head(session.db)
+
+        return await self.write(work, durable=True)
+
     async def _put(self, work: Callable[[Session], T], durable: bool, alone: bool) -> T:
         future: asyncio.Future[T] = self._loop.create_future()
         self._queue.put(_Write(work, durable, alone, future))
@@ -145,6 +159,17 @@ class Engine:
         return await self._loop.run_in_executor(self._readers, self._read, work)
 
     def close(self) -> None:
+        """May be called twice."""
+        self.end_work()
+        self._session.db.close()
+
+    def copy(self, target: str) -> None:
+        """Between `end_work` and `close`: writes all that is in the database into another file, whatever has become of
+        its own. Raises sqlite3.Error."""
+        with contextlib.closing(sqlite3.connect(target)) as copy:
+            pour(self._session.db, copy)
+
+    def end_work(self) -> None:
         """Writes what still waits; interrupts running reads, and a write that takes longer than CLOSE_S. May be called
         twice."""
         self._queue.put(None)
@@ -162,7 +187,6 @@ class Engine:
             self._writer.join(0.02)
         while self._connections:
             self._connections.pop().close()
-        self._session.db.close()
         self.watch.close()
 
     # ---- reader threads ----------------------------------------------------------------------------------------------

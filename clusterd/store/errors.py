@@ -17,6 +17,10 @@ class OtherSchema(StartFailure):
     """The agent database is of another version of wazuh-db: good, and not for this store."""
 
 
+class DatabaseMoved(Exception):
+    """Another program has removed or replaced the file of the agent database while the store had it open."""
+
+
 class NotLeading(sqlite3.OperationalError):
     """This master may not act now: nothing was written. To clients it is a failure of the database."""
 

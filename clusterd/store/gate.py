@@ -81,16 +81,22 @@ class Handover:
         self._gate = gate
         self._settle = settle
         self._is_idle = is_idle
+        self._count = 0
+        """Of drains that were asked for or taken back."""
 
     async def drain(self, for_s: float) -> None:
         """Takes no more writes, for so many seconds. Returns when those before are committed. Raises NotLeading;
-        TimeoutError when that takes longer."""
-        is_first = self._gate.is_open
+        TimeoutError when that takes longer, or was taken back meanwhile."""
+        self._count += 1
+        count, is_first = self._count, self._gate.is_open
         self._gate.close(for_s, writes=False)
         async with asyncio.timeout(for_s):
             await self._is_idle.wait()
+            if count != self._count:
+                raise TimeoutError("the handover was taken back")  # whoever gave up does not open the gate again
             self._gate.close(for_s, writes=True)
             await self._settle(is_first)
 
     def undrain(self) -> None:
+        self._count += 1
         self._gate.open()

@@ -3,28 +3,27 @@
 import os
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from hashlib import blake2b
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
-from clusterd.agent_keys import GREATEST_ID, KEY_FILE, Key, Other, decode_keys, parse_id, parse_keys
+from clusterd.agent_keys import KEY_FILE, Key, decode_keys, parse_id, parse_keys, readable
+from clusterd.file_version import FileVersion, version_at, version_of
 from clusterd.key_guard import WRITTEN_KEPT, KeyContent, note_written
+from clusterd.store.key_table import KeyTable
 from hashing.atomic import OPEN_DIRECTORY, FileOps, create_temporary
 from hashing.in_place import replace, sweep
 
 TIMESTAMPS = "queue/agents-timestamp"
 MODE = 0o640
 """Mode of a new file; a replaced file keeps its mode and owner."""
-ANY = "any"
 DATE_FORMAT = "%Y-%m-%d %H:%M:%S"
 _PARTS = 4
-_ID_WIDTH = 3
-Identity = tuple[int, int, int, int]
-"""Device, inode, size, mtime_ns: shows whether another program has written the file."""
-_NO_FILE: Identity = (0, 0, 0, 0)
+_NO_FILE: FileVersion = (0, 0, 0, 0, 0)
 
 
 class Unreadable(ValueError):
@@ -35,10 +34,6 @@ class SuddenLoss(ValueError):
     """client.keys lacks many keys that it had, and nobody has allowed their removal."""
 
 
-class NoIdLeft(ValueError):
-    """An agent already has the greatest possible id."""
-
-
 class ChangedMeanwhile(OSError):
     """Another program wrote the file after it was read; the file was left unchanged."""
 
@@ -47,117 +42,14 @@ class NotSynced(OSError):
     """The file was replaced for every reader, but a power failure may bring the old one back."""
 
 
-class _Index:
-    """Agents by a text such as their name. We never give one text to two agents, but a file written by others can."""
+class KeyMarks(NamedTuple):
+    """What authd says of client.keys to whoever keeps the database equal to it. `own`: the version that it wrote last,
+    and the database with it. `others`: the version of other programs that it read last: it writes those keys again into
+    the file, but not into the database. `doubts`: how often it has left the database as it may not be."""
 
-    def __init__(self) -> None:
-        self._first: dict[str, int] = {}
-        self._others: dict[str, list[int]] = {}
-
-    def find(self, text: str) -> int | None:
-        return self._first.get(text)
-
-    def put(self, text: str, number: int) -> None:
-        if self._first.setdefault(text, number) != number:
-            self._others.setdefault(text, []).append(number)
-
-    def drop(self, text: str, number: int) -> None:
-        others = self._others.get(text, [])
-        if number in others:
-            others.remove(number)
-        elif others:
-            self._first[text] = others.pop(0)
-        else:
-            del self._first[text]
-        if not others:
-            self._others.pop(text, None)
-
-
-class KeyTable:
-    """Keys by number, name and address.
-
-    If two lines have one number, the later line wins, but a removed agent never displaces one in use: removed lines
-    stand last in the file, even if their number was given again. `other`: the lines that are no agents."""
-
-    def __init__(self, keys: Iterable[Key] = (), other: Other | None = None) -> None:
-        self.other = other or Other()
-        self._keys: dict[int, Key] = {}
-        self._removed: dict[int, Key] = {}
-        self._names = _Index()
-        self._addresses = _Index()
-        self.greatest = 0
-        """The greatest number ever used, removed agents included."""
-        for key in keys:
-            if not key.is_removed:
-                self.add(key)
-            elif key.number not in self._keys:
-                self.count_from(key.number)
-                self._removed[key.number] = key
-
-    def __len__(self) -> int:
-        return len(self._keys)
-
-    def __iter__(self) -> Iterator[Key]:
-        return iter(self._keys.values())
-
-    def __contains__(self, number: int) -> bool:
-        return number in self._keys
-
-    def get(self, number: int) -> Key | None:
-        return self._keys.get(number)
-
-    def named(self, name: str) -> Key | None:
-        return self._found(self._names.find(name))
-
-    def at(self, address: str) -> Key | None:
-        """The key of this address; `any` belongs to no agent."""
-        return None if address == ANY else self._found(self._addresses.find(address))
-
-    def _found(self, number: int | None) -> Key | None:
-        return None if number is None else self._keys[number]
-
-    def next_id(self) -> str:
-        """The greatest number ever used plus one. Raises NoIdLeft."""
-        if self.greatest >= GREATEST_ID:
-            raise NoIdLeft(f"an agent has had the greatest id there is, {GREATEST_ID}")
-        return f"{self.greatest + 1:0{_ID_WIDTH}d}"
-
-    def count_from(self, number: int) -> None:
-        """From now on no number up to this one is given out."""
-        self.greatest = max(self.greatest, number)
-
-    def add(self, key: Key) -> None:
-        """Adds the key in place of the agent that has its number."""
-        number = key.number
-        self._drop(number)
-        self._removed.pop(number, None)
-        self._keys[number] = key
-        self._names.put(key.name, number)
-        if key.ip != ANY:
-            self._addresses.put(key.ip, number)
-        self.count_from(number)
-
-    def remove(self, number: int, *, purge: bool) -> None:
-        """Marks the key as removed; with `purge` its line leaves the file."""
-        key = self._drop(number)
-        if key is not None and not purge:
-            self._removed[number] = msgspec.structs.replace(key, is_removed=True)
-
-    def _drop(self, number: int) -> Key | None:
-        key = self._keys.pop(number, None)
-        if key is not None:
-            self._names.drop(key.name, number)
-            if key.ip != ANY:
-                self._addresses.drop(key.ip, number)
-        return key
-
-    def render(self) -> str:
-        """The content of the file: comments, keys in use, removed keys, and at the end the lines that are not
-        understood."""
-        lines = [f"{line}\n" for line in self.other.comments]
-        lines += [f"{key.id} {key.name} {key.ip} {key.key}\n" for key in self._keys.values()]
-        lines += [key.line() for key in self._removed.values()]
-        return "".join(lines + [f"{line}\n" for line in self.other.bad])
+    own: FileVersion | None = None
+    others: FileVersion | None = None
+    doubts: int = 0
 
 
 class KeyFile:
@@ -170,13 +62,9 @@ class KeyFile:
         self._path = Path(root) / KEY_FILE
         self._stamps_path = Path(root) / TIMESTAMPS
         self._ops = ops or FileOps()
-        self._identity: Identity | None = None
-        self.written: Identity | None = None
-        """Identity of the file when this object wrote it last."""
-        self.foreign: Identity | None = None
-        """Identity of the file of others that this object read last."""
-        self.disowned = 0
-        """How often the database may have come to differ from the file."""
+        self._version: FileVersion | None = None
+        """Of the file that `table` was read from, or is."""
+        self.marks = KeyMarks()
         self._stamps: dict[int, str] | None = None
         # Lines of agents-timestamp, cached: with 100,000 agents making them takes most of the time of a batch.
         self._greatest = 0
@@ -198,35 +86,34 @@ class KeyFile:
         """Reads the file if it has changed; returns whether it did. A missing file has no keys.
 
         Raises OSError, Unreadable."""
-        identity = self._current()
+        version = version_at(self._path)
         self.news = None
-        if identity == self._identity and identity is not None:
+        if version == self._version and version is not None:
             return False
-        data = None if identity is None else self._path.read_bytes()
+        data = None if version is None else self._path.read_bytes()
         self.table = KeyTable() if data is None else _parsed(data)
         self.news = KeyContent(data)
         self.table.count_from(self._greatest)
         self._greatest = self.table.greatest
-        self._identity = identity
-        if identity is None or identity != self.written:
-            self.foreign = identity or _NO_FILE
+        self._version = version
+        if version is None or version != self.marks.own:
+            self.marks = self.marks._replace(others=version or _NO_FILE)
         self._stamps = None
-        return identity is not None
+        return version is not None
 
     def forget(self) -> None:
         """Discards the table, which was never written: the next `refresh` reads the file."""
-        self._identity = None
+        self._version = None
         self.table = KeyTable()
 
-    def disown(self) -> None:
+    def doubt_database(self) -> None:
         """The database may differ from the file: whoever keeps it equal has to read that, whoever wrote it."""
-        self.disowned += 1
+        self.marks = self.marks._replace(doubts=self.marks.doubts + 1)
 
-    def _current(self) -> Identity | None:
-        try:
-            return _identity(os.stat(self._path))
-        except FileNotFoundError:
-            return None
+    def _check_unchanged(self) -> None:
+        """Raises ChangedMeanwhile, OSError."""
+        if version_at(self._path) != self._version:
+            raise ChangedMeanwhile(f"{KEY_FILE} is being changed by another program")
 
     @property
     def bad_lines(self) -> int:
@@ -237,13 +124,16 @@ class KeyFile:
         """Replaces the file and syncs it to disk. Raises ChangedMeanwhile, OSError: the old file is unchanged and the
         table must be discarded. Raises NotSynced: the new file is in place."""
         content = self.table.render().encode(errors="surrogateescape")
-        if self._current() != self._identity:
-            raise ChangedMeanwhile(f"{KEY_FILE} is being changed by another program")
+        self._check_unchanged()
         self._digests.append(blake2b(content).digest())
         note_written(self._root, self._digests)
         fd = os.open(self._path.parent, OPEN_DIRECTORY)
         try:
-            self._identity = self.written = _replace(self._ops, fd, self._path.name, content, durable=True)
+            # It is checked once more when all is written: with many keys, or a slow disk, that takes a while.
+            written = _replace(
+                self._ops, fd, self._path.name, content, durable=True, before_rename=self._check_unchanged
+            )
+            self._version, self.marks = written, self.marks._replace(own=written)
             self._greatest = self.table.greatest
             try:
                 self._ops.fsync(fd)
@@ -305,23 +195,17 @@ def _moments(path: Path) -> dict[int, int]:
     return moments
 
 
-def readable(key: Key) -> Key:
-    """The key without bytes that are invalid in UTF-8."""
-    if key.name.isascii() and key.key.isascii() and key.ip.isascii():
-        return key
-    name, ip, secret = (
-        text.encode(errors="surrogateescape").decode(errors="replace") for text in (key.name, key.ip, key.key)
-    )
-    return msgspec.structs.replace(key, name=name, ip=ip, key=secret)
-
-
-def _identity(found: os.stat_result) -> Identity:
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
-
-
-def _replace(ops: FileOps, dir_fd: int, name: str, data: bytes, *, durable: bool) -> Identity:
-    """Writes a temporary file and renames it. Mode and owner stay. Raises OSError: nothing is changed and no temporary
-    file is left."""
+def _replace(
+    ops: FileOps,
+    dir_fd: int,
+    name: str,
+    data: bytes,
+    *,
+    durable: bool,
+    before_rename: Callable[[], None] = lambda: None,
+) -> FileVersion:
+    """Writes a temporary file and renames it. Mode and owner stay. Returns the version that it wrote. Raises OSError,
+    also that of `before_rename`: nothing is changed and no temporary file is left."""
     try:
         old = os.stat(name, dir_fd=dir_fd)
     except FileNotFoundError:
@@ -335,11 +219,11 @@ def _replace(ops: FileOps, dir_fd: int, name: str, data: bytes, *, durable: bool
             ops.write(fd, data)
             if durable:
                 ops.fsync(fd)
-            identity = _identity(os.fstat(fd))
+            written = os.fstat(fd)
         finally:
             os.close(fd)
-        if replace(ops, temporary, name, dir_fd=dir_fd):
-            identity = _identity(os.stat(name, dir_fd=dir_fd))
+        before_rename()
+        is_copied = replace(ops, temporary, name, dir_fd=dir_fd)
     except OSError as failure:
         try:
             ops.unlink(temporary, dir_fd=dir_fd)
@@ -347,7 +231,12 @@ def _replace(ops: FileOps, dir_fd: int, name: str, data: bytes, *, durable: bool
             # The next attempt overwrites the leftover; raise the first failure, which explains more.
             failure.add_note(f"{temporary} stays behind: {second}")
         raise
-    return identity
+    try:
+        found = os.stat(name, dir_fd=dir_fd)
+    except OSError:
+        return version_of(written)  # gone again: whoever looks next sees another version
+    # A rename changes the ctime. Anything else is the change of another program.
+    return version_of(found if is_copied or version_of(found)[:-1] == version_of(written)[:-1] else written)
 
 
 def _keep_owner(ops: FileOps, fd: int, old: os.stat_result) -> None:

@@ -32,30 +32,30 @@ from clusterd.rundir import (
     HTTP_SOCKET,
     STORE_SOCKETS,
     WDB_SOCKET,
-    problem_path,
     reason_path,
     replica_socket,
 )
 from clusterd.settings import Settings
 from clusterd.signals import heed_signals
 from clusterd.store import schema
-from clusterd.store.advice import advice
 from clusterd.store.authd import Authd
 from clusterd.store.commands import DatabaseCommands
 from clusterd.store.confirming import SET_S, ConfirmingChoice
 from clusterd.store.engine import Engine
-from clusterd.store.errors import SocketTaken
+from clusterd.store.errors import DatabaseMoved, SocketTaken
 from clusterd.store.follow import Follower
 from clusterd.store.forward import Forwarder
 from clusterd.store.gate import Handover, WriteGate
 from clusterd.store.http import StoreApi
-from clusterd.store.keys import KeyFile, keys_in_use
+from clusterd.store.keys import KeyFile, KeyMarks, keys_in_use
+from clusterd.store.moved import is_lost, rescue
 from clusterd.store.private import PrivateDatabases
 from clusterd.store.replica_copy import ReplicaCopy
 from clusterd.store.replica_port import MOST_BYTES, ReplicaPort
 from clusterd.store.replica_source import ReplicaSource
 from clusterd.store.stream import Answer, StreamServer, bind, caller, remove_own
 from clusterd.store.table import StoreTable
+from clusterd.store.trouble import Trouble
 from clusterd.wdb.election import ElectionPort
 from ipc.board import Board
 
@@ -65,6 +65,10 @@ SWITCH_S = 0.0005
 """Switch interval of this process's threads: a keepalive must not wait for a large report."""
 HTTP_START_S = 10.0
 RETRY_S = 5.0
+SURE_LOOKS = 2
+"""In so many heartbeats the file of the database must be gone, or another one: it may be replaced in two steps."""
+FINISH_S = 3.0
+"""How long a stop waits for the batch of registrations that is under way."""
 _FAILURES = (StartFailure, SocketTaken, OSError, sqlite3.Error)
 """Failures that keep the store from serving and can be repaired while the node runs."""
 REGISTRATION_WAIT_S = 1.0
@@ -97,7 +101,7 @@ class _StoreProcess:
         self._rounds = Rounds(self._say)
         self._tasks: list[asyncio.Task[None]] = []
         self._keys: KeyFile | None = None
-        self._trouble = ""
+        self._trouble = Trouble(settings.root, self._say, RETRY_S)
         self._was_damaged = False
 
     async def run(self) -> int:
@@ -108,7 +112,7 @@ class _StoreProcess:
             try:
                 await self._live()
             except _FAILURES as failure:
-                self._say_trouble(failure)
+                self._trouble.begins(failure)
                 self._row.set_ready()
                 await self._pause(RETRY_S)
         self._row.set_stopping()
@@ -131,30 +135,32 @@ class _StoreProcess:
         engine = Engine(settings.root, readers=max(2, len(os.sched_getaffinity(0))), gate=self._gate)
         try:
             await self._serve(engine)
+        except DatabaseMoved:
+            await self._rescue(engine)
         finally:
             engine.close()
+
+    async def _rescue(self, engine: Engine) -> None:
+        """Another program has moved the database away: what is in it is kept, as soon as the disk allows it."""
+        engine.end_work()
+        while not self._stop.is_set():
+            try:
+                self._say("ERROR", rescue(self._settings.root, engine))
+            except (OSError, sqlite3.Error) as failure:
+                what = "another program has moved the agent database away, and what was in it "
+                if is_lost(failure):
+                    self._say("ERROR", f"A{what[1:]}is lost: {failure}.")
+                    return
+                self._trouble.begins(failure, f"{what}cannot be kept: ")
+                await self._pause(RETRY_S)
+            else:
+                return
 
     async def _pause(self, seconds: float) -> None:
         until = time.monotonic() + seconds
         while not self._stop.is_set() and time.monotonic() < until:
             self._row.stamp()
             await pause_until(self._stop, self._row, HEARTBEAT_S)
-
-    def _say_trouble(self, failure: Exception) -> None:
-        text = f"No agents on this node, files are synchronised: {failure or type(failure).__name__}"
-        words = advice(failure)
-        if words:
-            text += f". {words}"
-        if text != self._trouble:
-            self._trouble = text
-            self._say("ERROR", f"{text}. Tried again every {RETRY_S:g} s.")
-        with contextlib.suppress(OSError):
-            Path(problem_path(self._settings.root, "store")).write_text(f"{text}\n", encoding="utf-8")
-
-    def _trouble_is_over(self) -> None:
-        with contextlib.suppress(OSError):
-            Path(problem_path(self._settings.root, "store")).unlink(missing_ok=True)
-        self._trouble = ""
 
     async def _serve(self, engine: Engine) -> None:
         settings = self._settings
@@ -179,12 +185,11 @@ class _StoreProcess:
             on_worker=not settings.is_master,
             is_first_life=self._row.snapshot().incarnation <= 1,
             read_keys=lambda: keys_in_use(settings.root),
-            is_own=lambda identity: self._keys is not None and identity == self._keys.written,
-            foreign=lambda: None if self._keys is None else self._keys.foreign,
-            disowned=lambda: 0 if self._keys is None else self._keys.disowned,
+            authd=lambda: KeyMarks() if self._keys is None else self._keys.marks,
             say=self._say,
             guard=self._guard,
             rules=lambda: self._settings.rules,
+            max_delete_share=lambda: self._settings.clusterd.max_delete_share,
             tell=self._events.tell,
             gate=self._gate,
         )
@@ -204,10 +209,16 @@ class _StoreProcess:
             auth.start()
             cleanup.push_async_callback(auth.stop)
             self._begin(follower.run(), cleanup)
+            if authd is not None:
+                cleanup.push_async_callback(_finish, authd)  # what is pushed last is called first
             self._row.set_ready()
-            self._trouble_is_over()
+            self._trouble.is_over()
             self._say("INFO", f"Serving the agent database and authd on {', '.join(STORE_SOCKETS)}.")
+            moved_looks = 0
             while not self._stop.is_set():
+                moved_looks = moved_looks + 1 if engine.file.look() else 0
+                if moved_looks >= SURE_LOOKS or (moved_looks and engine.damage):
+                    raise DatabaseMoved
                 if engine.damage:
                     self._was_damaged = True
                     raise StartFailure(
@@ -269,7 +280,7 @@ class _StoreProcess:
             handover = Handover(self._gate, engine.settle, authd.is_idle)
         server = StreamServer(
             replica_socket(self._settings.root),
-            ReplicaPort(replica, handover).answer,
+            ReplicaPort(replica, handover, engine.mark).answer,
             most=self._settings.clusterd.limits.store_connections,
             rounds=self._rounds,
             largest=MOST_BYTES,
@@ -382,3 +393,9 @@ class _StoreProcess:
     def _write(self, subtag: str, level: str, text: str) -> None:
         tag = "Master" if self._settings.is_master else f"Worker {self._settings.cluster.node_name}"
         self._log.line(level, tag, subtag, text)
+
+
+async def _finish(authd: Authd) -> None:
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(FINISH_S):
+            await authd.finish()

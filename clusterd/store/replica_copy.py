@@ -121,12 +121,24 @@ class ReplicaCopy:
     # ---- in the thread -----------------------------------------------------------------------------------------------
 
     def _open(self) -> None:
+        self._let_go_of_moved()
         if self._is_open:
             return
         (Path(self._root) / REPLICA_DIR).mkdir(mode=0o700, parents=True, exist_ok=True)
         self._replica = self._opened(REPLICA_FILE)
         self._copy = self._opened(COPY_FILE)
         self._is_open = True
+
+    def _let_go_of_moved(self) -> None:
+        """A file that another program has removed or replaced is no replica, whatever is written into it."""
+        for file in (self._replica, self._copy):
+            what = "" if file is None else file.file.look()
+            if file is not None and what:
+                self._say("WARNING", f"Another program has {what} {file.path} while it was in use.")
+                self._close_files()
+                file.file.remove_journal()
+                self._digest, self._compare_at = None, 0.0
+                return
 
     def _opened(self, name: str) -> ReplicaDb | None:
         path = Path(self._root) / name
@@ -151,6 +163,7 @@ class ReplicaCopy:
         return self._ask()
 
     def _ask(self) -> AskChanges:
+        self._open()  # what is said to be held is in the file of that name
         target, replica, join = self._target, self._replica, self._join
         is_whole = self._copy is None and replica is not None
         held = 0

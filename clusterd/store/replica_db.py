@@ -10,6 +10,7 @@ from pathlib import Path
 
 from clusterd.database_copy import copy_database
 from clusterd.messages.replica import Changes
+from clusterd.open_database import OpenDatabase
 from clusterd.rundir import COPY_FILE, REPLICA_FILE
 from clusterd.store import change_log, schema
 from clusterd.store.change_log import (
@@ -69,6 +70,7 @@ class ReplicaDb:
             """The last position at which it was equal to the master's; None: of an earlier version, or not whole
             yet."""
             self.whole_at = float(mark(db, WHOLE, REPLICA_MARKS) or 0)
+            self.file = OpenDatabase(str(self.path))
         except BaseException:
             db.close()
             raise

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import sqlite3
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import msgspec
@@ -16,6 +17,8 @@ from clusterd.messages.replica import (
     Drained,
     FirstAsk,
     Gone,
+    Mark,
+    Marked,
     NextAsk,
     Show,
     StoreAnswer,
@@ -35,10 +38,16 @@ _FAILURES = (sqlite3.Error, OSError, ValueError, StartFailure, MemoryError)
 class ReplicaPort:
     """Answers requests; `side` is what this node's role has."""
 
-    def __init__(self, side: ReplicaSource | ReplicaCopy, handover: Handover | None = None) -> None:
-        """`handover`: of a master in an election."""
+    def __init__(
+        self,
+        side: ReplicaSource | ReplicaCopy,
+        handover: Handover | None = None,
+        mark: Callable[[], Awaitable[int]] | None = None,
+    ) -> None:
+        """`handover`: of a master in an election. `mark`: of a master, see Engine.mark."""
         self._side = side
         self._handover = handover
+        self._mark = mark
         self._turn = asyncio.Lock()
 
     async def answer(self, payload: bytes) -> list[bytes]:
@@ -68,6 +77,8 @@ class ReplicaPort:
             case Undrain() if self._handover is not None:
                 self._handover.undrain()
                 return b""
+            case Mark():
+                return msgspec.msgpack.encode(await self._marked())
             case FirstAsk() if isinstance(side, ReplicaCopy):
                 async with self._turn:
                     return _next(await side.first())
@@ -75,6 +86,16 @@ class ReplicaPort:
                 async with self._turn:
                     return _next(await side.apply(_decoded(request.changes, Changes)))
         raise ValueError("the role of this node does not answer that")
+
+    async def _marked(self) -> Marked:
+        side = self._side
+        if not isinstance(side, ReplicaSource) or self._mark is None:
+            return Marked()
+        why = await side.ready()
+        if why or not await side.have(await self._mark()):
+            return Marked(why=why or "no candidate has confirmed it")
+        mode, why = side.mode()
+        return Marked(mode == "synchronous", why)
 
 
 def _decoded(data: bytes, kind: type[Any]) -> Any:

@@ -56,6 +56,8 @@ class ReplicaSource:
         self._waiting: set[asyncio.Future[None]] = set()
         self._commits = 0
         self._raw_bytes = RAW_BYTES
+        self._most = PIECE
+        """So many units are read for an answer: somewhat more than what the last one could hold."""
         self._digest: UnitDigest | None = None
         self._digest_at = 0
         self._told: dict[tuple[int, int], tuple[int, int]] = {}
@@ -152,6 +154,10 @@ class ReplicaSource:
         """Waits until what is written from now on can be answered; empty, or why it cannot be."""
         return "" if self.confirming is None else await self.confirming.ready()
 
+    def mode(self) -> tuple[str, str]:
+        """`synchronous`, `asynchronous` or (in an election) `refused`, and why."""
+        return (self.candidates if self.confirming is None else self.confirming).mode()
+
     async def head(self) -> int:
         """The position of the last change."""
         return await self._run(change_log.head, self._db)
@@ -160,7 +166,7 @@ class ReplicaSource:
         """For `clusterd ha status`."""
         head = await self.head()
         confirming = self.confirming
-        mode, why = self.candidates.mode() if confirming is None else confirming.mode()
+        mode, why = self.mode()
         held = {one["position"] for one in self.candidates.shown(head, lambda _: 0)}
         behind = {one: await self._run(change_log.behind, self._db, one) for one in held}
         return {
@@ -215,7 +221,9 @@ class ReplicaSource:
 
     def _units(self, db: sqlite3.Connection, since: int, again: Sequence[tuple[int, int]]) -> tuple[bytes, int]:
         """The units of an answer, compressed, and the position that it reaches: first those that are told again."""
-        listed = [(since, kind, one) for kind, one in again] + change_log.changed_since(db, since, PIECE - len(again))
+        most = min(PIECE, self._most)
+        listed = [(since, kind, one) for kind, one in again[:most]]
+        listed += change_log.changed_since(db, since, most - len(listed))
         if not listed:
             return b"", since
         units = read_units(db, [(kind, one) for _, kind, one in listed])
@@ -243,7 +251,10 @@ class ReplicaSource:
         if count < len(units):
             if len(packed) < ANSWER_BYTES // 2:
                 self._raw_bytes = min(MOST_RAW_BYTES, self._raw_bytes * 2)
+            self._most = count + count // 8 + 1
             return packed, positions[count - 1]
+        if len(listed) == most:
+            self._most = min(PIECE, 2 * most)
         return packed, listed[-1][0]
 
     def _digested(self, db: sqlite3.Connection, head: int) -> str:

@@ -220,11 +220,6 @@ def make(connection: sqlite3.Connection, path: str, *, is_copy: bool = False) ->
         tables = {name for (name,) in connection.execute("select name from sqlite_master where type = 'table'")}
         if not tables:
             _run(connection, _SCHEMA)
-            connection.execute(
-                'insert into agent (id, name, ip, register_ip, date_add, last_keepalive, "group", connection_status)'
-                " values (0, ?, '127.0.0.1', '127.0.0.1', ?, ?, null, 'active')",
-                (FIRST_NAME, int(time.time()), NEVER_ENDS),
-            )
         elif "metadata" not in tables or _version(connection) != VERSION:
             found = _version(connection) if "metadata" in tables else "none"
             raise OtherSchema(
@@ -232,6 +227,12 @@ def make(connection: sqlite3.Connection, path: str, *, is_copy: bool = False) ->
                 "made it (clusterd.store: off)"
             )
         _run(connection, _OWN)
+        # Also where it was deleted: `global delete-agent` takes any text without digits for 0 (wdb.md 3.0).
+        connection.execute(
+            'insert or ignore into agent (id, name, ip, register_ip, date_add, last_keepalive, "group",'
+            " connection_status) values (0, ?, '127.0.0.1', '127.0.0.1', ?, ?, null, 'active')",
+            (FIRST_NAME, int(time.time()), NEVER_ENDS),
+        )
         if not is_copy:
             _carry_over_moments(connection)
         connection.execute("commit")

@@ -19,6 +19,7 @@ import msgspec
 from clusterd import stacks
 from clusterd.exits import ExitCode
 from clusterd.memory import bound_heaps
+from clusterd.scheduling import forgo_prompt_nice
 
 SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD, signal.SIGIO})
 """Blocked in the supervisor, which waits for them; children inherit all but SIGCHLD blocked."""
@@ -32,12 +33,14 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 class ChildSpec(msgspec.Struct, frozen=True):
     """A process that the node needs. `main` runs in the child and returns its exit code; `name` is its row on the
-    board. Children of one `stage` stop at the same time, lower stages first, and are killed after `stop_s` seconds."""
+    board. Children of one `stage` stop at the same time, lower stages first, and are killed after `stop_s` seconds.
+    `prompt`: it calls `scheduling.run_promptly`; the others give up the right to a higher priority."""
 
     name: str
     main: Callable[[], int]
     stage: int = 1
     stop_s: float = 5.0
+    prompt: bool = False
 
 
 class BirthPlan(msgspec.Struct, frozen=True):
@@ -97,7 +100,7 @@ def _live(spec: ChildSpec, parent: int, plan: BirthPlan) -> NoReturn:
     status = int(ExitCode.FAILED)
     try:
         plan.begin()
-        _be_born(spec.name, parent, plan)
+        _be_born(spec, parent, plan)
         status = spec.main()
     except SystemExit as ended:
         status = ended.code if isinstance(ended.code, int) else int(ExitCode.FAILED)
@@ -107,7 +110,7 @@ def _live(spec: ChildSpec, parent: int, plan: BirthPlan) -> NoReturn:
         os._exit(status)
 
 
-def _be_born(name: str, parent: int, plan: BirthPlan) -> None:
+def _be_born(spec: ChildSpec, parent: int, plan: BirthPlan) -> None:
     _set_death_signal(signal.SIGKILL)
     if os.getppid() != parent:
         # The supervisor died between the fork and the line above: nobody would ever end this process.
@@ -115,8 +118,10 @@ def _be_born(name: str, parent: int, plan: BirthPlan) -> None:
     # A session of its own: Ctrl-C at a terminal reaches only the supervisor, which stops its children in order; see
     # also scheduling.py.
     os.setsid()
+    if not spec.prompt:
+        forgo_prompt_nice()
     bound_heaps()
-    _libc.prctl(_PR_SET_NAME, f"clusterd-{name}".encode()[:15], 0, 0, 0)
+    _libc.prctl(_PR_SET_NAME, f"clusterd-{spec.name}".encode()[:15], 0, 0, 0)
     faulthandler.disable()  # it would write to a descriptor that is closed now
     for fd in plan.close_fds:
         os.close(fd)

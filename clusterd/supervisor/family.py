@@ -237,7 +237,8 @@ class Family:
     # ---- going down --------------------------------------------------------------------------------------------------
 
     def send_all(self, number: signal.Signals) -> None:
-        for slot in self._slots:
+        """In the order in which they start: the pool knows the new settings before sync gives it work by them."""
+        for slot in reversed(self._slots):
             if slot.child is not None:
                 slot.child.send(number)
 

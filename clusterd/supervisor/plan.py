@@ -55,7 +55,7 @@ def plan(node: NodeResources) -> list[ChildSpec]:
     size = max(node.least_pool, pool_size(node.settings, len(os.sched_getaffinity(0))))
     children = [ChildSpec("api", _api(node), stage=0, stop_s=5.0)] if node.settings.clusterd.api.enabled else []
     children += [
-        ChildSpec("net", _net(node), stage=1, stop_s=5.0),
+        ChildSpec("net", _net(node), stage=1, stop_s=5.0, prompt=True),
         ChildSpec("sync", _sync(node, size), stage=2, stop_s=5.0),
         *(
             ChildSpec(f"pool-{slot}", _pool(node, slot), stage=3, stop_s=3.0)

@@ -1,5 +1,6 @@
 """A candidate becomes the master: what it keeps for that day becomes its own (docs/ha.md)."""
 
+import contextlib
 import os
 import shutil
 import sqlite3
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 
-from clusterd.agent_keys import KEY_FILE, Key
+from clusterd.agent_keys import KEY_FILE, Key, readable
 from clusterd.database_copy import copy_database, is_gathered
 from clusterd.key_guard import KeyRules
 from clusterd.left_behind import keep_one
@@ -16,8 +17,8 @@ from clusterd.rundir import API_FILES, REPLICA_FILE
 from clusterd.settings import Settings
 from clusterd.store import schema
 from clusterd.store.change_log import greatest_id
-from clusterd.store.keys import KeyFile, readable
-from clusterd.sync.replica.api_files import NAMES, sources
+from clusterd.store.keys import KeyFile
+from clusterd.sync.replica.api_files import sources
 from hashing.atomic import FileOps, sync_path
 from hashing.in_place import replace
 from hashing.write import write_atomic
@@ -27,11 +28,13 @@ PROMOTED = ".promoted"
 KEPT = "kept"
 """The first step."""
 BEFORE, ABSENT, UNFINISHED = ".before-promotion", ".absent-before-promotion", ".before-promotion.new"
+JOURNAL = ".before-promotion-wal"
 """Endings of what stands beside a file while a promotion may fail: its content of before; a mark that there was none; a
-copy of it that is not whole."""
+copy of it that is not whole; of a database that could not be opened, its journal."""
 SECRET_NAMES = ("token.key", "users.json")
-"""Files that take the place of this node's own; certificate and key belong to a host and are only taken where there are
-none."""
+"""Files that take the place of this node's own."""
+PAIR = ("certificate.pem", "key.pem")
+"""Those of a host: both are taken, and only where neither is there. A key fits its own certificate only."""
 
 
 class NotPromoted(Exception):
@@ -66,24 +69,48 @@ def keep_before(settings: Settings) -> str:
     """A second name for each file that is about to be replaced: it costs no room, and needs none when it is put
     back."""
     forget_before(settings)
+    database = _exchanged(settings)[0]
     for path in reversed(_exchanged(settings)):
         path.parent.mkdir(mode=0o770, parents=True, exist_ok=True)
-        if path.name == Path(schema.DATABASE).name and path.exists() and _is_read(path):
-            copy_database(path, _beside(path, UNFINISHED), schema.MODE)
-            sync_path(_beside(path, UNFINISHED))
-            os.replace(_beside(path, UNFINISHED), _beside(path, BEFORE))
+        if path == database and path.exists() and _has_copy(path):
             continue
         try:
-            os.link(path, _beside(path, BEFORE), follow_symlinks=False)
+            _name_again(path, _beside(path, BEFORE))
         except FileNotFoundError:
             _beside(path, ABSENT).touch(mode=0o600)
-        except OSError:  # a mount point, or a file system without links
-            new = _beside(path, UNFINISHED)
-            shutil.copy2(path, new)
-            sync_path(new)
-            os.replace(new, _beside(path, BEFORE))
-    sync_path(_exchanged(settings)[0].parent)
+    sync_path(database.parent)
     return "what is replaced from here on is put back if a step fails"
+
+
+def _has_copy(database: Path) -> bool:
+    """Whether it is kept as a copy, because another program reads it and the file by itself is not all of it. Where it
+    cannot be opened (damaged, or locked by another program) it is to be kept as it is; its journal is then."""
+    new = _beside(database, UNFINISHED)
+    try:
+        if is_gathered(database):
+            return False
+        copy_database(database, new, schema.MODE)
+    except sqlite3.DatabaseError:
+        new.unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            _name_again(Path(f"{database}-wal"), _beside(database, JOURNAL))
+        return False
+    sync_path(new)
+    os.replace(new, _beside(database, BEFORE))
+    return True
+
+
+def _name_again(path: Path, name: Path) -> None:
+    """Raises OSError."""
+    try:
+        os.link(path, name, follow_symlinks=False)
+    except FileNotFoundError:
+        raise
+    except OSError:  # a mount point, or a file system without links
+        new = name.with_name(f"{name.name}.new")
+        shutil.copy2(path, new)
+        sync_path(new)
+        os.replace(new, name)
 
 
 def is_kept(settings: Settings) -> bool:
@@ -95,15 +122,19 @@ def is_kept(settings: Settings) -> bool:
 def put_back(settings: Settings) -> None:
     """After a step that failed: every file is what it was. May be run again. Raises OSError."""
     _promoted(settings.root).unlink(missing_ok=True)
+    database = _exchanged(settings)[0]
     for path in _exchanged(settings):
         before, absent = _beside(path, BEFORE), _beside(path, ABSENT)
-        _beside(path, UNFINISHED).unlink(missing_ok=True)
+        for ending in (UNFINISHED, f"{JOURNAL}.new"):
+            _beside(path, ending).unlink(missing_ok=True)
         if before.exists():
             fd = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
                 if path.exists() and before.samefile(path):
                     before.unlink()  # not replaced; a rename to itself would leave both names
                 else:
+                    if path == database:
+                        _remove_journal(path)  # of the replica, if it has one by now
                     replace(FileOps(), before.name, path.name, dir_fd=fd)
                 os.fsync(fd)
             finally:
@@ -111,13 +142,32 @@ def put_back(settings: Settings) -> None:
         elif absent.exists():
             path.unlink(missing_ok=True)
             absent.unlink()
+        if path == database:
+            _put_back_journal(path)
+
+
+def _put_back_journal(database: Path) -> None:
+    kept, journal = _beside(database, JOURNAL), Path(f"{database}-wal")
+    if not kept.exists():
+        return
+    if journal.exists() and journal.samefile(kept):
+        kept.unlink()
+    else:
+        _remove_journal(database)
+        os.replace(kept, journal)
+    sync_path(database.parent)
+
+
+def _remove_journal(database: Path) -> None:
+    for ending in ("-wal", "-shm"):
+        Path(f"{database}{ending}").unlink(missing_ok=True)
 
 
 def forget_before(settings: Settings) -> None:
     """After the last step, or before the first one. Raises OSError."""
     _promoted(settings.root).unlink(missing_ok=True)
     for path in _exchanged(settings):
-        for ending in (BEFORE, ABSENT, UNFINISHED):
+        for ending in (JOURNAL, f"{JOURNAL}.new", BEFORE, UNFINISHED, ABSENT):
             _beside(path, ending).unlink(missing_ok=True)
 
 
@@ -138,19 +188,10 @@ def take_replica(root: str, settings: Settings | None = None) -> str:
         new = _promoted(root)
         copy_database(source, new, schema.MODE)
         sync_path(new)
-        for left in ("-wal", "-shm"):
-            Path(f"{target}{left}").unlink(missing_ok=True)
+        _remove_journal(target)
         os.replace(new, target)
         sync_path(target.parent)
     return f"{count} of the replica are this node's own"
-
-
-def _is_read(path: Path) -> bool:
-    """Whether another program reads this database and the file by itself is not all of it."""
-    try:
-        return not is_gathered(path)
-    except sqlite3.DatabaseError:  # damaged: kept as it is
-        return False
 
 
 def _count(path: Path) -> int:
@@ -222,13 +263,11 @@ def _is_same(there: Key | None, key: Key) -> bool:
 
 def take_users(settings: Settings) -> str:
     """Logins of the old master's REST API are good here, too."""
-    taken, directory = [], Path(settings.root) / API_FILES
-    for name, target in sources(settings).items():
-        source = directory / name
-        if name not in NAMES or not source.is_file():
-            continue
-        if name in SECRET_NAMES or not target.exists():
-            mode = 0o640 if name == "users.json" else 0o600
-            write_atomic(FileOps(), str(target), source.read_bytes(), mode)
-            taken.append(name)
+    taken, directory, targets = [], Path(settings.root) / API_FILES, sources(settings)
+    takes_pair = all((directory / name).is_file() and not targets[name].exists() for name in PAIR)
+    wanted = (PAIR if takes_pair else ()) + SECRET_NAMES
+    for name in (name for name in wanted if (directory / name).is_file()):
+        mode = 0o640 if name == "users.json" else 0o600
+        write_atomic(FileOps(), str(targets[name]), (directory / name).read_bytes(), mode)
+        taken.append(name)
     return f"{', '.join(taken)} of the REST API" if taken else "there are none of a REST API"

@@ -20,6 +20,7 @@ from clusterd.supervisor.restart import how
 from ipc.board import BoardRow
 
 TICK_S = 0.02
+AGAIN_S = 1.0
 TAKE_BACK_S = 5.0
 """How often a change is taken back that failed and could not be taken back, on a full disk for example."""
 
@@ -48,6 +49,9 @@ class RoleFollower:
         """Why a change has failed that is not taken back yet: it stands in the file as under way."""
         self._take_back_at = 0.0
         self._said = ""
+        self._has_looked = False
+        """Whether the file was read since this process has its pid file: before, a command does not tell of what it
+        writes."""
 
     def begin(self) -> None:
         """Before anything is served: a change of role that was killed goes on."""
@@ -59,11 +63,11 @@ class RoleFollower:
 
     def is_due(self, now: float) -> bool:
         """Whether `look` is to be called without a signal."""
-        return bool(self._failed) and now >= self._take_back_at
+        return not self._has_looked or (bool(self._failed) and now >= self._take_back_at)
 
     def look(self) -> bool:
         """Follows the file. Returns whether the children of the role are new ones, which were not forked yet."""
-        is_new = False
+        is_new, self._has_looked = False, True
         # While children are waited for, signals are taken, too: what was written meanwhile is looked at here.
         while not self._children.must_stop and self._look_once():
             is_new = True
@@ -90,7 +94,11 @@ class RoleFollower:
         self._row.begin(os.getpid(), 1)
         doors.keep(served_by_children(running))
         self._children.end_role()
-        sweep.empty_spool(self._root)
+        try:
+            sweep.empty_spool(self._root)
+        except OSError as failure:
+            text = f"What is left of the earlier role is not removed before the next start: {failure}"
+            self._log.line("WARNING", TAG, SUBTAG, text)
         if not self._children.must_stop:
             self._take(given)
         return True
@@ -103,8 +111,22 @@ class RoleFollower:
         # Never fewer processes of the pool: each has a row on the board.
         self._node.least_pool = max(self._node.least_pool, pool_size(running, len(os.sched_getaffinity(0))))
         self._node.settings = settings
-        self._children.renew()
+        while not self._is_renewed() and not self._children.must_stop:
+            self._row.stamp()
+            self._children.must_stop = self._wait(AGAIN_S) in STOP_SIGNALS
         self._log.line("INFO", TAG, SUBTAG, f"The role of this node is {settings.role_text}.")
+
+    def _is_renewed(self) -> bool:
+        """Without memory or descriptors for the next processes the node waits: nobody else would make them."""
+        try:
+            self._children.renew()
+        except OSError as failure:
+            text = f"The processes of the role cannot be made yet, it is tried again: {failure}"
+            if text != self._said:
+                self._said = text
+                self._log.line("WARNING", TAG, SUBTAG, text)
+            return False
+        return True
 
     def _finish(self, given: NodeRole) -> NodeRole | None:
         """Runs the steps of a change in a process of their own, which may take long. Returns the role afterwards."""
@@ -116,7 +138,10 @@ class RoleFollower:
             on_crash=lambda stack: self._log.line("ERROR", TAG, SUBTAG, f"role met a bug:\n{stack}"),
             begin=lambda: None,
         )
-        child = fork(spec, 1, time.monotonic(), plan)
+        try:
+            child = fork(spec, 1, time.monotonic(), plan)
+        except OSError as failure:
+            return self._not_changed(given, f"its process cannot be started: {failure.strerror}")
         while (status := child.collect()) is None:
             self._row.stamp()
             if self._wait(TICK_S) in STOP_SIGNALS:
@@ -125,10 +150,17 @@ class RoleFollower:
         if self._children.must_stop:
             return None
         if status != 0:
-            why = self._reason() or f"its process ended {how(status)}; see the log"
-            self._log.line("ERROR", TAG, SUBTAG, f"The role was not changed: {why}")
-            self._failed = why
-            self._take_back()
+            return self._not_changed(given, self._reason() or f"its process ended {how(status)}; see the log")
+        return self._role_now(given)
+
+    def _not_changed(self, given: NodeRole, why: str) -> NodeRole | None:
+        """Takes it back. Returns the role afterwards."""
+        self._log.line("ERROR", TAG, SUBTAG, f"The role was not changed: {why}")
+        self._failed = why
+        self._take_back()
+        return self._role_now(given)
+
+    def _role_now(self, given: NodeRole) -> NodeRole | None:
         try:
             return read_role(self._root)
         except RoleDamaged:

@@ -29,7 +29,7 @@ from clusterd.sync.links.context import Context
 from clusterd.sync.links.handlers import DeferredAnswer
 from clusterd.sync.links.incoming import Incoming, Refusal, SealViolation
 from clusterd.sync.links.partials import Partials
-from clusterd.sync.links.peer import Peer
+from clusterd.sync.links.peer import Peer, file_limit
 from clusterd.sync.links.privileged import check_privileged
 from clusterd.sync.manifest.scan import ScanFailed
 from clusterd.sync.ports.net_port import LinkClosed
@@ -148,14 +148,13 @@ class Core:
 
     async def _link_up(self, info: LinkInfo) -> None:
         settings = self._context.settings
-        limits = settings.clusterd.limits
         node = info.name if info.kind == "worker" else settings.cluster.node_name
         incoming = Incoming(
             node,
             self._context.spool,
             self._context.jobs,
-            file_limit=settings.communication.max_zip_size_bytes if settings.is_master else limits.unpacked_total_bytes,
-            limits=limits,
+            file_limit=file_limit(settings),
+            limits=settings.clusterd.limits,
             now=self._context.clock.monotonic,
             partials=self.partials if info.kind == "master" else None,
             sender=info.name,
@@ -189,6 +188,11 @@ class Core:
         await asyncio.to_thread(self._context.look_at_role)
         agents = database | {"syncs": part.agents}
         return dump_json(node_status(self._context, self._serving, part, agents, await self._side.ha_status()))
+
+    def reloaded(self) -> None:
+        """The settings of the context are other ones now: they hold for the links that are up, too."""
+        for peer in self._roster.all():
+            peer.set_bounds(self._context.settings)
 
     # ---- requests ----------------------------------------------------------------------------------------------------
 

@@ -31,7 +31,7 @@ from clusterd.sync.links.tags import role_tag
 from clusterd.sync.manifest.change_events import ChangeEvents
 from clusterd.sync.manifest.keeper import ManifestKeeper
 from clusterd.sync.ports.framework_crew import Crew
-from clusterd.sync.ports.framework_port import FrameworkPort
+from clusterd.sync.ports.framework_port import Framework, FrameworkPort, MissingFramework
 from clusterd.sync.ports.framework_supply import Supply
 from clusterd.sync.ports.net_port import NetPort
 from clusterd.sync.ports.pool_port import PoolPort
@@ -213,15 +213,16 @@ class _SyncProcess:
             leadership=Leadership(self._board, settings) if settings.is_master and settings.has_election else None,
         )
 
-    def _make_framework(self, spool: Spool, clock: Clock) -> FrameworkPort | None:
+    def _make_framework(self, spool: Spool, clock: Clock) -> Framework | None:
         """None where none is installed, or none is wanted: then nothing is different."""
         found = location.find(self._settings)
         tag_log = TagLog(self._log, self._tag, "Framework")
         fd = self._framework_fd
         if fd is None:
-            if found.is_wrong:
-                self._troubles.begin("framework", f"The framework is not used: {found.why}", tag_log, "ERROR")
-            return None
+            if not found.is_wrong:
+                return None
+            self._troubles.begin("framework", f"The framework is not used: {found.why}", tag_log, "ERROR")
+            return MissingFramework(found.why, self._settings.clusterd.framework.mode)
         names = _framework_names()
         self._crew = Crew(
             self._settings,
@@ -376,6 +377,7 @@ class _SyncProcess:
         self._context.settings = self._settings
         self._context.needs_restart, self._context.reloaded_at = tuple(waiting), self._context.clock.wall()
         self._context.spool.ledger.limits = self._settings.clusterd.limits
+        self._core.reloaded()
         settings = self._settings
         self._context.manifests.adopt(settings.clusterd, settings.rules, is_master=settings.is_master)
         self._log.set_level(self._settings.log_level)

@@ -22,7 +22,7 @@ from clusterd.sync.replica.master import ReplicaMaster
 from clusterd.sync.requests.both_roles import BothRoles
 from clusterd.sync.requests.cluster_view import MasterView
 from clusterd.sync.requests.failsafe import FailsafeMaster
-from clusterd.sync.requests.handing_over import AnswersUnderWay
+from clusterd.sync.requests.handing_over import HandingOver
 from clusterd.sync.requests.local import LocalRequests
 from clusterd.sync.requests.nodes import NodeRequests, Nodes
 from clusterd.sync.requests.of_workers import MasterRequests
@@ -69,7 +69,7 @@ class MasterSide:
         self.sealed: dict[str, SealedHandler] = both.sealed | {commands.SYN_BUCKETS: digest.compare}
         operators = MasterIntegrityRequests(context, integrity, digest)
         own = FailsafeMaster(context).local | {commands.FORGET: self.forget}
-        own |= AnswersUnderWay(lambda: self._sendsync.giving + both.giving).local
+        own |= HandingOver(lambda: self._sendsync.giving + both.giving, self._files_of).local
         self.local: dict[str, Handler] = both.local | asked.table | operators.local | own
 
     def forever(self) -> list[Coroutine[Any, Any, None]]:
@@ -126,6 +126,11 @@ class MasterSide:
     async def ha_status(self) -> dict[str, Any] | None:
         return await self._replica.shown()
 
+    def _files_of(self, name: str) -> dict[str, Any]:
+        now = self._context.clock.wall()
+        records = {one: record for one, record in self._integrity.records.items() if one == name}
+        return {"result": results_of_workers(records, self._context.manifests, now).get(name), "answered_at": now}
+
     def status(self, away: str) -> SideStatus:
         records = self._integrity.records
         now = self._context.clock.wall()
@@ -134,7 +139,7 @@ class MasterSide:
         for row in workers:
             if row["state"] == "lost" and row["name"] in results:
                 # What it had when it was last seen says nothing about what it has.
-                results[row["name"]] |= {"result": "lost", "lag_s": None, "lag_files": None}
+                results[row["name"]] |= {"result": "lost", "lag_s": None, "lag_files": None, "whole_of": None}
         leadership = self._context.leadership
         is_bound = leadership is not None and not leadership.holds()
         return SideStatus(

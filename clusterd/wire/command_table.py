@@ -85,7 +85,8 @@ TABLE = (
     # A master of an election that cannot reach etcd.
     Command(c.FAILSAFE, MASTER, "FailsafeWorker.asked", capability="term"),
     Command(c.ASK_FAILSAFE, LOCAL, "FailsafeMaster.ask", "master", privileged=_privileged(c.ASK_FAILSAFE)),
-    Command(c.SETTLE, LOCAL, "AnswersUnderWay.settle", "master"),
+    Command(c.LACKING, LOCAL, "HandingOver.lacking", "master"),
+    Command(c.SETTLE, LOCAL, "HandingOver.settle", "master"),
     # Agents and their groups.
     Command(c.SYN_A_W_M_P, WORKER, "MasterRequests.agent_info_permission"),
     Command(c.SYN_A_W_M, WORKER, "MasterRequests.agent_info"),

@@ -114,6 +114,8 @@ FAILSAFE = "failsafe"
 """Master to worker, capability `term`: whether it may go on although it cannot reach etcd."""
 ASK_FAILSAFE = "askfailsafe"
 """Local: asks all candidates that (clusterd/sync/requests/failsafe.py)."""
+LACKING = "lacking"
+"""Local: what a worker lacks of this master's files (clusterd/sync/requests/handing_over.py)."""
 SETTLE = "settle"
 """Local: answered when what was carried out for others was answered (clusterd/sync/requests/handing_over.py)."""
 

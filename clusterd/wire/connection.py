@@ -411,6 +411,10 @@ class Connection:
         self.frames_out += len(pieces)
         return pieces
 
+    def put_off(self, request_id: int, deadline: float) -> None:
+        """The request has not been sent yet: its time is not over before `deadline`."""
+        self._box.put_off(request_id, deadline)
+
     def expire(self, now: float) -> list[int]:
         """Returns the requests whose time is over (3020). Late answers are dropped."""
         return self._box.expire(now)

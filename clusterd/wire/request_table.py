@@ -55,6 +55,12 @@ class RequestTable:
         if self._waiting.pop(counter, None) is not None:
             self._remember(counter)
 
+    def put_off(self, counter: int, deadline: float) -> None:
+        """The request has not been sent yet: its time is not over before `deadline`."""
+        known = self._waiting.get(counter)
+        if known is not None and known < deadline:
+            self._waiting[counter] = deadline
+
     def expire(self, now: float) -> list[int]:
         """Removes and returns the counters whose deadline has passed at `now`."""
         late = [counter for counter, deadline in self._waiting.items() if deadline <= now]

@@ -67,7 +67,7 @@ class WireException(ClusterError):
     """An exception as it crosses the wire: class name, code, and the detail for the readable text.
 
     `extra_message`: text, a mapping that fills the placeholders of the code's message, or None. `ids` has a meaning
-    only for classes of the WazuhError family.
+    only for classes of the WazuhError family. `title`: None for that of the class.
     """
 
     def __init__(
@@ -80,9 +80,11 @@ class WireException(ClusterError):
         cmd_error: bool = False,
         dapi_errors: Mapping[str, Any] | None = None,
         ids: Sequence[Any] = (),
+        title: str | None = None,
     ) -> None:
         super().__init__(code, extra_message if isinstance(extra_message, str) else None)
         self.wire_class = wire_class
+        self.title = title or _TITLES[wire_class]
         self.extra_message = extra_message
         self.remediation = remediation
         self.cmd_error = cmd_error
@@ -110,7 +112,7 @@ class WireException(ClusterError):
         """The `__object__` of its JSON."""
         fields: dict[str, Any] = {
             "type": "about:blank",
-            "title": _TITLES[self.wire_class],
+            "title": self.title,
             "code": self.code,
             "extra_message": self.extra_message,
             "extra_remediation": self.remediation,
@@ -249,7 +251,8 @@ def parse_callable(encoded: Mapping[str, Any]) -> WireCallable:
     inner = _revive(encoded.get("__callable__"), MAX_DEPTH)
     if not isinstance(inner, dict) or len(encoded) != 1:
         raise _cannot_decode(encoded)
-    names = [inner.get(key) for key in ("__name__", "__module__", "__qualname__", "__type__")]
+    names = [inner.get(key) for key in ("__name__", "__module__", "__qualname__")]
+    names.append(inner.get("__type__", "function"))
     wazuh = inner.get("__wazuh__")
     if not all(isinstance(name, str) for name in names) or not isinstance(wazuh, dict | None):
         raise _cannot_decode(encoded)
@@ -343,6 +346,7 @@ def exception_of(name: str, fields: dict[str, Any]) -> WireException:
     cmd_error = fields.get("cmd_error", False)
     errors = fields.get("dapi_errors")
     ids = fields.get("ids")
+    title = fields.get("title")
     if (
         name not in _TITLES
         or not fields.keys() <= _FIELDS
@@ -362,6 +366,7 @@ def exception_of(name: str, fields: dict[str, Any]) -> WireException:
         cmd_error=cmd_error,
         dapi_errors=errors,
         ids=ids or (),
+        title=title if isinstance(title, str) else None,
     )
 
 

@@ -68,11 +68,15 @@ class Strings(Generic[Place]):
     def __init__(self, *, max_bytes: int, max_count: int, idle_s: float, pick_id: Callable[[], int]) -> None:
         """`max_bytes`: limit for all unused strings together. `idle_s`: a string without chunks for this long may be
         removed. `pick_id`: returns random numbers below STRING_IDS."""
+        self.set_bounds(max_bytes=max_bytes, max_count=max_count, idle_s=idle_s)
+        self._pick_id = pick_id
+        self._strings: dict[str, IncomingString[Place]] = {}
+
+    def set_bounds(self, *, max_bytes: int, max_count: int, idle_s: float) -> None:
+        """Also during the life of the connection; strings that were begun stay."""
         self._max_bytes = max_bytes
         self._max_count = max_count
         self._idle_s = idle_s
-        self._pick_id = pick_id
-        self._strings: dict[str, IncomingString[Place]] = {}
 
     def __len__(self) -> int:
         return len(self._strings)
@@ -80,13 +84,17 @@ class Strings(Generic[Place]):
     def __iter__(self) -> Iterator[IncomingString[Place]]:
         return iter(list(self._strings.values()))
 
-    def begin(self, total: int, place: Place, now: float) -> IncomingString[Place]:
-        """`new_str`: adds a string. Raises ClusterError 1000 beyond the limits and adds nothing."""
+    def admit(self, total: int) -> None:
+        """Raises ClusterError 1000 if one more string of that many bytes is beyond the limits."""
         announced = sum(string.total for string in self._strings.values())
         if announced + total > self._max_bytes:
             raise ClusterError(1000, f"strings of more than {self._max_bytes} bytes at once on one connection")
         if len(self._strings) >= self._max_count:
             raise ClusterError(1000, f"more than {self._max_count} strings at once on one connection")
+
+    def begin(self, total: int, place: Place, now: float) -> IncomingString[Place]:
+        """`new_str`: adds a string. Raises ClusterError 1000 beyond the limits and adds nothing."""
+        self.admit(total)
         ident = str(self._pick_id() % STRING_IDS)
         while ident in self._strings:
             ident = str((int(ident) + 1) % STRING_IDS)
@@ -146,9 +154,9 @@ class Files(Generic[Place]):
     Only a complete file that arrived on this connection can be claimed (wire.md W2)."""
 
     def __init__(self, node: str, *, max_bytes: int, max_count: int) -> None:
-        """`node`: the connection's worker name. `max_bytes`: size limit of one file."""
+        """`node`: the connection's worker name. `max_bytes`: size limit of one file; it may change."""
         self._node = node
-        self._max_bytes = max_bytes
+        self.max_bytes = max_bytes
         self._max_count = max_count
         self._files: dict[str, IncomingFile[Place]] = {}
 
@@ -184,8 +192,8 @@ class Files(Generic[Place]):
     def accept(self, file: IncomingFile[Place], offered: int) -> None:
         """Accounts for `offered` bytes. Raises ClusterError 1000 when the file becomes too large; it must then be
         dropped."""
-        if file.received + offered > self._max_bytes:
-            raise ClusterError(1000, f"a file of more than {self._max_bytes} bytes: {file.path!r}")
+        if file.received + offered > self.max_bytes:
+            raise ClusterError(1000, f"a file of more than {self.max_bytes} bytes: {file.path!r}")
         file.received += offered
 
     def claim(self, path: str) -> IncomingFile[Place] | None:

@@ -36,6 +36,7 @@ def test_a_raw_login_gives_the_bare_token(door: Door) -> None:
     assert door.send("GET", "/", headers=bearer(answer.text)).json()["data"]["title"] == "clusterd REST API"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "password"), [("admin", "wrong password"), ("nobody", PASSWORD), ("admin", ""), ("", "")]
 )
@@ -99,6 +100,7 @@ def test_a_token_of_another_secret_or_algorithm_or_without_expiry_is_refused(doo
     assert door.send("GET", "/agents", headers=bearer(jwt.encode(claims(), SECRET.value, ALGORITHM))).status_code == 200
 
 
+@pytest.mark.slow
 def test_a_token_is_void_when_its_user_is_removed_or_has_a_new_password(door: Door) -> None:
     token = Tokens(lambda: SECRET, 900).issue("admin", time.time() - 10)
     assert door.send("GET", "/agents", headers=bearer(token)).status_code == 200
@@ -132,6 +134,7 @@ def test_one_user_guessed_at_from_many_addresses_is_closed_but_for_where_it_logg
     assert door.login().status_code == 200
 
 
+@pytest.mark.slow
 def test_logins_are_in_the_journal_but_no_name_that_no_user_has() -> None:
     told: list[Any] = []
 

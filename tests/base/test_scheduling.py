@@ -12,6 +12,7 @@ import pytest
 
 from clusterd import scheduling
 from clusterd.scheduling import PROMPT_NICE
+from clusterd.supervisor import child
 
 SCHED_GETATTR = {"x86_64": 315, "aarch64": 275}.get(platform.machine())
 
@@ -115,6 +116,30 @@ def test_a_process_that_is_no_longer_root_may_go_first_and_whoever_does_not_ask_
     assert kernel.nice_value == PROMPT_NICE
     with pytest.raises(PermissionError):
         os.nice(-1)
+    with pytest.raises(ValueError, match="not allowed"):
+        resource.setrlimit(resource.RLIMIT_NICE, (1, 1))
+
+
+def test_a_child_that_forgoes_the_right_cannot_take_it_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    kernel = Kernel(monkeypatch, is_root=True)
+    scheduling.allow_prompt_nice()
+    kernel.is_root = False
+    scheduling.forgo_prompt_nice()
+    scheduling.run_promptly()
+    assert kernel.nice_value == 0
+
+
+def test_a_child_gives_the_right_up_unless_it_is_the_prompt_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    forgone: list[str] = []
+    monkeypatch.setattr(child, "forgo_prompt_nice", lambda: forgone.append("here"))
+    for prompt in (False, True):
+        spec = child.ChildSpec("x", lambda: len(forgone), prompt=prompt)
+        plan = child.BirthPlan((), os.devnull, lambda text: None, lambda: None)
+        assert ended_with(child.fork(spec, 0, 0.0, plan)) == (0 if prompt else 1)
+
+
+def ended_with(started: child.Child) -> int:
+    return os.waitstatus_to_exitcode(os.waitpid(started.pid, 0)[1])
 
 
 def test_where_the_system_forbids_it_a_process_keeps_its_rank(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -199,8 +199,8 @@ class Observer:
 class LeaderEdits(Edits):
     """Edits files on whichever node leads."""
 
-    def __init__(self, campaign: Campaign, rig: Rig, observer: Observer) -> None:
-        super().__init__(campaign, rig.master.root, pause_s=0.3, size=20_000)
+    def __init__(self, campaign: Campaign, rig: Rig, observer: Observer, pause_s: float) -> None:
+        super().__init__(campaign, rig.master.root, pause_s=pause_s, size=20_000)
         self._rig = rig
         self._observer = observer
 

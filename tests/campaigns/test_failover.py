@@ -49,14 +49,21 @@ def make(make_rig: MakeRig, workers: int) -> Rig:
 
 
 def play(
-    rig: Rig, campaign: Campaign, kinds: Iterable[str], clients: int, pause_s: float, history: History, file: Path
+    rig: Rig,
+    campaign: Campaign,
+    kinds: Iterable[str],
+    clients: int,
+    pause_s: float,
+    edit_s: float,
+    history: History,
+    file: Path,
 ) -> None:
     """Makes these faults one after the other; waits after each until the cluster has recovered."""
     rig.start()
     with Observer(rig, history) as observer:
         faults = Faults(rig, observer, history, campaign.rng, LEASE_S)
         faults.until(faults.is_calm, "three candidates, one of which leads")
-        edits, readers = LeaderEdits(campaign, rig, observer), Readers(campaign, rig.nodes, 0.1)
+        edits, readers = LeaderEdits(campaign, rig, observer, edit_s), Readers(campaign, rig.nodes, 0.1)
         with readers, edits, Clients(rig, history, clients, campaign.seed, pause_s) as running_clients:
             for kind in kinds:
                 play_round(rig, campaign, kind, faults, observer, running_clients, history)
@@ -124,12 +131,14 @@ def judge(history: History, campaign: Campaign) -> None:
     assert not found, "\n".join(found[:50])
 
 
-def run(rig: Rig, campaign: Campaign, kinds: Iterable[str], clients: int, file: Path) -> History:
-    """Also tells the figures when something fails."""
+def run(
+    rig: Rig, campaign: Campaign, kinds: Iterable[str], clients: int, file: Path, *, edit_s: float = 0.3
+) -> History:
+    """Also tells the figures when something fails. `edit_s`: seconds between two edits of files."""
     history = History()
     campaign.say(f"history: {file}")
     try:
-        play(rig, campaign, kinds, clients, 1.0, history, file)
+        play(rig, campaign, kinds, clients, 1.0, edit_s, history, file)
         judge(history, campaign)
     finally:
         file.write_bytes(msgspec.json.encode(history))
@@ -146,7 +155,7 @@ def test_each_kind_of_loss_once(make_rig: MakeRig, capsys: pytest.CaptureFixture
     with running("failover", capsys) as campaign:
         kinds = list(SHORT)
         random.Random(SEED).shuffle(kinds)
-        run(make(make_rig, 1), campaign, kinds, 6, tmp_path / "history.json")
+        run(make(make_rig, 1), campaign, kinds, 4, tmp_path / "history.json", edit_s=1.0)
 
 
 @pytest.mark.stress

@@ -17,7 +17,7 @@ from clusterd.messages.manifest import BuildManifest, PatchManifest, ScanShard
 from clusterd.pool import tree
 from clusterd.rundir import STATE
 from clusterd.settings import ForceRules, Settings
-from clusterd.store import follow, report, schema
+from clusterd.store import follow, follow_groups, follow_keys, report, schema
 from clusterd.store.authd import Authd
 from clusterd.store.engine import Engine
 from clusterd.store.keys import KeyFile, keys_in_use
@@ -231,7 +231,7 @@ class Register(Work):
                 on_worker=False,
                 is_first_life=True,
                 read_keys=lambda: keys_in_use(str(root)),
-                is_own=lambda identity: identity == file.written,
+                authd=lambda: file.marks,
                 say=lambda level, text: None,
                 guard=KeyRules,
             )
@@ -254,7 +254,7 @@ class Register(Work):
             say(await engine.read(lambda db: [row[0] for row in db.execute("select id from agent where id > 0")]))
 
         # An agent whose key is not in the file is deleted after half a minute; here no request is about to write it.
-        follow.YOUNG_S = follow.SURE_S = follow.AGAIN_S = 0.0
+        follow_groups.SURE_S = follow_keys.YOUNG_S = follow_keys.SURE_S = follow_keys.AGAIN_S = 0.0
         with_store(root, use)
 
     def work(self, root: Path, say: Say) -> None:

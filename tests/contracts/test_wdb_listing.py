@@ -82,6 +82,7 @@ def test_the_context_of_all_agents_has_a_frame_each(db: WdbClient) -> None:
     assert db.raw("global find-group nope") == b"ok []", "the connection goes on"
 
 
+@pytest.mark.slow
 def test_the_context_of_many_agents_arrives_whole(db: WdbClient, store: LoneStore) -> None:
     add_many(db, 5000)
     assert [row["id"] for row in db.context()] == list(range(5001))

@@ -166,6 +166,7 @@ def test_a_read_behind_a_write_on_one_connection_sees_it(db: WdbClient) -> None:
         assert db.receive() == f'ok [{{"data":[{{"id":1,"name":"agent1","groups":["{group}"]}}]}}]'.encode()
 
 
+@pytest.mark.slow
 def test_clients_at_once_lose_nothing(store: LoneStore, db: WdbClient) -> None:
     clients, each = 8, 50
     problems: list[Any] = []
@@ -251,6 +252,7 @@ def test_the_store_is_consistent_after_it_was_killed(make_store: MakeStore) -> N
         assert again == hashes, "memberships and the columns made of them were written together"
 
 
+@pytest.mark.slow
 def test_a_stop_keeps_everything(make_store: MakeStore) -> None:
     store = make_store()
     with WdbClient(store.root) as db:

@@ -181,6 +181,7 @@ def test_a_new_database_has_the_manager_and_the_groups_of_etc_shared(make_store:
         assert db.raw('global sync-agent-groups-get {"get_global_hash":true}') == b'ok [{"data":[],"hash":null}]'
 
 
+@pytest.mark.slow
 def test_the_file_is_a_database_of_version_7_with_wal(make_store: MakeStore) -> None:
     store = make_store()
     with WdbClient(store.root) as db:

@@ -41,6 +41,7 @@ def test_pages_together_are_the_whole_list(big: AgentNode, sort: list[str] | Non
     assert len({agent["id"] for agent in whole}) == total
 
 
+@pytest.mark.slow
 def test_any_set_of_agents_can_be_named(big: AgentNode) -> None:
     for ids in (
         [],

@@ -184,6 +184,7 @@ def test_arguments_of_a_wrong_kind_are_refused(node: AgentNode) -> None:
     assert node.code("get_agents_in_group") == 1000
 
 
+@pytest.mark.slow
 def test_summary_has_all_groups_and_platforms() -> None:
     numbers = range(1, 13)
     with agent_node() as made:

@@ -39,6 +39,7 @@ SENT: list[tuple[str, dict[str, Any]]] = [
     ("wazuh.core.agent Agent.get_agents_overview", OBJECTS | {"count": True, "get_data": True, "limit": None}),
     ("wazuh.manager get_basic_info", {}),
     ("wazuh.manager get_status", {}),
+    ("wazuh.core.manager status", {}),
     ("wazuh.manager ossec_log", WORDS | {"tag": "wazuh-db", "level": "error"}),
     ("wazuh.manager ossec_log_summary", {}),
     ("wazuh.stats totals", {"date": datetime.datetime(2025, 11, 23)}),

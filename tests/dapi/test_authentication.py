@@ -293,6 +293,7 @@ def test_users_that_cannot_be_read_are_1000_without_a_reason(root: Path) -> None
     assert str(root) not in dump_json(found).decode()
 
 
+@pytest.mark.slow
 def test_without_users_no_login_succeeds(tmp_path: Path) -> None:
     (tmp_path / "etc").mkdir()
     assert is_password(tmp_path, "wazuh-wui", PASSWORD) == {"result": False}

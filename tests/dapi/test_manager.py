@@ -2,6 +2,7 @@
 
 import datetime
 import os
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,58 @@ def test_function_waits_for_no_daemon_that_is_down(root: Path) -> None:
     assert "wazuh-execd->failed" in answer.message
     (states,) = items(called(root, "manager.get_status"))
     assert states["wazuh-execd"] == "failed"
+
+
+def test_states_as_stock_nodes_were_recorded_to_ask_for_them(root: Path) -> None:
+    """transcript.jsonl, 455 and 473."""
+    for distributed in (True, False):
+        answer = called(root, "core.manager.status", distributed=distributed)
+        assert isinstance(answer, WireResult)
+        assert answer.wire_class == "WazuhResult"
+        assert answer.fields == {"str_priority": None, "result": dict.fromkeys(DAEMONS, "stopped")}
+
+
+# ---- its uuid --------------------------------------------------------------------------------------------------------
+
+
+def uuid_of(root: Path, role: Any = "master") -> Any:
+    request = ApiRequest(f=WireCallable("get_basic_info", "wazuh.manager", "get_basic_info"), request_type="local_any")
+    settings = Settings(root=str(root), cluster=ClusterBlock(node_type=role))
+    return items(run(encode_request(request), settings, serves_store=False))[0]["uuid"]
+
+
+def test_master_without_a_framework_has_a_uuid_of_its_own(root: Path) -> None:
+    assert uuid_of(root) is None, "there is no place for it"
+    (root / "etc").mkdir()
+    assert uuid_of(root, "worker") is None
+    assert not list((root / "etc").iterdir())
+    made = uuid_of(root)
+    assert str(uuid.UUID(made)) == made
+    assert uuid_of(root) == made
+    (root / "etc/clusterd-uuid").write_text("a disk that was full")
+    assert uuid_of(root) not in (made, None)
+
+
+def test_uuid_of_a_manager_with_a_framework_is_that_ones(root: Path) -> None:
+    (root / "etc").mkdir()
+    (root / "framework").mkdir()
+    assert uuid_of(root) is None
+    assert not list((root / "etc").iterdir())
+
+
+# ---- who may know its name -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("resource", "shown"), [("node:id:m", "m"), ("node:id:other", "unknown-node")])
+def test_name_of_a_node_is_not_told_to_users_who_may_not_read_it(root: Path, resource: str, shown: str) -> None:
+    """dapi.md 3.7."""
+    permissions = {"rbac_mode": "white", "cluster:read": {resource: "allow"}, "group:read": {"group:id:*": "allow"}}
+    name = WireCallable("get_group_files", "wazuh.agent", "get_group_files")
+    asked = ApiRequest(f=name, f_kwargs={"group_list": ["nothing"]}, rbac_permissions=permissions)
+    settings = Settings(root=str(root), cluster=ClusterBlock(node_name="m"))
+    answer = run(encode_request(asked), settings, serves_store=True)
+    assert isinstance(answer, WireException)
+    assert (answer.code, list(answer.dapi_errors)) == (1710, [shown])
 
 
 # ---- the log ---------------------------------------------------------------------------------------------------------

@@ -128,6 +128,7 @@ def test_answers_that_do_not_fit_are_1000(odd: WireResult) -> None:
 numbers = st.lists(st.integers(0, 50), max_size=30).map(lambda found: [f"{n:03}" for n in sorted(found)])
 
 
+@pytest.mark.slow
 @given(numbers, numbers)
 def test_merged_sorted_lists_are_sorted_and_complete(one: list[str], other: list[str]) -> None:
     assert as_items(merged(items(one), items(other))).affected == sorted(one + other)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from clusterd.dapi.functions.table import FUNCTIONS
-from clusterd.dapi.protocol.policy import NO_FRAMEWORK, ORIGINS, TABLE, Answerer, Row, find
+from clusterd.dapi.protocol.policy import NO_FRAMEWORK, ORIGINS, TABLE, Answerer, Origin, Row, find
 from clusterd.dapi.protocol.request import DISTRIBUTED, LOCAL_ANY, LOCAL_MASTER
 from clusterd.wire.results import WireCallable
 
@@ -26,9 +26,22 @@ on what it spreads."""
 STATES = ("off", "absent", "idle", "starting", "ready", "failed")
 BEYOND = {
     "wazuh.core.cluster.control.get_node_ruleset_integrity",
+    "wazuh.core.manager.status",
     "wazuh.core.security.rbac_db_factory_reset",
 }
-"""Rows that no endpoint of the API asks for: a second name, and requests of a console tool."""
+"""Rows that no endpoint of the API asks for: a second name, what stock nodes were recorded to ask each other, and
+requests of a console tool."""
+OF_TOOLS = {
+    "wazuh.agent": (
+        *("get_agent_groups", "get_agents", "get_agents_in_group", "get_agents_sync_group", "get_group_files"),
+        *("create_group", "delete_groups", "assign_agents_to_group", "remove_agent_from_groups"),
+        *("upgrade_agents", "get_upgrade_result", "reconnect_agents"),
+    ),
+    "wazuh.security": ("update_user",),
+    "wazuh.core.security": ("rbac_db_factory_reset",),
+    "wazuh.cluster": ("get_nodes_info",),
+}
+"""What stock's console tools ask of the master, all as `local_master` (dapi.md 5.8)."""
 FUNCTIONS_TSV = Path(__file__).parents[2] / "docs/protocol/framework_functions.tsv"
 ids = {"ids": lambda row: f"{row.module}.{row.qualname}"}
 
@@ -71,7 +84,17 @@ def test_the_table_is_the_list_of_what_stock_sends() -> None:
         }
     ours = {f"{row.module}.{row.qualname}": (set(row.types), row.is_coroutine) for row in TABLE}
     assert len(ours) == len(TABLE)
+    for name in ("wazuh.agent.upgrade_agents", "wazuh.agent.reconnect_agents"):
+        listed[name][0].add(LOCAL_MASTER)  # OF_TOOLS
     assert {name: what for name, what in ours.items() if name not in BEYOND} == listed
+
+
+@pytest.mark.parametrize(("module", "name"), [(module, name) for module in OF_TOOLS for name in OF_TOOLS[module]])
+@pytest.mark.parametrize("origin", ["client", "worker"])
+def test_console_tools_may_ask_through_any_node(module: str, name: str, origin: Origin) -> None:
+    row = find(WireCallable(name, module, name))
+    assert row is not None
+    assert row.refusal(LOCAL_MASTER, origin, "full") == ""
 
 
 def test_every_function_of_clusterd_has_its_row() -> None:
@@ -100,7 +123,7 @@ def test_who_answers_when_both_can() -> None:
         "get_path_lists", "get_file_conf", "get_agents_keys", "get_distinct_agents", "get_agents_summary",
         "get_agents_sync_group", "get_basic_info", "assign_agents_to_group", "get_agents_overview",
         "get_agents", "get_agents_in_group", "get_agent_groups", "get_group_files", "get_lists", "ossec_log",
-        "get_sca_list",
+        "ossec_log_summary", "get_sca_list",
     ):  # fmt: skip
         assert row_of(different).who == "framework>ours"
     # The framework would ask the daemon again.

@@ -139,6 +139,7 @@ def test_agents_are_deleted_and_the_others_are_failed_items(node: AgentNode) -> 
     assert node.items("delete_agents", agent_list=[]).affected == []
 
 
+@pytest.mark.slow
 def test_store_with_few_places_for_a_process_deletes_all_of_many_agents() -> None:
     own = Clusterd(limits=Limits(store_connections=8))
     with agent_node(limits=own.limits) as node:
@@ -199,6 +200,30 @@ def test_invalid_answers_are_1014_and_later_ones_count() -> None:
         answers = list(ask_authd(str(root), "remove", [{"id": str(number)} for number in range(len(bad) + 2)]))
     shown = [answer.code if isinstance(answer, WireException) else answer for answer in answers]
     assert shown == [1014] * len(bad) + ["Agent deleted successfully.", 1701]
+
+
+def test_authd_that_says_nothing_is_waited_for_once_and_asked_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """10 s for each of 1,000 agents would be hours in which no other request gets the process."""
+    monkeypatch.setattr(registration, "TIMEOUT_S", 0.5)
+    waits: list[float] = []
+    answer = registration._answer
+
+    def waiting(connection: socket.socket, wait_s: float) -> Any:
+        waits.append(wait_s)
+        return answer(connection, wait_s)
+
+    monkeypatch.setattr(registration, "_answer", waiting)
+    with guarded("authd-") as root, socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listening:
+        path = root / AUTH_SOCKET
+        path.parent.mkdir(parents=True)
+        listening.bind(str(path))
+        listening.listen(8)
+        answers = list(ask_authd(str(root), "remove", [{"id": str(number)} for number in range(9)], at_once=3))
+    assert len(waits) == 3
+    assert max(waits[1:]) <= 0, "they waited together"
+    texts = [str(answer) for answer in answers]
+    assert ["timed out" in text for text in texts] == [True] * 3 + [False] * 6
+    assert all("not asked" in text for text in texts[3:])
 
 
 def test_without_authd_it_is_1013(node: AgentNode, monkeypatch: pytest.MonkeyPatch) -> None:

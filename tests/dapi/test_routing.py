@@ -6,7 +6,9 @@ from typing import Any
 import pytest
 
 from clusterd.dapi.protocol.items import Items
+from clusterd.dapi.protocol.merge import merge
 from clusterd.dapi.protocol.request import (
+    ALLOW_ALL,
     DISTRIBUTED,
     LOCAL_ANY,
     LOCAL_MASTER,
@@ -16,7 +18,7 @@ from clusterd.dapi.protocol.request import (
 )
 from clusterd.dapi.protocol.routing import Plan, combine, not_answered, not_connected, place_of, plan
 from clusterd.errors import ClusterError
-from clusterd.wire.results import WireCallable, WireException, WireResult
+from clusterd.wire.results import WireCallable, WireException, WireResult, dump_json, load_json
 
 CONNECTED = ["master-node", "worker1", "worker2"]
 WHERE = {
@@ -120,6 +122,9 @@ def test_a_request_that_names_no_agents_is_1000() -> None:
         {"agent_id": ""},
         {"agent_list": [1]},
         {"agent_list": "007"},
+        {"node_list": 5},
+        {"node_list": True},
+        {"node_list": {"worker1": 1}},
     ):
         with pytest.raises(WireException) as found:
             planned(given)
@@ -171,15 +176,19 @@ def test_without_anything_that_exists_the_listing_is_the_answer() -> None:
 
 
 def test_node_that_is_away_is_an_item_of_the_answer_unless_the_asker_may_not_know_it() -> None:
-    assert not_connected("worker1", request({})).code == 3022
-    assert not_connected("worker1", request({})).ids == ["worker1"]
-    assert not_connected("worker1", request({}, rbac_permissions={"rbac_mode": "white"})).code == 4000
+    away = not_connected("worker1", ALLOW_ALL)
+    assert (away.code, away.ids, away.extra_message) == (3022, ["worker1"], "worker1")
+    assert (away.wire_class, away.title) == ("WazuhError", "Wazuh Cluster Error"), "dapi.md 3.5"
+    read = load_json(dump_json(away))
+    assert read.title == away.title
+    assert merge(read, not_connected("worker2", ALLOW_ALL)).fields()["title"] == away.title  # type: ignore[union-attr]
+    assert not_connected("worker1", {"rbac_mode": "white"}).code == 4000
 
 
 def test_node_without_an_answer_takes_no_other_nodes_answer_away() -> None:
     found = planned({"node_list": "*"}, broadcasting=True)
     answers: list[WireResult | WireException] = [Items("", affected=[node]).wire() for node in CONNECTED]
-    answers[1] = not_answered(CONNECTED[1], request({}), ClusterError(3021, "no answer"))
+    answers[1] = not_answered(CONNECTED[1], ALLOW_ALL, ClusterError(3021, "no answer"))
     answer = combine(request({}), found.allowed, answers)
     assert isinstance(answer, WireResult)
     merged = Items.of_wire(answer)

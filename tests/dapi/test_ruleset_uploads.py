@@ -145,6 +145,7 @@ def test_nothing_is_written_or_removed_through_a_link(node: RulesetNode) -> None
     assert not (node.root / "etc/rules/link.xml").is_symlink()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("content", "code"),
     [

@@ -356,6 +356,7 @@ def test_leader_without_a_valid_address_is_not_followed(advertise: str) -> None:
 # ---- what etcd has of the key ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_fingerprint_in_etcd_is_no_fast_hash_of_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
     """A reader of etcd could try a dictionary of keys."""
     calls: list[int] = []

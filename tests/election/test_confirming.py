@@ -31,6 +31,58 @@ async def test_confirming_name_is_in_etcd_or_is_refused(clock: HandClock, store:
 
 
 @told
+async def test_store_that_is_restarted_while_etcd_is_away_goes_on_with_the_candidate_that_etcd_has(
+    clock: HandClock, store: EtcdStore
+) -> None:
+    """Nobody but that candidate may take over, so what it confirms is safe. Agents could not even be looked up."""
+    one, two, other = await three(store)
+    term, leading = one.elector.tenure.term, one.elector.leading
+    one.etcd.away = True
+    await one.step()
+    one.node.start_store()
+    assert (await leading.set_confirming(term, "two", 10)).ok
+    assert not (await leading.set_confirming(term, "other", 10)).ok
+    assert not (await leading.set_confirming(term, "", 10)).ok
+    assert (await leading.set_confirming(term, "two", 10)).ok, "the other name was not sent"
+    one.etcd.away = False
+    await pass_time(3, one, two, other)
+    assert (last(store).confirming, last(store).epoch) == ("two", one.node.true.epoch)
+    assert (await leading.set_confirming(term, "", 10)).ok
+    one.etcd.away = True
+    await pass_time(2, one)
+    one.node.start_store()
+    assert (await leading.set_confirming(term, "", 10)).ok
+    assert not (await leading.set_confirming(term, "two", 10)).ok
+
+
+@told
+async def test_name_whose_writing_nobody_knows_the_end_of_is_not_taken_for_the_one_in_etcd(
+    clock: HandClock, store: EtcdStore
+) -> None:
+    one, _two, _other = await three(store)
+    term, leading = one.elector.tenure.term, one.elector.leading
+    one.etcd.lost_answers = True
+    assert not (await leading.set_confirming(term, "other", 10)).ok
+    assert last(store).confirming == "other"
+    assert not (await leading.set_confirming(term, "two", 10)).ok
+    one.etcd.lost_answers = False
+    await pass_time(2, one)
+    assert (await leading.set_confirming(term, "two", 10)).ok
+
+
+@told
+async def test_log_without_its_end_does_not_go_on_with_a_candidate_while_etcd_is_away(
+    clock: HandClock, store: EtcdStore
+) -> None:
+    """When etcd is back it is told that nobody confirms."""
+    one, _two, _other = await three(store)
+    one.etcd.away = True
+    await one.step()
+    one.node.set(epoch="after a backup", past=((one.node.true.epoch, 4),), position=4)
+    assert not (await one.elector.leading.set_confirming(one.elector.tenure.term, "two", 10)).ok
+
+
+@told
 async def test_candidate_that_has_not_read_the_leaders_last_write_does_not_get_the_lead(
     clock: HandClock, store: EtcdStore
 ) -> None:

@@ -204,6 +204,7 @@ def seeds(count: int) -> list[Any]:
     return [pytest.param(seed, marks=[pytest.mark.slow] * (seed >= 3)) for seed in range(count)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("failsafe", [False, True])
 @pytest.mark.parametrize("seed", seeds(12))
 def test_never_two_nodes_lead_and_nothing_answered_is_lost(seed: int, failsafe: bool) -> None:
@@ -221,6 +222,7 @@ def test_never_two_nodes_lead_and_nothing_answered_is_lost(seed: int, failsafe: 
     asyncio.run(story())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("failsafe", [False, True])
 @pytest.mark.parametrize("seed", seeds(6))
 def test_second_loss_right_after_a_takeover_is_survived(seed: int, failsafe: bool) -> None:

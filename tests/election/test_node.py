@@ -13,7 +13,7 @@ import msgspec
 import pytest
 
 from clusterd.election import node as module
-from clusterd.election.facts import Kept
+from clusterd.election.facts import Kept, Lacking
 from clusterd.election.node import FAILED, Node
 from clusterd.messages.replica import Show
 from clusterd.role import NodeRole, RoleChange, read_role, update_role
@@ -150,26 +150,33 @@ def test_who_takes_the_lead_does_not_wait_for_what_sync_says_of_files(
 
 
 @pytest.mark.parametrize(
-    ("row", "count"),
+    ("row", "lacking"),
     [
-        ({"result": "equal", "lag_s": None, "lag_files": 0}, 0),
-        ({"result": "equal", "lag_s": 0.2, "lag_files": None}, 1),
-        ({"result": "synced", "lag_s": 0.2, "lag_files": 0}, 1),
-        ({"result": "failed", "lag_s": 20.0, "lag_files": 12}, 12),
-        ({"result": "unknown", "lag_s": 20.0, "lag_files": None}, 0),
-        (None, 0),
+        ({"result": "equal", "lag_s": None, "lag_files": 0, "whole_of": 100.0}, Lacking()),
+        ({"result": "equal", "lag_s": 0.2, "lag_files": None, "whole_of": 98.5}, Lacking(1, 1.5)),
+        ({"result": "synced", "lag_s": 0.2, "lag_files": 0, "whole_of": None}, Lacking(1, None)),
+        ({"result": "failed", "lag_s": 20.0, "lag_files": 12, "whole_of": 101.0}, Lacking(12, 0.0)),
+        ({"result": "unknown", "lag_s": 20.0, "lag_files": None, "whole_of": None}, Lacking()),
+        (None, Lacking()),
     ],
 )
 def test_files_that_a_worker_lacks_are_those_that_status_shows(
-    world: World, monkeypatch: pytest.MonkeyPatch, row: dict[str, Any] | None, count: int
+    world: World, monkeypatch: pytest.MonkeyPatch, row: dict[str, Any] | None, lacking: Lacking
 ) -> None:
     """A master that cannot look at its own files does not know; that is no reason to keep it from handing over."""
-    monkeypatch.setattr(module, "ask_json", lambda *_, **__: {"results": {"self": {}, "two": row}})
-    assert asyncio.run(world.node.lacking_files("two")) == count
+    asked: list[tuple[object, ...]] = []
+
+    def answer(root: str, *question: object, timeout_s: float) -> dict[str, Any]:
+        asked.append(question)
+        return {"answered_at": 100.0, "result": row}
+
+    monkeypatch.setattr(module, "ask_json", answer)
+    assert asyncio.run(world.node.lacking("two")) == lacking
+    assert asked == [(commands.LACKING, b"two")]
 
 
 def test_master_that_does_not_say_what_a_worker_lacks_hands_over(world: World) -> None:
-    assert asyncio.run(world.node.lacking_files("two")) == 0
+    assert asyncio.run(world.node.lacking("two")) == Lacking()
 
 
 def test_store_is_told_whether_its_node_may_lead(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

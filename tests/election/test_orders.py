@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from clusterd.election.hand_over import FILES_S
+from clusterd.election.facts import Lacking
+from clusterd.election.hand_over import FILES_S, LAST_FILES_S
 from clusterd.leadership import HAND_OVER_S
 from ipc.board import FOR_EVER_NS
 from tests.election.stories import P, last, order, pass_time, set_followers, three, told
@@ -21,7 +22,7 @@ async def test_switchover_hands_over_when_the_other_has_everything(clock: HandCl
     one.node.set(position=20)
     found = await order(other, "switchover", "other")
     assert found.ok, found.text
-    await one.step()
+    await pass_time(2, one)
     assert one.node.drained == 20
     await pass_time(3, one, two, other)
     assert one.leads, "it has not everything yet"
@@ -50,7 +51,7 @@ async def test_switchover_to_a_candidate_that_does_not_catch_up_is_taken_back(
     one, two, other = await three(store)
     one.node.set(position=20)
     assert (await order(one, "switchover", "two")).ok
-    await pass_time(HAND_OVER_S + 2, one, two, other)
+    await pass_time(HAND_OVER_S + 4, one, two, other)
     assert one.leads
     assert one.node.drained is None
     assert "did not catch up" in json.loads(store.items[f"{P}order"].value)["refused"]
@@ -58,13 +59,17 @@ async def test_switchover_to_a_candidate_that_does_not_catch_up_is_taken_back(
 
 
 @told
-async def test_switchover_waits_a_moment_for_the_last_files(clock: HandClock, store: EtcdStore) -> None:
-    """What was changed just before on the old leader would be deleted by the new one. On a busy master some file
-    changes all the time, so that they are not waited for without an end."""
+async def test_switchover_waits_for_files_before_writes_stop_and_a_moment_for_the_last_ones(
+    clock: HandClock, store: EtcdStore
+) -> None:
+    """What was changed just before on the old leader would be deleted by the new one. No writes wait for a file that
+    the other node does not get."""
     one, two, other = await three(store)
-    one.node.lacking = {"two": 1}
+    one.node.files = {"two": Lacking(1, None)}
     assert (await order(one, "switchover", "two")).ok
     await pass_time(FILES_S, one, two, other, tick_s=0.1)
+    assert (one.leads, one.node.drained) == (True, None)
+    await pass_time(LAST_FILES_S, one, two, other, tick_s=0.1)
     assert (one.leads, one.node.drained) == (True, 10)
     await pass_time(1, one, two, other, tick_s=0.1)
     assert two.leads
@@ -72,9 +77,27 @@ async def test_switchover_waits_a_moment_for_the_last_files(clock: HandClock, st
 
 
 @told
+async def test_switchover_on_a_master_whose_files_always_change_loses_none_of_before(
+    clock: HandClock, store: EtcdStore
+) -> None:
+    """The other node never has all files; it has those of a moment ago."""
+    one, two, other = await three(store)
+    one.node.files = {"two": Lacking(1, 0.5)}
+    assert (await order(one, "switchover", "two")).ok
+    waited = []
+    while not two.leads:
+        await pass_time(0.1, one, two, other, tick_s=0.1)
+        waited.append(one.node.drained is not None)
+    assert waited[:6] == [False] * 6
+    assert waited.index(True) <= 7
+    assert waited.count(True) < LAST_FILES_S * 10
+    assert "although" not in " ".join(one.node.lines)
+
+
+@told
 async def test_switchover_does_not_begin_while_a_large_sync_is_under_way(clock: HandClock, store: EtcdStore) -> None:
     one, two, other = await three(store)
-    one.node.lacking = {"two": 300}
+    one.node.files = {"two": Lacking(300, None)}
     assert (await order(one, "switchover", "two")).ok
     await pass_time(HAND_OVER_S - 1, one, two, other)
     assert (one.leads, one.node.drained) == (True, None)
@@ -82,12 +105,45 @@ async def test_switchover_does_not_begin_while_a_large_sync_is_under_way(clock: 
     assert "two may not lead: it lacks 300 files of the leader" in json.loads(store.items[f"{P}order"].value)["refused"]
     assert (await order(one, "switchover", "two")).ok
     await pass_time(3, one, two, other)
-    one.node.lacking = {"two": 1}
-    await pass_time(1, one, two, other)
-    assert one.node.drained == 10
-    one.node.lacking = {}
-    await pass_time(3, one, two, other)
+    assert (one.leads, one.node.drained) == (True, None)
+    one.node.files = {}
+    await pass_time(4, one, two, other)
     assert two.leads
+
+
+@told
+async def test_pause_during_a_switchover_ends_it(clock: HandClock, store: EtcdStore) -> None:
+    """While the election is paused no node takes over: there would be no leader until somebody resumes it."""
+    one, two, other = await three(store)
+    one.node.set(position=20)
+    assert (await order(one, "switchover", "two")).ok
+    await pass_time(3, one, two, other)
+    assert one.node.drained == 20
+    assert (await order(other, "pause")).ok
+    set_followers(one, two, other)
+    await pass_time(5, one, two, other)
+    assert (one.leads, one.node.drained) == (True, None)
+    assert "paused" in json.loads(store.items[f"{P}order"].value)["refused"]
+
+
+@told
+async def test_pause_in_the_last_moment_of_a_switchover_ends_it(clock: HandClock, store: EtcdStore) -> None:
+    """The leader has not seen it when it hands over."""
+    one, two, other = await three(store)
+    assert (await order(one, "switchover", "two")).ok
+    await pass_time(2, one)
+    drain = one.node.drain
+
+    async def pause_first(for_s: float) -> int:
+        assert (await order(other, "pause")).ok
+        return await drain(for_s)
+
+    one.node.drain = pause_first  # type: ignore[method-assign]
+    await pass_time(1, one)
+    one.node.drain = drain  # type: ignore[method-assign]
+    await pass_time(5, one, two, other)
+    assert (one.leads, two.leads) == (True, False)
+    assert "paused" in json.loads(store.items[f"{P}order"].value)["refused"]
 
 
 @told
@@ -111,7 +167,7 @@ async def test_switchover_waits_a_while_for_a_candidate_without_a_link(clock: Ha
 async def test_old_leader_leads_again_when_the_node_of_a_switchover_dies(clock: HandClock, store: EtcdStore) -> None:
     one, two, other = await three(store)
     assert (await order(one, "switchover", "two")).ok
-    await one.step(3)
+    await pass_time(3, one)
     assert not one.leads
     await pass_time(HAND_OVER_S + 4, one, other)
     assert one.leads
@@ -125,7 +181,7 @@ async def test_switchover_is_refused_when_the_store_does_not_stop_writing(clock:
     one, _two, _other = await three(store)
     one.node.drains = False
     assert (await order(one, "switchover", "two")).ok
-    await one.step(2)
+    await pass_time(3, one)
     assert one.leads
     assert "does not stop taking writes" in json.loads(store.items[f"{P}order"].value)["refused"]
 

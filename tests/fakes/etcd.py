@@ -10,7 +10,7 @@ import msgspec
 
 from clusterd.election.elector import Elector
 from clusterd.election.etcd import Compare, Delete, EtcdUnavailable, Item, LeaseLost, Put, Snapshot, TxnResult
-from clusterd.election.facts import Facts, Kept
+from clusterd.election.facts import Facts, Kept, Lacking
 from clusterd.election.session import Identity
 from clusterd.errors import ClusterError
 from clusterd.messages.journal import ElectionEvent
@@ -186,8 +186,8 @@ class NodeDouble:
         self.on_ask: Callable[[], None] = lambda: None
         self.drained: int | None = None
         self.drains = True
-        self.lacking: dict[str, int] = {}
-        """How many files of this node workers lack."""
+        self.files: dict[str, Lacking] = {}
+        """What workers lack of the files of this node."""
         self.pending: Facts | None = None
         self.demotions = 0
         self.without_agents = 0
@@ -277,9 +277,9 @@ class NodeDouble:
     async def settle(self) -> None:
         await asyncio.sleep(0)
 
-    async def lacking_files(self, name: str) -> int:
+    async def lacking(self, name: str) -> Lacking:
         await asyncio.sleep(0)
-        return self.lacking.get(name, 0)
+        return self.files.get(name, Lacking())
 
     async def forget(self, name: str) -> None:
         self.forgotten.append(name)

@@ -9,6 +9,7 @@ from clusterd.messages.pool import AnyJob, JobFailed
 from clusterd.pool.jobs import JobRunner
 from clusterd.settings import ClusterBlock, Secret, Settings
 from clusterd.sync.ports.pool_port import JobError
+from tests.fakes.made_files import only_what_it_declares
 
 R = TypeVar("R", bound=Result)
 
@@ -21,6 +22,7 @@ class InlinePool:
         self._workshops = cycle([JobRunner(keyed, cast(Any, None), lambda: None) for _ in range(size)])
         self.done: list[AnyJob] = []
         self.size = size
+        self._root = settings.root
         self.hurries = 0
 
     def hurry(self) -> None:
@@ -29,7 +31,8 @@ class InlinePool:
 
     async def run(self, job: Job[R], *, urgent: bool = False, lane: str = "bulk") -> R:
         self.done.append(job)
-        outcome = next(self._workshops).do(job)
+        with only_what_it_declares(cast(AnyJob, job), self._root):
+            outcome = next(self._workshops).do(job)
         if isinstance(outcome, JobFailed):
             raise JobError(outcome.kind, outcome.text)
         assert isinstance(outcome, job.result_type())

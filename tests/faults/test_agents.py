@@ -17,7 +17,7 @@ from collections.abc import Callable
 
 import pytest
 
-from clusterd.store.follow import ORPHAN_S
+from clusterd.store.follow_keys import ORPHAN_S
 from tests.conftest import MakeRig
 from tools.rig.agents import Fleet, make_group
 from tools.rig.agents_talk import Patient

@@ -274,6 +274,7 @@ _PIECES = st.sampled_from(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=examples(150), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.one_of(st.lists(_PIECES, max_size=25).map("".join), st.binary(max_size=200)))
 def test_any_file_is_read_or_refused_with_its_name(tmp_path: Path, text: str | bytes) -> None:

@@ -253,6 +253,7 @@ def test_any_file_is_rows_or_a_failed_item(tmp_path: Path, text: str) -> None:
         dump_json(items.wire())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "text",
     ['<a b="' * 200_000, "<a " * 300_000, "<!--" * 300_000, "</a>" * 300_000, "<a" + " b=''" * 150_000, "<" * 1_000_000]

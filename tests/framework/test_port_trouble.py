@@ -3,13 +3,17 @@
 import asyncio
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
+from clusterd.clock import Clock
 from clusterd.errors import ClusterError
+from clusterd.messages.base import Text
 from clusterd.sync.ports import framework_crew, framework_port
-from clusterd.sync.ports.framework_port import NotBegun
+from clusterd.sync.ports.framework_port import FrameworkPort, NotBegun
+from clusterd.sync.ports.spool import Spool
+from clusterd.wire.results import WireCallable
 from tests.fakes.framework import FakeFramework
 from tests.framework.lone_port import LonePort
 from tests.framework.stories import is_there, play
@@ -141,3 +145,30 @@ def test_no_descriptor_is_left(framework: FakeFramework, tmp_path: Path) -> None
         await lone.until(lambda: len(os.listdir("/proc/self/fd")) <= count, "all are closed")
 
     play(story, framework, tmp_path)
+
+
+@pytest.mark.parametrize("timeout_s", [3600.0, None])
+def test_a_change_is_not_begun_after_its_asker_has_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, timeout_s: float | None
+) -> None:
+    """However long it may run, it does not wait that long for a process."""
+    monkeypatch.setattr(framework_port, "MOST_WAIT_S", 0.05)
+
+    class Busy:
+        state, known, cannot = "ready", None, ""
+
+        def free(self) -> None:
+            return None
+
+        async def change(self) -> None:
+            await asyncio.Event().wait()
+
+    name = WireCallable("add_agent", "wazuh.agent", "add_agent")
+
+    async def story() -> None:
+        port = FrameworkPort(cast(Any, Busy()), [("wazuh.agent", "add_agent")], 1, Spool(str(tmp_path), 1), Clock())
+        async with asyncio.timeout(60):
+            with pytest.raises(NotBegun, match="was free within"):
+                await port.run(Text(b"{}"), timeout_s=timeout_s, is_read_only=False, name=name)
+
+    asyncio.run(story())

@@ -160,6 +160,7 @@ def test_what_is_printed_is_no_part_of_the_protocol(helper: Direct) -> None:
     assert "noise of a program" in printed
 
 
+@pytest.mark.slow
 def test_small_answers_pass_a_large_one(helper: Direct) -> None:
     helper.ask(7, "wazuh.bad_luck", "large", megabytes=20)
     helper.ask(8, "wazuh.agent", "get_agents")
@@ -193,6 +194,7 @@ def test_a_request_in_the_spool_is_read_there(helper: Direct) -> None:
     assert helper.receive()[:2] == (program.ANSWER, 11)
 
 
+@pytest.mark.slow
 def test_where_functions_are_marked_others_are_not_run(tmp_path: Path) -> None:
     framework = FakeFramework(tmp_path)
     framework.behave(marked=True)
@@ -209,6 +211,7 @@ def test_where_functions_are_marked_others_are_not_run(tmp_path: Path) -> None:
         direct.close()
 
 
+@pytest.mark.slow
 def test_a_framework_that_cannot_be_imported_says_why(tmp_path: Path) -> None:
     framework = FakeFramework(tmp_path)
     framework.behave(**{"import": "fail"})
@@ -222,6 +225,7 @@ def test_a_framework_that_cannot_be_imported_says_why(tmp_path: Path) -> None:
         direct.close()
 
 
+@pytest.mark.slow
 def test_it_ends_with_its_connection_once_it_has_answered(framework: FakeFramework) -> None:
     direct = Direct(framework, NAMES)
     try:
@@ -247,6 +251,7 @@ def test_it_ends_without_a_connection_even_if_a_function_does_not(framework: Fak
         direct.close()
 
 
+@pytest.mark.slow
 def test_it_dies_with_the_process_that_started_it(framework: FakeFramework) -> None:
     """It also ends while its connection is open."""
     ours, theirs = socket.socketpair()

@@ -81,6 +81,7 @@ def test_brackets_in_texts_are_no_nesting() -> None:
     assert parse(request("wazuh.agent", "get_agents", text=text))["f_kwargs"]["text"] == text
 
 
+@pytest.mark.slow
 @hypothesis.settings(max_examples=examples(30))
 @hypothesis.given(
     strategies.recursive(

@@ -158,6 +158,7 @@ def test_large_incompressible_file_is_not_compressed() -> None:
     assert len(package) < len(noise) * 1.001
 
 
+@pytest.mark.slow
 def test_writing_and_reading_need_little_memory_whatever_the_size(tmp_path: Path) -> None:
     """Given 96 chunks, half noise and half zeros."""
     rng = random.Random(1)

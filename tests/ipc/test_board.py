@@ -84,6 +84,7 @@ def test_every_counter_has_a_place() -> None:
         assert len(set(names)) == len(names) <= COUNTERS
 
 
+@pytest.mark.slow
 def test_a_reader_never_sees_half_a_number(tmp_path: Path) -> None:
     """A writer alternates between two numbers that share no byte."""
     board = Board.create(str(tmp_path / "board"))

@@ -1,12 +1,15 @@
 """A process sends events without waiting for the monitor, and its memory does not grow while there is none."""
 
 import os
+import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 
+from clusterd import event_sender
 from clusterd.event_sender import MOST_HELD, EventSender, bind_receiver
 from clusterd.messages.journal import LARGEST, ChangeEvent, FileChange, ProcessEvent, Told, WorkerEvent
 from clusterd.rundir import journal_socket
@@ -69,6 +72,7 @@ def test_events_wait_for_the_monitor_and_come_in_order(root: Path) -> None:
         assert (sender.held, later.due) == (0, [])
 
 
+@pytest.mark.slow
 def test_without_a_monitor_a_sender_holds_so_much_and_counts_the_rest(root: Path) -> None:
     sender = EventSender(str(root), "store", is_on=True)
     for pid in range(MOST_HELD + 7):
@@ -133,3 +137,22 @@ def test_event_that_cannot_be_encoded_is_lost_alone(root: Path) -> None:
         sender.tell(WorkerEvent(worker="w1", what="lost"))
         (told,) = taken(receiver)
         assert (sender.lost, told.lost, told.event) == (1, 1, WorkerEvent(worker="w1", what="lost"))
+
+
+def test_event_that_no_socket_of_the_machine_takes_is_lost_and_holds_up_no_other(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Small(socket.socket):
+        def connect(self, address: Any) -> None:
+            self.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)  # the kernel takes its least
+            super().connect(address)
+
+    later = Later()
+    with bind_receiver(str(root)) as receiver:
+        sender = EventSender(str(root), "sync", is_on=True, later=later)
+        monkeypatch.setattr(event_sender.socket, "socket", Small)
+        sender.tell(WorkerEvent(worker="w1", what="lost", why="x" * 30_000))
+        sender.tell(WorkerEvent(worker="w2", what="lost"))
+        later.go_off()
+        [told] = taken(receiver)
+    assert (told.event.worker, told.lost, sender.lost, sender.held) == ("w2", 1, 1, 0)  # type: ignore[union-attr]

@@ -287,3 +287,20 @@ def test_writer_that_was_killed_leaves_what_it_has_written(tmp_path: Path) -> No
     assert file.open() == ""
     assert (file.last_seq(), file.rows) == (10, 10)
     file.close()
+
+
+@pytest.mark.parametrize("is_replaced", [False, True])
+def test_file_that_another_program_moves_is_let_go_of(tmp_path: Path, is_replaced: bool) -> None:
+    """What is written goes where readers look, and the journal of the old file is not mixed with the new one."""
+    path, other = tmp_path / "journal.db", tmp_path / "other.db"
+    write(other, LoginEvent(user="theirs", result="ok")).close()
+    file = write(path, LoginEvent(user="before", result="ok"))
+    path.unlink()
+    if is_replaced:
+        other.replace(path)
+    assert ("replaced" if is_replaced else "removed") in file.open()
+    file.write([one.row() for one in heard(LoginEvent(user="behind", result="ok"), first=2)])
+    assert file.open() == ""
+    file.close()
+    found = [event["user"] for event in JournalReader(str(path)).following()]
+    assert found == (["theirs", "behind"] if is_replaced else ["behind"])

@@ -101,7 +101,7 @@ def test_viewers_get_status_and_events_and_what_they_missed(tmp_path: Path) -> N
             found = [await reader.next() for _ in range(3)]
             assert [one[:2] for one in found] == [("4", "journal"), ("5", "journal"), ("", "status")]
             assert json.loads(found[2][2])["node"]["name"] == "m"
-            assert lone.past.asked == [(Filter(after=3), MOST_EVENTS)]
+            assert lone.past.asked == [(Filter(after=3), MOST_EVENTS), (Filter(after=5), MOST_EVENTS)]
             lone.app.viewers.hear(6, '{"seq":6}')
             while (await reader.next())[0] != "6":
                 pass
@@ -111,20 +111,26 @@ def test_viewers_get_status_and_events_and_what_they_missed(tmp_path: Path) -> N
     run(tmp_path, work)
 
 
-def test_event_that_comes_while_earlier_ones_are_read_is_sent_once() -> None:
+def test_event_that_comes_while_earlier_ones_are_read_is_sent_once_and_none_is_left_out() -> None:
+    """One reading of the journal is bounded."""
+
     async def status() -> bytes | None:
         return None
 
     async def work() -> None:
         viewers = Viewers(status)
 
-        async def earlier() -> list[tuple[int, str]]:
+        async def earlier(last: int) -> list[tuple[int, str]]:
+            if last == 3:
+                return [(4, '{"seq":4}')]
+            if last == 5:
+                return []
             for number in (5, 6):  # they are written to the journal, and heard, before it is read
                 viewers.hear(number, f'{{"seq":{number}}}')
-            return [(4, '{"seq":4}'), (5, '{"seq":5}')]
+            return [(5, '{"seq":5}')]
 
         text = b""
-        async with contextlib.aclosing(viewers.watch(earlier)) as pieces:
+        async with contextlib.aclosing(viewers.watch(earlier, 3)) as pieces:
             while b"id: 6" not in text:
                 text += await anext(pieces)
         assert [line for line in text.decode().splitlines() if line.startswith("id: ")] == ["id: 4", "id: 5", "id: 6"]

@@ -136,6 +136,7 @@ def test_damage_on_an_established_link_ends_it_with_one_line(master: Master) -> 
     )
 
 
+@pytest.mark.slow
 def test_hundreds_of_idle_connections_do_not_keep_a_node_out(master: Master) -> None:
     node = master(handshakes=100, connections=400, connections_per_address=300)
     idle = [socket.create_connection(node.address) for _ in range(600)]
@@ -161,6 +162,7 @@ def test_nodes_fill_the_limit_of_an_address_and_the_next_one_is_refused_in_words
     assert node.counter("refused") == 1
 
 
+@pytest.mark.slow
 def test_a_peer_that_does_not_read_is_not_read_either(master: Master) -> None:
     """wire.md R5: answers to it must not pile up in the node's memory."""
     node = master()
@@ -201,6 +203,7 @@ def test_a_node_with_many_unanswered_requests_is_held_back_and_goes_on_later(mas
     sender.join()
 
 
+@pytest.mark.slow
 def test_the_local_socket_bounds_its_clients_and_their_frames(master: Master) -> None:
     node = master(local_clients=2)
     first, second = node.local(), node.local()

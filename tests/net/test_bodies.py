@@ -43,6 +43,7 @@ def test_a_large_request_reaches_sync_sealed_in_a_slab(master: Master) -> None:
     assert client.answer_to(counter).payload == b"File updated"
 
 
+@pytest.mark.slow
 def test_a_divided_request_arrives_as_one_descriptor_for_each_fragment(master: Master) -> None:
     node = master()
     client = node.join("w1")
@@ -55,6 +56,7 @@ def test_a_divided_request_arrives_as_one_descriptor_for_each_fragment(master: M
     assert opened(node, request.body) == payload
 
 
+@pytest.mark.slow
 def test_a_large_echo_is_checked_by_sync_and_goes_back_from_its_slab(master: Master) -> None:
     node = master()
     client = node.join("w1")
@@ -171,6 +173,7 @@ def test_a_slow_reader_gets_slices_and_small_answers_overtake_waiting_bodies(mas
     assert sorted(returned) == list(node.arena.sync_slabs[:3])
 
 
+@pytest.mark.slow
 def test_an_unsent_body_is_taken_back_when_its_request_has_timed_out(master: Master) -> None:
     node = master()
     slow = node.join("slow")

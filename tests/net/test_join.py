@@ -199,6 +199,7 @@ def test_a_worker_that_is_reset_is_logged_as_a_failure(master: Master) -> None:
     assert line.startswith("ERROR: [Worker w1] [Main] ")
 
 
+@pytest.mark.slow
 def test_a_silent_worker_is_disconnected_with_the_stock_line(master: Master) -> None:
     node = master(check_worker_lastkeepalive_s=0.5, max_allowed_time_without_keepalive_s=1.0)
     silent, alive = node.join("silent"), node.join("alive")

@@ -158,6 +158,16 @@ def test_an_answer_forgives_failures_before_it() -> None:
     assert not keepalive.failed(220)
 
 
+def test_other_intervals_hold_from_the_next_round_on() -> None:
+    keepalive = KeepaliveSender(60, 2, now=0)
+    keepalive.failed(80)
+    keepalive.set_intervals(10, 3)
+    assert keepalive.next_at == 140
+    assert not keepalive.failed(160)
+    assert keepalive.next_at == 170
+    assert keepalive.failed(180)
+
+
 class Heard:
     def __init__(self, heard_at: float) -> None:
         self.heard_at = heard_at

@@ -148,7 +148,9 @@ def test_a_request_that_ends_without_a_response_gets_none_and_frees_its_place(ma
     assert client.ask("echo", "x").payload == b"x"
 
 
-def test_a_request_that_stays_open_counts_until_it_is_ended(master: Master) -> None:
+def test_a_request_that_was_answered_in_part_keeps_no_other_message_unread(master: Master) -> None:
+    """The rest of its answer is a long string, which the program must accept: its responses are read with its
+    requests."""
     node = master(requests_per_link=2)
     client = node.local()
     sync = node.sync
@@ -157,13 +159,18 @@ def test_a_request_that_stays_open_counts_until_it_is_ended(master: Master) -> N
     counters = [client.tell("get_nodes", str(number)) for number in range(2)]
     requests = [sync.expect(PeerRequest) for _ in counters]
     client.tell("get_nodes", "2")
+    assert sync.quiet(PeerRequest)
     for counter, request in zip(counters, requests, strict=True):
         sync.send(Reply(link, request.serial, "ok", b"queued", more=True))
         assert client.answer_to(counter).payload == b"queued"
-    assert sync.quiet(PeerRequest)
-    sync.send(Reply(link, requests[0].serial, ""))
-    third = sync.expect(PeerRequest)
-    assert third.payload == b"2"
+    requests.append(sync.expect(PeerRequest))
+    assert requests[-1].payload == b"2"
+    sync.send(Request(link, 7, "new_str", b"190"))
+    client.respond(client.read(), "ok", "55")
+    assert sync.expect(Answered).payload == b"55"
+    for request in requests:
+        sync.send(Reply(link, request.serial, ""))
+    assert client.ask("echo", "x").payload == b"x"
 
 
 def test_a_client_that_waits_for_us_is_not_dropped_for_its_silence(master: Master) -> None:

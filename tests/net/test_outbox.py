@@ -1,9 +1,14 @@
-"""What waits to be sent to a peer: order, slices, slabs."""
+"""What waits to be sent to a peer: order, slices, slabs, and how long a request may wait for its response."""
+
+from typing import cast
 
 from hypothesis import given
 from hypothesis import strategies as st
 
+from clusterd.net.asking import AnswerTaker
 from clusterd.net.outbox import Outbox
+from clusterd.net.sent_requests import SentRequests
+from clusterd.wire.connection import Connection, heap_sink
 from clusterd.wire.frame import pieces_of
 
 
@@ -100,6 +105,43 @@ def test_a_message_without_a_waiting_asker_is_removed_unless_it_was_begun() -> N
     write_all(outbox)
     assert outbox.drained() == [1]
     assert outbox.waiting_bytes == 0
+
+
+class SlowLine:
+    """A chunk of 300 bytes, the end of its file behind it, each to be answered within 20 s, and what is written of
+    them. `late`: those whose time is over."""
+
+    def __init__(self) -> None:
+        self.outbox = Outbox(slice_bytes=100)
+        connection = Connection("local-server", None, counter_start=1, allocate=heap_sink)
+        self.sent = SentRequests(connection, self.outbox)
+        number, pieces = connection.request_sealed("file_upd", 300, 0.0, 20.0)
+        entry = self.outbox.add_body(pieces, [memoryview(bytes(300))], [7])
+        self.sent.add(number, "file_upd", entry, cast(AnswerTaker, "chunk"), 20.0)
+        number, frames = connection.request("file_end", bytes(10), 0.0, 20.0)
+        self.sent.add(number, "file_end", self.outbox.add(frames), cast(AnswerTaker, "end"), 20.0)
+
+    def late(self, now: float, taken_at: float) -> list[object]:
+        return [asker for asker, _ in self.sent.expire(now, taken_at)]
+
+
+def test_the_time_of_a_request_begins_when_it_was_sent_and_so_does_that_of_one_behind_it() -> None:
+    line = SlowLine()
+    for seconds in (15.0, 30.0, 45.0):
+        assert line.late(seconds, seconds) == []
+        write(line.outbox)
+    assert line.late(64.9, 64.9) == []
+    write(line.outbox)
+    assert not line.outbox
+    assert line.late(65.0, 65.0) == ["chunk"]
+    assert line.late(84.9, 84.9) == ["end"]
+
+
+def test_a_peer_that_takes_nothing_has_no_more_time_than_any_other() -> None:
+    line = SlowLine()
+    write(line.outbox)
+    assert line.late(24.0, 5.0) == []
+    assert line.late(25.0, 5.0) == ["chunk", "end"]
 
 
 def test_a_link_that_ends_names_every_slab_that_waited() -> None:

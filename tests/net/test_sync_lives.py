@@ -99,6 +99,7 @@ def test_a_sync_that_comes_back_before_anyone_noticed_finds_the_old_requests_ref
     assert client.ask("echo", "x").payload == b"x"
 
 
+@pytest.mark.slow
 def test_a_new_sync_hears_which_of_its_slabs_are_still_being_sent(master: Master) -> None:
     node = master()
     slow = node.join("slow")

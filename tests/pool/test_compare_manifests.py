@@ -31,6 +31,7 @@ def manifest_of(files: Files, withheld: Files) -> LiveManifest:
     return live
 
 
+@pytest.mark.slow
 @given(FILES, FILES, FILES)
 def test_difference_is_that_of_a_worker_with_the_manifest_before(
     tmp_path_factory: pytest.TempPathFactory, before: Files, now: Files, withheld: Files

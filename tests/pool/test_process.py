@@ -7,6 +7,8 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import msgspec
 import psutil
@@ -16,12 +18,15 @@ import zmq
 from clusterd.messages.bodies import Digested, DigestSegments
 from clusterd.messages.manifest import RotateLog, Swept
 from clusterd.messages.pool import AnyJob, JobDone, JobFailed, PoolHello, PoolToSync, StartJob
+from clusterd.pool import process
+from clusterd.rounds import Rounds
 from clusterd.rundir import board_path, jobs_socket, run_dir
 from hashing.segment import Segment
 from ipc.board import Board, RowSnapshot
 from ipc.codec import Decoder, encode
 from tests.supervisor.helpers import until
 
+pytestmark = pytest.mark.slow
 EMPTY_SHA256 = bytes.fromhex("e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855")
 
 
@@ -205,3 +210,35 @@ def test_killed_process_is_just_gone(sync: FakeSync) -> None:
     sync.hear()
     os.kill(sync.pid, signal.SIGKILL)
     assert sync.end() in (-9, 256 - 9)
+
+
+def test_job_that_comes_behind_a_reload_is_done_with_the_new_settings() -> None:
+    """It is most likely the walk by the new rules: with the old ones, files of a new directory would be found minutes
+    later."""
+    done: list[str] = []
+    pool = process._PoolProcess.__new__(process._PoolProcess)
+
+    class Socket:
+        def recv(self, timeout_s: float) -> StartJob:
+            if done:
+                raise process._Stopped
+            pool.ask_for_reload(signal.SIGHUP, None)  # in the middle of the wait
+            return StartJob(1, RotateLog("/nowhere", "2026-11-30"))
+
+    def reload() -> None:
+        done.append("reload")
+        pool._reload_asked = False
+
+    parts: dict[str, Any] = {
+        "_row": SimpleNamespace(stamp=lambda: None),
+        "_gauge": SimpleNamespace(tick=lambda now: None),
+        "_rounds": Rounds(lambda level, text: None),
+        "_reload_asked": False,
+        "_greet": lambda socket: None,
+        "_reload": reload,
+        "_work": lambda socket, order: done.append("work"),
+    }
+    vars(pool).update(parts)
+    with pytest.raises(process._Stopped):
+        pool._serve(cast(Any, Socket()))
+    assert done == ["reload", "work"]

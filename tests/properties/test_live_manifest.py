@@ -10,7 +10,7 @@ from pathlib import Path
 
 import hypothesis.strategies as st
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 
 from clusterd.settings import DEFAULT_RULES
 from hashing.atomic import FileOps
@@ -207,9 +207,10 @@ def perform(root: Path, step: Step) -> Iterator[str]:
     with suppress(OSError):
         match what:
             case "write":
-                made = [str(at.relative_to(root)) for at in path.parents if not at.exists() and at.is_relative_to(root)]
+                made = [at for at in path.parents if not at.exists() and at.is_relative_to(root)]
                 path.parent.mkdir(parents=True, exist_ok=True)
-                yield from made
+                for at in made:
+                    yield from named(root, at)
                 put(path, other)
             case "edit":  # keeps the time of modification
                 status = path.stat()
@@ -224,14 +225,21 @@ def perform(root: Path, step: Step) -> Iterator[str]:
                 path.mkdir()
             case "move":
                 path.rename(target)
-                yield other
+                yield from named(root, target)
             case "link" | "link directory":
                 path.symlink_to(target)
             case "link out":
                 path.symlink_to("/etc/hostname")
             case "fifo":
                 os.mkfifo(path)
-        yield name
+        yield from named(root, path)
+
+
+def named(root: Path, path: Path) -> Iterator[str]:
+    """A watch belongs to a directory: what happens behind a link has its name there, too."""
+    yield str(path.relative_to(root))
+    with suppress(OSError, RuntimeError, ValueError):
+        yield str((path.parent.resolve() / path.name).relative_to(root))
 
 
 def built(found: ShardRows) -> Manifest:
@@ -246,6 +254,7 @@ def shards_of(root: Path) -> Callable[[], list[ShardRows]]:
 @pytest.mark.slow
 @settings(max_examples=examples(60), deadline=None)
 @given(st.lists(st.lists(operations, min_size=1, max_size=6), min_size=1, max_size=4))
+@example([[("link", "etc/z.tmp", "etc"), ("write", "etc/z.tmp/client.keys", "etc")]])
 def test_looking_again_where_something_happened_gives_what_a_walk_gives(rounds: list[list[Step]]) -> None:
     with tempfile.TemporaryDirectory() as directory:
         root = Path(directory)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from clusterd.store import empty_groups, follow, replica_copy, replica_source, schema
+from clusterd.store import empty_groups, follow_groups, follow_keys, replica_copy, replica_source, schema
 from clusterd.store.engine import Engine
 from tests.store.change_pair import Pair
 from tests.store.following import Node, Work
@@ -39,8 +39,9 @@ def takeovers(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def live(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Runs `work` in one life of the store."""
-    monkeypatch.setattr(follow, "SURE_S", 0.0)
-    monkeypatch.setattr(follow, "AGAIN_S", 0.0)
+    monkeypatch.setattr(follow_groups, "SURE_S", 0.0)
+    monkeypatch.setattr(follow_keys, "SURE_S", 0.0)
+    monkeypatch.setattr(follow_keys, "AGAIN_S", 0.0)
     monkeypatch.setattr(empty_groups, "SURE_S", 1e9)  # files for them are not what is looked at here
     (tmp_path / "etc/shared/default").mkdir(parents=True)
 

@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+from clusterd.messages.journal import AnyEvent
 from clusterd.store.engine import Engine
 from clusterd.store.follow import Follower
 from clusterd.store.keys import keys_in_use
@@ -18,6 +19,7 @@ class Node:
         self.shared = root / "etc/shared"
         self.keys = root / "etc/client.keys"
         self.said: list[str] = []
+        self.told: list[AnyEvent] = []
         self.follower = Follower(
             engine,
             PrivateDatabases(str(root), "4.14.1"),
@@ -25,8 +27,8 @@ class Node:
             on_worker=on_worker,
             is_first_life=is_first_life,
             read_keys=lambda: keys_in_use(str(root)),
-            is_own=lambda identity: False,
             say=lambda level, text: self.said.append(f"{level} {text}"),
+            tell=self.told.append,
         )
 
     async def look(self) -> None:

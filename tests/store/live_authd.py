@@ -68,7 +68,7 @@ def live_authd(root: Path, work: Callable[[Node], Awaitable[None]], table: FakeA
         try:
             await asyncio.wait({running, working}, return_when=asyncio.FIRST_COMPLETED)
             if running.done():
-                running.result()
+                running.result()  # it has failed, or `work` has told it to finish
             await working
         finally:
             for task in (running, working):

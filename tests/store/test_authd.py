@@ -214,6 +214,7 @@ def test_key_hash_of_the_worked_example() -> None:
     assert hashlib.sha1(b"001alpha" + b"a" * 64).hexdigest() == "6ec678c9c129f41e91e0bc25adce5126393252ce"
 
 
+@pytest.mark.slow
 def test_key_answered_before_a_kill_is_there_after_it(tmp_path: Path) -> None:
     with lone_store(tmp_path) as store:
         answered = [add(store, f"agent{n}", groups="default")["data"] for n in range(20)]

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import subprocess
+import threading
 from collections.abc import Awaitable
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ REPLACE_ANY = {
 # ---- many at once ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_two_thousand_at_once_get_different_ids_and_few_file_writes(tmp_path: Path) -> None:
     async def work(node: Node) -> None:
         answers = await asyncio.gather(*(node.add(f"agent{n}", groups="default") for n in range(2000)))
@@ -90,6 +92,36 @@ def test_id_that_the_table_remembers_is_not_given_again(tmp_path: Path) -> None:
     live_authd(tmp_path, work)
 
 
+def test_stop_lets_the_batch_under_way_be_answered_and_begins_no_other(tmp_path: Path) -> None:
+    """A key that is written without an answer makes its agent collide with itself when it asks again."""
+
+    async def work(node: Node) -> None:
+        writing, may_end = threading.Event(), threading.Event()
+
+        def slowly(number: int, name: str) -> None:
+            if name == "fsync":
+                writing.set()
+                may_end.wait(60)
+
+        node.ops.fault = slowly
+        first = asyncio.create_task(node.add("first"))
+        await asyncio.to_thread(writing.wait, 60)
+        second = asyncio.create_task(node.add("second"))
+        await asyncio.sleep(0)
+        ending = asyncio.create_task(node.authd.finish())
+        await asyncio.sleep(0)
+        assert not ending.done()
+        may_end.set()
+        await ending
+        first.cancel()  # as a stop ends the connections
+        assert (await first)["error"] == 0
+        assert node.keys.keys() == {"first"}
+        assert not second.done()
+        second.cancel()
+
+    live_authd(tmp_path, work)
+
+
 STEPS = st.lists(
     st.one_of(
         st.tuples(st.just("add"), st.sampled_from("abcd"), st.sampled_from(["any", "10.0.0.1", "10.0.0.2"])),
@@ -100,6 +132,7 @@ STEPS = st.lists(
 )
 
 
+@pytest.mark.slow
 @given(steps=STEPS, together=st.booleans(), forced=st.booleans())
 @settings(deadline=None, max_examples=examples(40))
 def test_no_sequence_gives_an_id_or_a_name_twice(
@@ -218,6 +251,37 @@ def test_deletion_is_answered_when_the_row_is_gone_too(tmp_path: Path) -> None:
         node.assert_even()
         assert (await node.add("second"))["error"] == 0
         node.assert_even()
+
+    live_authd(tmp_path, work)
+
+
+def test_row_that_stays_refuses_only_those_who_asked_for_its_agent(tmp_path: Path) -> None:
+    """Who was registered in the same batch has key and row: who asks again would find the name taken, for an hour."""
+
+    async def work(node: Node) -> None:
+        await node.add("old")
+        await node.add("replaced", id="007")
+        changes = 0
+
+        async def refuse_the_second() -> None:
+            nonlocal changes
+            changes += 1
+            node.table.refuses = "database is locked" if changes == 2 else None
+
+        node.table.before_change = refuse_the_second
+        answers = await asyncio.gather(
+            node.add("new"),
+            node.ask("remove", id="001"),
+            node.add("another", id="007", force=REPLACE_ANY),
+            node.ask("get", id="001"),
+            node.add("newer"),
+        )
+        assert [one["error"] for one in answers] == [0, 9009, 9009, 9009, 0]
+        assert node.keys.keys() == {"new", "newer", "another"}
+        for one in (answers[0], answers[4]):
+            assert (await node.ask("get", id=one["data"]["id"]))["data"] == one["data"]
+        assert (await node.ask("remove", id="001"))["error"] == 9011
+        assert 1 not in node.table.agents
 
     live_authd(tmp_path, work)
 
@@ -345,5 +409,19 @@ def test_no_id_is_given_beyond_the_greatest(tmp_path: Path) -> None:
         assert (await node.add("last", id=str(GREATEST_ID)))["error"] == 0
         assert (await node.add("beyond"))["error"] == 9013
         assert (await node.add("chosen", id="5"))["error"] == 0
+
+    live_authd(tmp_path, work)
+
+
+def test_dates_that_cannot_be_written_cost_no_registration_and_are_told_once(tmp_path: Path) -> None:
+    async def work(node: Node) -> None:
+        dates = tmp_path / "queue/agents-timestamp"
+        dates.mkdir()
+        for name in ("one", "two"):
+            assert (await node.add(name))["error"] == 0
+        assert [level for level, _ in node.log] == ["ERROR"]
+        dates.rmdir()
+        assert (await node.add("three"))["error"] == 0
+        assert dates.read_text().startswith("003 three any ")
 
     live_authd(tmp_path, work)

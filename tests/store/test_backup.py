@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+from clusterd.store import backup
 from tools.cli import cluster
 
 ROWS = 2000
@@ -78,3 +79,19 @@ def test_what_a_killed_backup_has_left_is_no_obstacle_and_one_that_works_is(root
     part.symlink_to(root / "etc/ossec.conf")
     done = clusterd(root, target)
     assert (done.exit_code, "is in the way" in done.stderr, part.is_symlink()) == (1, True, True)
+
+
+def test_database_that_stays_locked_is_not_waited_for_without_end(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backup, "BUSY_S", 0.05)
+    writer = filled(root)
+    writer.execute("rollback")
+    writer.close()
+    locking = sqlite3.connect(root / "queue/db/global.db", isolation_level=None)
+    locking.execute("pragma locking_mode = exclusive")
+    locking.execute("insert into agent values (-2)")
+    done = clusterd(root, tmp_path / "copy.db")
+    locking.close()
+    assert (done.exit_code, "another program has locked the database" in done.stderr) == (1, True)
+    assert {path.name for path in tmp_path.iterdir()} == {"root"}

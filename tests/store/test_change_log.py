@@ -152,6 +152,7 @@ def _populated() -> Pair:
     return pair
 
 
+@pytest.mark.slow
 @given(st.lists(st.tuples(works, st.integers(0, 4)), max_size=15))
 def test_copy_is_equal_whatever_was_done_and_however_it_was_sent(story: list[tuple[Work, int]]) -> None:
     pair = _populated()

@@ -1,5 +1,6 @@
 """When the database is damaged or cannot be opened, only agents are missing, and the file stays."""
 
+import contextlib
 import os
 import sqlite3
 import time
@@ -109,3 +110,36 @@ def test_renewing_keeps_the_old_one_and_the_store_goes_on(tmp_path: Path) -> Non
     with sqlite3.connect(path) as db:
         assert db.execute("pragma quick_check").fetchone() == ("ok",)
     db.close()
+
+
+def put_another(path: Path) -> None:
+    """A backup of another day."""
+    other = path.parents[2] / "backup"
+    (other / "queue/db").mkdir(parents=True)
+    schema.prepare(str(other), "node", "4.14.1")
+    with contextlib.closing(sqlite3.connect(other / schema.DATABASE)) as db:
+        db.execute("insert into agent (id, name, date_add) values (9, 'theirs', 1)")
+        db.commit()
+    (other / schema.DATABASE).replace(path)
+
+
+@pytest.mark.parametrize("move", [Path.unlink, put_another])
+def test_database_that_another_program_moves_loses_nothing(tmp_path: Path, move: Callable[[Path], object]) -> None:
+    path = tmp_path / schema.DATABASE
+
+    def rows(of: Path) -> list[tuple[int, str]]:
+        with contextlib.closing(sqlite3.connect(f"file:{of}?mode=ro", uri=True)) as db:
+            return db.execute("select id, name from agent where id > 0").fetchall()
+
+    with lone_store(tmp_path) as store:
+        with WdbClient(tmp_path) as client:
+            client.ask('global insert-agent {"id":1,"name":"ours","date_add":1}')
+        move(path)
+        until(lambda: "while this node used it" in store.log, "it is noticed")
+        until(lambda: is_served(str(tmp_path / WDB_SOCKET)), "what is there is served")
+        with WdbClient(tmp_path) as client:
+            client.ask('global insert-agent {"id":2,"name":"later","date_add":1}')
+        first = (1, "ours") if move is Path.unlink else (9, "theirs")
+        assert rows(path) == sorted([first, (2, "later")])
+        kept = list(path.parent.glob("global.db.in-use-*"))
+        assert [rows(one) for one in kept] == ([] if move is Path.unlink else [[(1, "ours")]])

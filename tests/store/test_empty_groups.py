@@ -9,6 +9,7 @@ import pytest
 from clusterd.settings import DEFAULT_RULES
 from clusterd.store import empty_groups
 from clusterd.store.empty_groups import EmptyGroups
+from hashing.atomic import FileOps
 from tools.rig.peer import wait_until
 
 
@@ -100,3 +101,13 @@ def test_link_in_place_of_the_directory_is_never_written_through(shared: Path, t
     (shared / "web").symlink_to(tmp_path / "elsewhere")
     look(shared)
     assert os.listdir(tmp_path / "elsewhere") == []
+
+
+def test_file_that_comes_while_ours_is_made_is_left_alone_and_no_trouble(shared: Path) -> None:
+    class OthersCome(FileOps):
+        def chmod(self, fd: int, mode: int) -> None:
+            (shared / "web/merged.mg").write_text("theirs")
+
+    assert look(shared, EmptyGroups(str(shared.parents[1]), OthersCome())) == []
+    assert (shared / "web/merged.mg").read_text() == "theirs"
+    assert os.listdir(shared / "web") == ["merged.mg"]

@@ -234,6 +234,7 @@ def test_wall_clock_that_is_set_is_noted_with_the_next_write(tmp_path: Path, mon
 FOREVER = "with recursive n(i) as (select 1 union all select i + 1 from n) "
 
 
+@pytest.mark.slow
 def test_endless_statement_is_interrupted_and_affects_no_other_client(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

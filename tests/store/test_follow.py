@@ -1,15 +1,19 @@
 """The database follows etc/shared, and deletes only the groups whose directories it saw disappear."""
 
+import asyncio
 import os
 import shutil
 import sqlite3
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
+import pytest
 
 from clusterd.settings import DEFAULT_RULES
-from clusterd.store import agents, groups, schema
+from clusterd.store import agents, follow_groups, groups, schema
+from clusterd.store.engine import Session
 from tests.store.following import Node
 
 
@@ -96,6 +100,94 @@ def test_missing_or_empty_shared_directory_deletes_nothing(live: Callable[..., N
     live(work)
 
 
+async def with_agents(node: Node, count: int) -> None:
+    """Groups g0, g1, ..., each with an agent."""
+    for number in range(count):
+        (node.shared / f"g{number}").mkdir()
+    await node.look()
+    data = [{"id": number + 1, "groups": [f"g{number}"]} for number in range(count)]
+
+    def assign(session: Session) -> None:
+        for number in range(count):
+            agents.insert_agent(session, agents.NewAgentRow(number + 1, f"a{number}", 1))
+        groups.set_agent_groups(session, {"mode": "override", "data": data}, on_worker=False)
+
+    await node.engine.write(assign)
+
+
+ASSIGNED = 'select "group" from agent where id > 0 order by id'
+
+
+def test_groups_whose_directories_are_gone_at_once_keep_their_agents(live: Callable[..., None]) -> None:
+    """Nobody could tell afterwards who was in which group."""
+
+    async def work(node: Node) -> None:
+        await with_agents(node, 9)
+        for number in range(6):
+            (node.shared / f"g{number}").rmdir()
+        for _ in range(3):
+            await node.look()
+        assert await node.column(ASSIGNED) == [f"g{number}" for number in range(9)]
+        [said] = node.said
+        assert "6 of 10 directories of etc/shared are gone at once" in said
+        node.told.clear()
+        for number in range(6):  # they are put back one after the other
+            (node.shared / f"g{number}").mkdir()
+            await node.look()
+        assert await node.column(ASSIGNED) == [f"g{number}" for number in range(9)]
+        assert node.told == [], "no group is new"
+        (node.shared / "g0").rmdir()
+        await node.look()
+        assert await node.column(ASSIGNED) == ["default"] + [f"g{number}" for number in range(1, 9)]
+
+    live(work)
+
+
+def test_directories_that_come_back_one_by_one_after_all_were_gone_cost_no_group(live: Callable[..., None]) -> None:
+    async def work(node: Node) -> None:
+        await with_agents(node, 3)
+        shutil.rmtree(node.shared)
+        node.shared.mkdir()
+        await node.look()
+        for name in ("default", "g2", "g0"):
+            (node.shared / name).mkdir()
+            await node.look()
+        assert await node.column(ASSIGNED) == ["g0", "g1", "g2"]
+
+    live(work)
+
+
+def test_slow_removal_is_judged_as_one(live: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
+    async def work(node: Node) -> None:
+        await with_agents(node, 9)
+        monkeypatch.setattr(follow_groups, "SURE_S", 3600.0)
+        for number in range(6):
+            (node.shared / f"g{number}").rmdir()
+            await node.look()
+        monkeypatch.setattr(follow_groups, "SURE_S", 0.0)
+        await node.look()
+        assert await node.column(ASSIGNED) == [f"g{number}" for number in range(9)]
+
+    live(work)
+
+
+@pytest.mark.parametrize("allowed", ["by the setting", "by the API", "on a worker"])
+def test_many_groups_go_at_once_where_somebody_wants_it(live: Callable[..., None], allowed: str) -> None:
+    async def work(node: Node) -> None:
+        await with_agents(node, 9)
+        if allowed == "by the setting":
+            node.follower.groups._max_delete_share = lambda: 1.0
+        for number in range(6):
+            (node.shared / f"g{number}").rmdir()
+            if allowed == "by the API":
+                await node.engine.write(lambda session, n=number: groups.delete_group(session, f"g{n}", "syncreq"))
+        await node.look()
+        assert await node.column(ASSIGNED) == ["default"] * 6 + ["g6", "g7", "g8"]
+        assert not [line for line in node.said if line.startswith("WARNING")]
+
+    live(work, on_worker=allowed == "on a worker")
+
+
 def test_counting_rows_needs_no_lock(live: Callable[..., None], tmp_path: Path) -> None:
     """Another program that reads the file is not disturbed, and disturbs nothing."""
 
@@ -120,7 +212,7 @@ def test_group_whose_directory_is_a_link_that_is_followed_is_a_group(live: Calla
         (node.shared / "other").symlink_to(real / "elsewhere")
         await node.look()
         assert await node.groups() == ["default"]
-        node.follower._rules = lambda: msgspec.structs.replace(DEFAULT_RULES, link_targets=(str(real / "git"),))
+        node.follower.groups._rules = lambda: msgspec.structs.replace(DEFAULT_RULES, link_targets=(str(real / "git"),))
         await node.look()
         assert await node.groups() == ["default", "web"]
         (real / "git").rename(real / "away")  # a disk that is not mounted
@@ -131,5 +223,26 @@ def test_group_whose_directory_is_a_link_that_is_followed_is_a_group(live: Calla
         for _ in range(3):
             await node.look()
         assert await node.groups() == ["default"]
+
+    live(work)
+
+
+def test_file_system_that_hangs_holds_up_nobody_else(
+    live: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def work(node: Node) -> None:
+        goes_on = threading.Event()
+
+        def hang(_: str) -> list[object]:
+            goes_on.wait(60)
+            return []
+
+        monkeypatch.setattr("clusterd.store.follow_groups.os.scandir", hang)
+        looking = asyncio.create_task(node.look())
+        for _ in range(3):
+            assert await node.groups() == []
+        assert not looking.done()
+        goes_on.set()
+        await looking
 
     live(work)

@@ -10,6 +10,7 @@ import pytest
 
 from clusterd.agent_keys import Key
 from clusterd.key_guard import KeyContent, note_accepted
+from clusterd.messages.journal import RegistrationEvent
 from clusterd.rundir import STATE
 from clusterd.store import agents, follow
 from clusterd.store.keys import KeyFile, keys_in_use
@@ -26,6 +27,27 @@ def test_agents_come_and_go_with_their_keys(live: Callable[..., None]) -> None:
         await node.look()
         assert await node.agents() == [2]
         assert await node.column("select name from agent where id = 2") == ["gamma"]
+
+    live(work)
+
+
+def test_agents_that_come_and_go_with_a_file_of_others_are_told_of(live: Callable[..., None]) -> None:
+    """Of what authd does it tells itself. Those of the first file are not news."""
+
+    async def work(node: Node) -> None:
+        lines = [f"{number:03} agent{number} any {'k' * 64}\n" for number in range(1, 41)]
+        node.keys.write_text("".join(lines[:36]))
+        await node.look()
+        assert (node.said, [event for event in node.told if event.kind == "registration"]) == ([], [])
+        node.keys.write_text("".join(lines[12:38]))
+        await node.look()
+        told = [(event.what, event.agent, event.name) for event in node.told if isinstance(event, RegistrationEvent)]
+        assert told == [("removed", f"{n:03}", f"agent{n}") for n in range(1, 13)] + [
+            ("added", f"{n:03}", f"agent{n}") for n in (37, 38)
+        ]
+        [said] = node.said
+        assert "001 agent1, " in said
+        assert "010 agent10 and 2 more" in said
 
     live(work)
 
@@ -75,11 +97,11 @@ def test_agent_that_is_deleted_while_its_key_is_read_stays_away(
             asyncio.run_coroutine_threadsafe(delete, loop).result()
             return found
 
-        monkeypatch.setattr(node.follower, "_read_keys", read_while_it_is_deleted)
+        monkeypatch.setattr(node.follower.keys, "_read_keys", read_while_it_is_deleted)
         node.keys.touch()
         await node.look()
         assert await node.agents() == [1]
-        monkeypatch.setattr(node.follower, "_read_keys", lambda: keys_in_use(str(node.keys.parents[1])))
+        monkeypatch.setattr(node.follower.keys, "_read_keys", lambda: keys_in_use(str(node.keys.parents[1])))
         await node.look()
         assert await node.agents() == [1]
 
@@ -105,7 +127,7 @@ def test_file_that_changes_whenever_it_is_read_is_followed(
             return found
 
         node.keys.write_text("001 a1 any k\n")
-        monkeypatch.setattr(node.follower, "_read_keys", read_while_one_is_added)
+        monkeypatch.setattr(node.follower.keys, "_read_keys", read_while_one_is_added)
         await node.look()
         await node.look()
         assert 2 in await node.agents()
@@ -127,9 +149,8 @@ def test_key_of_others_that_authd_has_written_again_is_followed(
             reads += 1
             return keys_in_use(str(node.keys.parents[1]))
 
-        monkeypatch.setattr(node.follower, "_read_keys", counted)
-        node.follower._is_own = lambda identity: identity == file.written
-        node.follower._foreign = lambda: file.foreign
+        monkeypatch.setattr(node.follower.keys, "_read_keys", counted)
+        node.follower.keys._authd = lambda: file.marks
 
         def register(number: int) -> None:
             file.refresh()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from clusterd.settings import ForceRules
-from clusterd.store import agents, change_log, follow, gate, schema, table
+from clusterd.store import agents, change_log, follow_keys, gate, schema, table
 from clusterd.store.authd import Authd
 from clusterd.store.engine import Engine, Session
 from clusterd.store.errors import NotLeading
@@ -39,15 +39,20 @@ class Bench:
         self.confirms.set()
         self.file = KeyFile(self.root)
         self.said: list[str] = []
+        self.agents = table.StoreTable(self.engine, self.private, self._replicated, self._ready)
         self.authd = Authd(
             self.root,
-            table.StoreTable(self.engine, self.private, self._replicated, self._ready),
+            self.agents,
             self.file,
             ForceRules,
             say=lambda level, text: self.said.append(text),
             host_name="host",
             gate=self.gate,
         )
+
+    def begin_next_life(self, replicated: Callable[[int], Awaitable[bool]]) -> None:
+        """What the store knew of its changes is forgotten."""
+        self.agents.__init__(self.engine, self.private, replicated)  # type: ignore[misc]
 
     async def _replicated(self, position: int) -> bool:
         await self.confirms.wait()
@@ -183,10 +188,10 @@ def test_no_key_is_written_when_the_lease_ends_behind_the_row(tmp_path: Path) ->
             return found
 
         bench.engine.write = write  # type: ignore[method-assign,assignment]
-        before = bench.file.disowned
+        before = bench.file.marks.doubts
         assert b'"error":9009' in await bench.add("late")
         assert bench.keys == ""
-        assert bench.file.disowned > before, "the follower is to look: the row has no key"
+        assert bench.file.marks.doubts > before, "the follower is to look: the row has no key"
 
     run(tmp_path, story)
 
@@ -218,7 +223,7 @@ def test_what_an_earlier_life_of_the_store_has_done_is_confirmed_before_it_count
             asked.append(position)
             return True
 
-        bench.authd._table = table.StoreTable(bench.engine, bench.private, replicated)
+        bench.begin_next_life(replicated)
         assert b'"error":9008' in await bench.add("one")
         assert asked == [await bench.engine.read(change_log.head)]
         assert asked[0] > 0
@@ -241,7 +246,7 @@ def test_agent_that_no_candidate_has_is_not_told_of_and_all_others_are(tmp_path:
         bench.may_answer = False
         assert b'"error":0' in await bench.get("002"), "a candidate has it since"
         # An earlier life of the store may have made any of them.
-        bench.authd._table = table.StoreTable(bench.engine, bench.private, bench._replicated)
+        bench.begin_next_life(bench._replicated)
         assert b'"error":9009' in await bench.get("001")
         bench.may_answer = True
         assert b'"error":0' in await bench.get("001")
@@ -279,9 +284,7 @@ def follower(bench: Bench) -> Follower:
         on_worker=False,
         is_first_life=True,
         read_keys=lambda: keys_in_use(bench.root),
-        is_own=lambda identity: identity == bench.file.written,
-        foreign=lambda: bench.file.foreign,
-        disowned=lambda: bench.file.disowned,
+        authd=lambda: bench.file.marks,
         say=lambda level, text: bench.said.append(text),
         gate=bench.gate,
     )
@@ -307,7 +310,7 @@ def test_what_authd_had_begun_when_the_lease_ended_is_looked_at_when_it_is_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A row was committed, and its key not written: the file is the one that was read before."""
-    monkeypatch.setattr(follow, "SURE_S", 0.0)
+    monkeypatch.setattr(follow_keys, "SURE_S", 0.0)
 
     async def story(bench: Bench) -> None:
         looking = follower(bench)
@@ -330,8 +333,8 @@ def test_row_that_authd_could_not_take_back_goes_although_it_reads_the_file_of_o
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As in the first batch after a start: the follower has read that file long before."""
-    monkeypatch.setattr(follow, "SURE_S", 0.0)
-    monkeypatch.setattr(follow, "YOUNG_S", 0.0)
+    monkeypatch.setattr(follow_keys, "SURE_S", 0.0)
+    monkeypatch.setattr(follow_keys, "YOUNG_S", 0.0)
 
     async def story(bench: Bench) -> None:
         Path(bench.root, "etc/client.keys").write_text("001 one any k1\n")
@@ -401,6 +404,30 @@ def test_handing_over_ends_what_was_begun_and_lets_everything_else_wait(tmp_path
         handover.undrain()
         await written
         assert b'"error":0' in await later
+
+    run(tmp_path, story)
+
+
+def test_a_handover_that_is_given_up_before_writes_stop_stops_none(tmp_path: Path) -> None:
+    """The candidate that confirms is slow, and the election gives the switchover up while a registration waits for
+    it: all writes would have waited for the handover after it was over."""
+
+    async def story(bench: Bench) -> None:
+        handover = Handover(bench.gate, bench.engine.settle, bench.authd.is_idle)
+        bench.confirms.clear()
+        begun = asyncio.create_task(bench.add("begun"))
+        while bench.authd.is_idle.is_set():
+            await asyncio.sleep(0.001)
+        draining = asyncio.create_task(handover.drain(60.0))
+        await asyncio.sleep(0)
+        handover.undrain()
+        bench.confirms.set()
+        assert b'"error":0' in await begun
+        with pytest.raises(TimeoutError, match="taken back"):
+            await draining
+        assert bench.gate.is_open
+        await bench.engine.write(add(50))
+        assert b'"error":0' in await bench.add("later")
 
     run(tmp_path, story)
 

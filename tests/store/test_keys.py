@@ -12,17 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from clusterd.agent_keys import GREATEST_ID, Key, parse_keys
-from clusterd.store.keys import (
-    ChangedMeanwhile,
-    KeyFile,
-    KeyTable,
-    NoIdLeft,
-    NotSynced,
-    Other,
-    Unreadable,
-    keys_in_use,
-)
+from clusterd.agent_keys import GREATEST_ID, Key, Other, parse_keys
+from clusterd.store.key_table import KeyTable, NoIdLeft
+from clusterd.store.keys import ChangedMeanwhile, KeyFile, NotSynced, Unreadable, keys_in_use
 from hashing.atomic import is_temporary, new_owner, temporary_name
 from tests.fakes.file_ops import FaultyOps
 from tests.sizes import examples
@@ -237,6 +229,7 @@ def test_new_file_has_mode_0640_and_an_old_one_keeps_mode_and_owner(root: Path) 
     os.chmod(key_file(root), 0o660)
     owner = (1234, 2345) if os.geteuid() == 0 else (os.geteuid(), os.getegid())
     os.chown(key_file(root), *owner)
+    file.refresh()
     file.table.add(DB)
     file.save()
     found = key_file(root).stat()
@@ -290,6 +283,41 @@ def test_change_by_another_program_is_never_overwritten(root: Path) -> None:
     file.forget()
     file.refresh()
     assert [key.name for key in file.table] == ["db"]
+
+
+@pytest.mark.parametrize("during", ["create", "write", "fsync"])
+def test_change_by_another_program_while_the_file_is_written_is_not_overwritten(root: Path, during: str) -> None:
+    """With many keys, or a slow disk, that takes a while."""
+    ops = FaultyOps()
+    key_file(root).write_text(WEB.line())
+    file = opened(root, ops)
+    file.table.add(DB)
+    theirs = WEB.line() + Key("002", "theirs", "any", "k").line()
+
+    def others_write(number: int, name: str) -> None:
+        if name == during:
+            key_file(root).write_text(theirs)
+
+    ops.fault = others_write
+    with pytest.raises(ChangedMeanwhile):
+        file.save()
+    assert key_file(root).read_text() == theirs
+    assert os.listdir(root / "etc") == ["client.keys"]
+
+
+def test_change_that_keeps_size_and_time_is_seen(root: Path) -> None:
+    """`cp -p`, `rsync -t --inplace`: another key of the same agent is as long as the one before."""
+    key_file(root).write_text(WEB.line())
+    file = opened(root)
+    file.table.add(DB)
+    file.save()
+    before, other = key_file(root).stat(), Key("001", "web", "any", "c" * 64)
+    key_file(root).write_text(other.line() + DB.line())
+    os.utime(key_file(root), ns=(before.st_atime_ns, before.st_mtime_ns))
+    with pytest.raises(ChangedMeanwhile):
+        file.save()
+    assert file.refresh()
+    assert file.table.get(1) == other
 
 
 def test_file_without_any_line_of_an_agent_is_not_taken_for_empty(root: Path) -> None:

@@ -51,3 +51,13 @@ def test_database_of_an_earlier_clusterd_gets_the_version(tmp_path: Path) -> Non
     schema.prepare(str(tmp_path), "m", "4.14.1")
     found = row(tmp_path)
     assert (found["name"], found["version"], found["node_name"]) == (socket.gethostname(), "Wazuh v4.14.1", "m")
+
+
+def test_agent_000_that_was_deleted_is_back_at_the_next_start(tmp_path: Path) -> None:
+    """`global delete-agent` without digits is about 0."""
+    schema.prepare(str(tmp_path), "m", "4.14.1")
+    before = row(tmp_path)
+    change(tmp_path, "delete from agent where id = 0")
+    schema.prepare(str(tmp_path), "m", "4.14.1")
+    found = row(tmp_path)
+    assert found | {"date_add": 0} == before | {"date_add": 0}

@@ -155,6 +155,7 @@ def ask_authd(root: Path, function: str, **arguments: str) -> dict[str, Any]:
         return answer
 
 
+@pytest.mark.slow
 def test_row_of_a_removed_agent_goes_as_soon_as_the_database_takes_changes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,8 +2,11 @@
 on either side, both are equal in the end, and the replica is a whole one at every moment."""
 
 import asyncio
+import contextlib
 import os
+import sqlite3
 import stat
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -14,6 +17,7 @@ from clusterd.store import agents, change_log, groups, replica_copy, replica_sou
 from clusterd.store.engine import Session
 from clusterd.store.replica_copy import COPYING, FOLLOWING
 from clusterd.store.replica_source import UnitTooLarge, unpack_units
+from clusterd.store.units import Unit, read_units
 from tests.store.change_pair import rows
 from tests.store.replica_bench import AGENTS, Bench, run, stored
 
@@ -149,6 +153,7 @@ def test_position_that_the_master_lost_means_a_full_copy(bench: Bench) -> None:
     run(bench, work)
 
 
+@pytest.mark.slow
 def test_difference_is_seen_by_the_digest_and_heals_once_in_a_while(bench: Bench) -> None:
     def tamper(bench: Bench) -> None:
         db = schema.connect(str(bench.candidate), name=REPLICA_FILE)
@@ -245,7 +250,18 @@ def test_damaged_answer_is_refused_and_changes_nothing(bench: Bench) -> None:
     run(bench, work)
 
 
-def test_answers_are_small_and_an_agent_too_large_for_any_is_named(bench: Bench) -> None:
+def test_answers_are_small_and_an_agent_too_large_for_any_is_named(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A master reads little more for an answer than what that can hold."""
+    read: list[int] = []
+
+    def counted(db: sqlite3.Connection, wanted: Sequence[tuple[int, int]]) -> list[Unit]:
+        read.append(len(wanted))
+        return read_units(db, wanted)
+
+    monkeypatch.setattr(replica_source, "read_units", counted)
+
     async def work(bench: Bench) -> None:
         await bench.populate()
 
@@ -261,6 +277,7 @@ def test_answers_are_small_and_an_agent_too_large_for_any_is_named(bench: Bench)
             assert len(changes.units) <= replica_source.ANSWER_BYTES or len(units) == 1
             if not changes.behind:
                 break
+        assert sum(read) < 4 * AGENTS
         bench.check_equal()
         await bench.engine.write(lambda session: label(session, AGENTS, 1_500_000))
         with pytest.raises(UnitTooLarge, match=f"agent {AGENTS} "):
@@ -465,5 +482,32 @@ def test_replica_of_an_earlier_version_does_not_know_what_its_agents_had(bench: 
             await bench.engine.write(lambda session: session.db.execute("delete from labels where id = 5"))
             await bench.follow()
             bench.check_equal()
+
+    run(bench, work)
+
+
+@pytest.mark.parametrize("is_replaced", [False, True])
+def test_replica_that_another_program_moves_is_not_said_to_hold_anything(bench: Bench, is_replaced: bool) -> None:
+    """What the master answers because of it would be lost with the master."""
+
+    async def work(bench: Bench) -> None:
+        await bench.populate()
+        ask = await bench.follow()
+        path, older = bench.candidate / REPLICA_FILE, bench.candidate / "older.db"
+        with contextlib.closing(sqlite3.connect(path)) as db, contextlib.closing(sqlite3.connect(older)) as copy:
+            db.backup(copy)
+        before = ask.held
+        await bench.engine.write(lambda session: agents.delete_agent(session, 3))
+        _, ask = await bench.step(ask)
+        assert ask.held > before
+        if is_replaced:
+            older.replace(path)
+        else:
+            path.unlink()
+        await bench.engine.write(lambda session: agents.delete_agent(session, 4))
+        _, ask = await bench.step(ask)
+        assert ask.held == (before if is_replaced else 0)
+        await bench.follow()
+        bench.check_equal()
 
     run(bench, work)

@@ -8,6 +8,8 @@ import signal
 import time
 from pathlib import Path
 
+import pytest
+
 from clusterd.messages.replica import AskChanges
 from clusterd.rundir import COPY_FILE, REPLICA_FILE
 from clusterd.store import agents, schema
@@ -71,6 +73,7 @@ def life(master: Path, candidate: Path, seconds: float) -> bool:
     return False
 
 
+@pytest.mark.slow
 def test_replica_is_whole_after_a_kill_at_any_moment(tmp_path: Path) -> None:
     bench = Bench(tmp_path)
 

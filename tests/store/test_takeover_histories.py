@@ -120,6 +120,7 @@ def test_until_the_last_answer_the_replica_is_the_one_of_before(tmp_path: Path) 
     assert (c.count(FULL_COPY), c.count(JOINED)) == (1, 1)
 
 
+@pytest.mark.slow
 def test_a_leader_that_is_lost_while_others_join_leaves_them_for_the_next_one(tmp_path: Path) -> None:
     async def story(cluster: Cluster) -> None:
         await part(cluster)
@@ -237,6 +238,7 @@ class History:
         leader.lead()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(4))
 def test_any_history_ends_with_equal_replicas(tmp_path: Path, seed: int) -> None:
     """`follow` compares every row, and the digest would tell each minute."""

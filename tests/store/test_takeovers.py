@@ -80,6 +80,7 @@ def test_one_answer_is_enough_where_nothing_differs(tmp_path: Path) -> None:
     told(story, tmp_path)
 
 
+@pytest.mark.slow
 def test_two_takeovers_while_a_candidate_sleeps(tmp_path: Path) -> None:
     async def story(cluster: Cluster) -> None:
         await cluster.populate()

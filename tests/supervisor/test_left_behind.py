@@ -50,6 +50,7 @@ def test_agents_of_a_former_master_are_the_replica_from_which_it_goes_on(
         assert agents(root) == {7: "seven"}
 
 
+@pytest.mark.slow
 def test_nothing_is_missed_while_another_program_reads_the_database(root: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither of what is kept beside nor of what the node goes on from."""
     monkeypatch.setattr(database_copy, "WAIT_S", 0.05)

@@ -206,6 +206,7 @@ def test_claim_says_that_processes_of_a_killed_daemon_do_not_end(root: str, monk
         os.kill(held.child, signal.SIGKILL)
 
 
+@pytest.mark.slow
 def test_many_starts_at_once_give_one_daemon(root: str) -> None:
     started = [
         subprocess.Popen(

@@ -2,6 +2,8 @@
 
 import contextlib
 import sqlite3
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -31,6 +33,7 @@ def test_replica_becomes_the_agent_database_and_stays_where_it_is(root: str) -> 
     assert agents(root) == {1: "a", 2: "b"}
 
 
+@pytest.mark.slow
 def test_nothing_is_missed_while_another_program_reads_the_replica(root: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """What it was told last is what the old master has answered to agents."""
     monkeypatch.setattr(database_copy, "WAIT_S", 0.05)
@@ -40,6 +43,7 @@ def test_nothing_is_missed_while_another_program_reads_the_replica(root: str, mo
     assert late(Path(root) / schema.DATABASE) == 3000
 
 
+@pytest.mark.slow
 def test_nothing_is_missed_of_a_database_that_was_read_when_it_is_put_back(
     root: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -126,16 +130,66 @@ def test_replica_that_lacks_most_agents_removes_no_keys(root: str) -> None:
     assert len(keys(root)) == 5
 
 
-def test_logins_are_taken_and_a_certificate_only_where_there_is_none(root: str) -> None:
+@pytest.mark.parametrize("own", [(), ("cert",), ("key",), ("cert", "key")])
+def test_logins_are_taken_and_a_certificate_with_its_key_only_where_there_is_neither(
+    root: str, own: tuple[str, ...]
+) -> None:
+    """Another node's key does not fit the own certificate: the REST API would not start."""
     api = Path(root) / API_FILES
     api.mkdir()
     for name in ("users.json", "token.key", "certificate.pem", "key.pem"):
         (api / name).write_text(f"theirs {name}")
     settings = settings_of(root)
-    own = Path(root) / settings.clusterd.api.cert
-    own.write_text("mine")
+    pair = {"cert": Path(root) / settings.clusterd.api.cert, "key": Path(root) / settings.clusterd.api.key}
+    for name in own:
+        pair[name].write_text("mine")
     (Path(root) / USERS_FILE).write_text("mine")
-    assert promotion.take_users(settings) == "key.pem, token.key, users.json of the REST API"
-    assert own.read_text() == "mine"
+    taken = "token.key, users.json of the REST API"
+    assert promotion.take_users(settings) == (taken if own else f"certificate.pem, key.pem, {taken}")
+    assert {name: path.read_text()[:6] for name, path in pair.items() if path.exists()} == (
+        dict.fromkeys(own, "mine") if own else {"cert": "theirs", "key": "theirs"}
+    )
     assert (Path(root) / USERS_FILE).read_text() == "theirs users.json"
     assert (Path(root) / SECRET_FILE).stat().st_mode & 0o777 == 0o600
+
+
+LOCKING = """
+import sqlite3, sys
+db = sqlite3.connect(sys.argv[1], isolation_level=None)
+db.execute("pragma locking_mode = exclusive")
+db.execute("begin")
+db.execute("create table late (id integer primary key, text)")
+db.executemany("insert into late (text) values (?)", [("x" * 100,)] * 3000)
+db.execute("commit")
+print(flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("until", ["kept", "replaced", "put back in part"])
+def test_nothing_is_missed_of_a_database_that_was_locked_when_it_is_put_back(
+    root: str, monkeypatch: pytest.MonkeyPatch, until: str
+) -> None:
+    """The program that locks it has what it wrote last in the journal only, and dies."""
+    monkeypatch.setattr(database_copy, "WAIT_S", 0.05)
+    make_replica(root, {1: "a"})
+    schema.prepare(root, "w1", "4.14.1")
+    database = Path(root) / schema.DATABASE
+    locking = subprocess.Popen(
+        [sys.executable, "-c", LOCKING, str(database)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    with locking:
+        assert locking.stdout is not None
+        locking.stdout.readline()
+        promotion.keep_before(settings_of(root))
+        if until != "kept":
+            promotion.take_replica(root)
+        locking.kill()
+    if until == "put back in part":
+        monkeypatch.setattr(promotion, "_put_back_journal", lambda _: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            promotion.put_back(settings_of(root))
+        monkeypatch.undo()
+    promotion.put_back(settings_of(root))
+    assert late(database) == 3000
+    assert not [path for path in database.parent.iterdir() if "promot" in path.name]

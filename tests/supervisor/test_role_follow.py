@@ -1,5 +1,6 @@
 """The supervisor follows role.json whenever it is written."""
 
+import errno
 import os
 import time
 from collections.abc import Callable
@@ -146,3 +147,54 @@ def test_change_that_fails_on_a_full_disk_is_taken_back_when_there_is_room(
     log = Path(node.settings.root, "logs/cluster.log").read_text()
     assert log.count("not taken back yet") == 1
     assert not found.look()
+
+
+def test_change_whose_process_cannot_be_started_is_taken_back(follower: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor does what cannot be removed from the spool end the node."""
+    node, children, found = follower
+    before = NodeRole(3, "master", 3)
+    update_role(
+        node.settings.root,
+        lambda _: NodeRole(4, "master", 3, change=RoleChange("promote", msgspec.to_builtins(before))),
+    )
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    monkeypatch.setattr(role_follow, "fork", refuse)
+    monkeypatch.setattr("clusterd.supervisor.sweep.empty_spool", refuse)
+    assert found.look()
+    assert read_role(node.settings.root) == node.settings.role == before
+    assert (children.ended, children.renewed) == (1, 1)
+    log = Path(node.settings.root, "logs/cluster.log").read_text()
+    assert "its process cannot be started: Resource temporarily unavailable" in log
+    assert "is not removed before the next start" in log
+
+
+def test_processes_that_cannot_be_made_in_the_middle_of_a_change_are_made_later(
+    follower: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """None of the node's processes runs at that moment, and nothing but the supervisor would bring them back."""
+    node, children, found = follower
+    write(node, term=5, role="worker", led=3, master="127.0.0.1:1")
+    renew, refusals = children.renew, [OSError(errno.EMFILE, "Too many open files")] * 2
+
+    def renew_later() -> None:
+        if refusals:
+            raise refusals.pop()
+        renew()
+
+    monkeypatch.setattr(children, "renew", renew_later)
+    assert found.look()
+    assert (node.settings.is_master, children.renewed) == (False, 1)
+    log = Path(node.settings.root, "logs/cluster.log").read_text()
+    assert log.count("The processes of the role cannot be made yet") == 1
+
+
+def test_role_that_is_written_while_the_node_starts_is_followed(follower: Any) -> None:
+    """A command tells a node that runs. One that has read its role, and has no pid file yet, does not seem to."""
+    node, _, found = follower
+    assert found.is_due(0.0)
+    write(node, term=5, role="worker", led=3, master="127.0.0.1:1")
+    assert found.look()
+    assert not found.is_due(0.0)

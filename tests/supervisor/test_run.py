@@ -10,11 +10,14 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import psutil
 import pytest
 
 from clusterd.exits import ExitCode
+from clusterd.supervisor.family import Family
 from clusterd.supervisor.restart import LIVES_TO_TRY
 from tests.supervisor.conftest import FakeNode
 from tests.supervisor.helpers import until
@@ -182,6 +185,18 @@ def test_busy_child_that_does_not_stamp_is_stuck(node: FakeNode) -> None:
     until(lambda: node.row("pool-1").incarnation == 2 and node.row("pool-1").state == "ready", "pool-1 is replaced")
     assert "ended by SIGABRT" in node.log
     assert re.search(r"pool-1 .* gave no sign of life for \d+ s \([12] s computing", node.log)
+
+
+def test_the_pool_hears_of_a_reload_before_sync_gives_it_work_by_the_new_settings() -> None:
+    told: list[str] = []
+
+    def child(name: str) -> Any:
+        return SimpleNamespace(child=SimpleNamespace(send=lambda number: told.append(name)))
+
+    family = Family.__new__(Family)
+    family._slots = [child(name) for name in ("net", "sync", "pool-1")]  # as they stop
+    family.send_all(signal.SIGHUP)
+    assert told == ["pool-1", "sync", "net"]
 
 
 def test_reload_changes_how_long_a_child_may_be_silent(node: FakeNode) -> None:

@@ -13,6 +13,7 @@ from clusterd.sync.links.context import Context
 from clusterd.sync.ports.pool_port import JobError, PoolPort
 from clusterd.sync.ports.spool import Spool
 from ipc.arena import Arena
+from tests.fakes.made_files import only_what_it_declares
 
 KEY = b"k" * 32
 
@@ -37,7 +38,8 @@ class FakePool:
         await self.gate.wait()
         if self.fails is type(job):
             raise JobError("disk", "no room")
-        found = self._workshop.do(job)
+        with only_what_it_declares(job, self.settings.root):
+            found = self._workshop.do(job)
         if isinstance(found, JobFailed):
             raise JobError(found.kind, found.text)
         return found

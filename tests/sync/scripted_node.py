@@ -29,6 +29,7 @@ from ipc.arena import Arena
 from ipc.job_queue import JobQueue
 from tests.fakes.clock import FakeClock
 from tests.fakes.events import Events
+from tests.fakes.made_files import only_what_it_declares
 from tests.sync.rounds_bench import run
 
 KEY = Secret(b"k" * 32)
@@ -59,6 +60,7 @@ class InlinePool:
     losses = 0
 
     def __init__(self, settings: Settings) -> None:
+        self._root = settings.root
         self._runner = JobRunner(settings, cast(Arena, None), lambda: None)
         self.jobs: list[AnyJob] = []
         self.answers: dict[type[Any], Callable[[Any], Any]] = {}
@@ -72,7 +74,8 @@ class InlinePool:
         answer = self.answers.get(type(job))
         if answer is not None:
             return answer(job)
-        found = self._runner.do(job)
+        with only_what_it_declares(job, self._root):
+            found = self._runner.do(job)
         if isinstance(found, JobFailed):
             raise JobError(found.kind, found.text)
         return found

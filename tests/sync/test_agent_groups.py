@@ -13,6 +13,7 @@ import pytest
 
 from clusterd.clock import Clock
 from clusterd.errors import ClusterError
+from clusterd.messages.agents import ChunkRequest, GroupsOpened
 from clusterd.settings import MasterIntervals, Settings, WorkerIntervals
 from clusterd.sync.agents.broadcasts import Broadcast, Broadcasts, content
 from clusterd.sync.agents.groups_master import AgentGroupsMaster
@@ -105,9 +106,10 @@ def peer(link: int = 1, asked: list[str] | None = None) -> Peer:
     )
 
 
-def broadcast(path: str = "/groups", *, agents: tuple[int, ...] = (1,), chunks: int = 1) -> Broadcast:
+def broadcast(path: str = "/groups", *, agents: tuple[int, ...] = (1,), has_groups: bool | None = None) -> Broadcast:
     made = Broadcast(path)
-    made.chunks = chunks
+    made.chunks = 1
+    made.has_groups = bool(agents) if has_groups is None else has_groups
     for agent in agents:
         made.rows[agent] = content(GroupsRow(agent, ["web"]))
         made.confirmations.append(b"handed out %d" % agent)
@@ -216,7 +218,129 @@ def test_a_message_with_only_the_hash_waits_for_no_other() -> None:
     assert not queue.put(later)
     assert later.waiting == set()
     assert queue.put(broadcast("/rows"))
-    assert queue.put(broadcast("/stock", agents=(), chunks=2)), "a wazuh-db tells no rows: two chunks hold some"
+    assert queue.put(broadcast("/stock", agents=(), has_groups=True)), "its rows are not noted with a wazuh-db"
+
+
+ROWS = b'[{"data":[{"id":1,"name":"a","groups":["web"]}],"hash":"a"}]'
+HASH = b'[{"data":[],"hash":"a"}]'
+
+
+def connected(link: int = 1) -> Peer:
+    return cast(
+        Peer, SimpleNamespace(name=f"w{link}", tag=f"Worker w{link}", link=link, spawn=lambda work: work.close())
+    )
+
+
+@pytest.mark.parametrize("ours", [True, False])
+def test_changes_that_are_read_while_a_worker_is_busy_wait_for_it(tmp_path: Path, ours: bool) -> None:
+    """A wazuh-db has cleared its marks by then: nobody else would ever tell the worker, but its checksums."""
+
+    async def story() -> None:
+        site = Site(ours=ours)
+        site.root = tmp_path
+        groups, worker = AgentGroupsMaster(site.context, {}), connected()
+        groups.joined(worker)
+        for chunk in (HASH, ROWS, HASH):
+            site.answer = lambda request, chunk=chunk: ("ok", chunk)  # type: ignore[misc]
+            await groups._round(site.context.tag_log("Master", "Local agent-groups"))
+        assert [waiting.has_groups for waiting in groups.queue_of(worker)._queue] == [False, True]
+
+    run(story())
+
+
+def test_database_that_announces_more_and_gives_nothing_is_not_asked_for_ever(tmp_path: Path) -> None:
+    async def story() -> None:
+        site = Site(ours=False)
+        site.root, site.answer = tmp_path, lambda request: ("due", b"[]")
+        groups = AgentGroupsMaster(site.context, {})
+        groups.joined(connected())
+        await groups._round(site.context.tag_log("Master", "Local agent-groups"))
+        with pytest.raises(DatabaseError, match="none come"):
+            await groups._reader.everything(site.context.tag_log("Master", "Agent-groups send full"))
+        assert len(site.texts("ERROR")) == 1
+
+    run(story())
+
+
+def test_changes_that_are_read_while_the_last_worker_leaves_are_not_handed_out(tmp_path: Path) -> None:
+    async def story() -> None:
+        site = Site()
+        site.root = tmp_path
+        groups, worker = AgentGroupsMaster(site.context, {}), connected()
+        groups.joined(worker)
+
+        def answer(request: Any) -> tuple[str, bytes]:
+            groups.left(worker)
+            return "ok", ROWS
+
+        site.answer = answer
+        await groups._round(site.context.tag_log("Master", "Local agent-groups"))
+        await settled()
+        assert site.removed == [f"{tmp_path}/groups-1"]
+        assert ["handed-out" in str(request) for request in site.asked] == [False]
+
+    run(story())
+
+
+RESULT = b'{"updated_chunks": 1, "error_messages": [], "time_spent": 0.1}'
+
+
+class Patience:
+    """One worker's queue. The test says when the master waits no longer for a result."""
+
+    def __init__(self) -> None:
+        self.site = Site()
+        self.queue, _ = queue_of(self.site)
+
+    async def begin(self) -> "asyncio.Task[str]":
+        """Sends a message, as far as its result."""
+        sent = len(self.site.sent)
+        sending = asyncio.create_task(self.queue.send_patiently(broadcast()))
+        while len(self.site.sent) == sent:
+            await asyncio.sleep(0)
+        await settled()
+        return sending
+
+    def is_over(self) -> None:
+        """The time for the result is over."""
+        answer = self.queue._answer
+        assert answer is not None
+        answer.set_exception(TimeoutError())
+
+
+def test_a_result_that_comes_late_is_not_taken_for_that_of_the_next_message() -> None:
+    """Groups that the worker may never write would count as handed out."""
+
+    async def story() -> None:
+        worker = Patience()
+        first = await worker.begin()
+        worker.is_over()
+        assert await first == "no result came in time"
+        second = await worker.begin()
+        worker.queue.finished(RESULT)
+        await settled()
+        assert not second.done()
+        worker.queue.finished(RESULT)
+        assert await second == ""
+
+    run(story())
+
+
+def test_a_result_that_never_comes_costs_one_message_its_own_and_no_more() -> None:
+    async def story() -> None:
+        worker = Patience()
+        first = await worker.begin()
+        worker.is_over()
+        await first
+        second = await worker.begin()
+        worker.queue.finished(RESULT)
+        worker.is_over()
+        assert await second == "no result came in time"
+        third = await worker.begin()
+        worker.queue.finished(RESULT)
+        assert await third == ""
+
+    run(story())
 
 
 def test_a_worker_that_is_too_slow_is_named_once_and_left_to_the_checksums() -> None:
@@ -315,6 +439,26 @@ def test_a_round_without_workers_reads_nothing_and_one_that_fails_leaves_no_file
             await groups._round(site.context.tag_log("Master", "Local agent-groups"))
         assert len(site.texts("ERROR")) == 1, "once until it is over"
         assert site.removed == [f"{tmp_path}/groups-{number}" for number in (1, 2, 3)]
+
+    run(story())
+
+
+# ---- what a worker tells ---------------------------------------------------------------------------------------------
+
+
+def test_requests_that_cannot_be_read_are_told_to_the_master() -> None:
+    """Otherwise it waits for a minute, with the groups of all agents."""
+
+    async def story() -> None:
+        site = Site()
+        worker = AgentGroupsWorker(site.context)
+        opened = GroupsOpened(2, [ChunkRequest(10, 1)], [], has_hash=False)
+        result = await worker._write(site.context.tag_log("Worker w", "Agent-groups recv"), "/nowhere/none", opened)
+        assert result.updated_chunks == 0
+        (text,) = result.error_messages
+        assert text.startswith("Error while processing agent-groups chunks: ")
+        assert "/nowhere/none" in text
+        assert site.texts("ERROR") == [text]
 
     run(story())
 

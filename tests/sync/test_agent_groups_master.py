@@ -55,7 +55,7 @@ def groups_given_to(failure: ClusterError) -> int:
         settings=Settings("/nowhere", master=MasterIntervals(sync_agent_groups_s=0.001)),
     )
     broadcast = Broadcast("groups")
-    broadcast.rows[1] = 1
+    broadcast.has_groups = True
     peer = cast(Peer, SimpleNamespace(name="w1", tag="Worker w1", link=7, timeout_s=1.0))
     typed = cast(Context, context)
     queue = WorkerQueue(typed, Broadcasts(typed), peer, lambda peer: WorkerRecord())

@@ -259,6 +259,21 @@ def test_report_that_could_not_be_written_is_reported_as_failed(tmp_path: Path, 
     on(node, story())
 
 
+def test_worker_that_has_heard_the_result_is_told_no_second_one(tmp_path: Path) -> None:
+    """It would take that for the result of its next report."""
+    node, _ = of(tmp_path, "master")
+
+    async def story() -> None:
+        await node.up(WORKER)
+        told = await outcome(node, await string(node))
+        await node.says(told, b"busy", "err")
+        await turns()
+        assert await permission(node) == b"True"
+        assert node.asked(WORKER.link) == ["syn_m_a_e"]
+
+    on(node, story())
+
+
 @pytest.mark.parametrize("content", [b"{", b"[]"])
 def test_unusable_string_is_reported_as_such(tmp_path: Path, content: bytes) -> None:
     node, agents = of(tmp_path, "master")

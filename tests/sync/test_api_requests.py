@@ -2,17 +2,21 @@
 (docs/protocol/dapi.md 1.3, 3.2, 3.3)."""
 
 import asyncio
+import contextlib
 import gc
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
+from clusterd.dapi.protocol.envelope import Envelope, read_envelope
 from clusterd.errors import ClusterError
 from clusterd.messages.base import Text
+from clusterd.messages.journal import RequestEvent
 from clusterd.messages.links import LinkDown, LinkInfo, TaskNote, Unanswered
 from clusterd.sync.requests.api import ApiRequests
+from clusterd.sync.requests.audit import Audit
 from clusterd.wire.results import encode_failure
 from tests.sync.scripted_node import MASTER, PROGRAM, STRANGER, WORKER, Node, code_in, on, turns
 
@@ -218,6 +222,65 @@ def test_large_answer_that_came_when_its_asker_gave_up_is_removed(tmp_path: Path
         assert Path(path).exists() == is_taken
 
     on(node, story())
+
+
+def test_large_answer_that_is_taken_while_its_asker_gives_up_is_removed(tmp_path: Path) -> None:
+    """The worker was too slow, and its answer is just being read from the link."""
+    node = Node(tmp_path, "master")
+    forwarder = node.side._both._api._forwarder
+
+    async def story() -> None:
+        peer = await node.up(WORKER)
+        asking = asyncio.create_task(forwarder.ask(peer, Text(NODES), 0.001))
+        given = await node.request(WORKER.link, "dapi")
+        taken, path = asyncio.Event(), node.context.spool.create("string")
+
+        async def take(*_: Any) -> Text:
+            await taken.wait()
+            return Text(b"", path, 9)
+
+        forwarder._take = take
+        answering = asyncio.create_task(forwarder.answered(peer, given.payload.partition(b" ")[0] + b" 1"))
+        await turns()
+        await node.says(given, QUEUED)
+        with pytest.raises(ClusterError, match="did not answer"):
+            await asking
+        taken.set()
+        await answering
+        assert not Path(path).exists()
+
+    on(node, story())
+
+
+@pytest.mark.parametrize(
+    ("answer", "result", "why"),
+    [
+        (ANSWER, "done", "done"),
+        (encode_failure(ClusterError(4000)), "refused", "refused with 4000"),
+        (encode_failure(ClusterError(1000)), "failed", "failed with 1000"),
+        (encode_failure(ClusterError(3021)), "failed", "failed with 3021, it may have been done"),
+        (None, "failed", "broken off, it may have been done"),
+    ],
+)
+def test_journal_says_of_no_request_that_it_was_done_when_nobody_knows(
+    tmp_path: Path, answer: bytes | None, result: str, why: str
+) -> None:
+    told: list[RequestEvent] = []
+    node = Node(tmp_path, "master")
+    content = request("create_group", "wazuh.agent", f_kwargs={"group_id": "web"})
+
+    async def work(_: Envelope) -> Text:
+        if answer is None:
+            raise asyncio.CancelledError
+        return Text(answer)
+
+    async def story() -> None:
+        audit = Audit(cast(Any, node.log), "Master", cast(Any, told.append))
+        with contextlib.suppress(asyncio.CancelledError):
+            await audit.audited(await node.up(PROGRAM), content, work)(read_envelope(content))
+
+    on(node, story())
+    assert [(event.function, event.result, event.why) for event in told] == [("create_group", result, why)]
 
 
 # ---- requests of other nodes -----------------------------------------------------------------------------------------

@@ -11,10 +11,13 @@ import pytest
 
 from clusterd.clock import Clock
 from clusterd.messages.journal import LARGEST, MOST_FILES, ChangeEvent, FileChange
+from clusterd.messages.manifest import BuildManifest, PatchManifest
 from clusterd.pool.changes import MOST_LISTED, ChangeNote
 from clusterd.settings import DEFAULT_RULES, Settings
 from clusterd.sync.manifest.change_events import ChangeEvents
 from clusterd.sync.manifest.keeper import ManifestKeeper
+from clusterd.sync.manifest.scan import ScanFailed
+from clusterd.sync.ports.pool_port import JobError
 from hashing.live_manifest import LiveManifest
 from hashing.manifest import FileMeta, build_manifest
 from hashing.protection import Guard, apply_changes
@@ -180,3 +183,39 @@ def test_file_of_a_job_that_is_gone_hinders_no_manifest(tmp_path: Path) -> None:
     events.published("c" * 32, "scan", 0.5)
     (change,) = [msgspec.msgpack.decode(msgspec.msgpack.encode(event), type=ChangeEvent) for event in told]
     assert (change.deleted, change.files) == (2500, ())
+
+
+def test_list_that_cannot_be_written_hinders_no_manifest(tmp_path: Path) -> None:
+    """A full disk: the files are counted, and what was written of the list is removed."""
+    told: list[Any] = []
+    events = ChangeEvents(told.append, lambda: "", lambda path: None)
+    listed = noted(tmp_path / "no directory" / "changes", rows(2500), [])
+    events.note(cast(Any, type("Built", (), {"listed": listed})()))
+    events.published("c" * 32, "scan", 0.5)
+    (change,) = [msgspec.msgpack.decode(msgspec.msgpack.encode(event), type=ChangeEvent) for event in told]
+    assert (change.deleted, change.unlisted, change.files) == (2500, 2500, ())
+
+
+def test_job_that_fails_leaves_no_list(tmp_path: Path) -> None:
+    class DyingPool(InlinePool):
+        dies = False
+
+        async def run(self, job: Any, **how: Any) -> Any:
+            done = await super().run(job, **how)
+            if self.dies and isinstance(job, PatchManifest | BuildManifest):
+                Path(job.changes).write_bytes(b"a part of it")
+                raise JobError("bug", "the process that ran it died, twice")
+            return done
+
+    async def story(node: Node) -> None:
+        pool = DyingPool(Settings(str(tmp_path), rules=DEFAULT_RULES))
+        node.keeper._builder.jobs = cast(Any, pool)
+        await node.keeper.scan()
+        pool.dies = True
+        for text in ("one", "two"):
+            node.write("a.xml", text)
+            with pytest.raises(ScanFailed):
+                await node.keeper.walk()
+        assert os.listdir(tmp_path / "spool") == []
+
+    play(tmp_path, story)

@@ -112,3 +112,38 @@ def test_failed_or_abandoned_waiting_affects_no_other_waiter(stage: Stage) -> No
         assert compared.missing == 3
 
     asyncio.run(story())
+
+
+async def ended(stage: Stage) -> None:
+    """The job has ended, and its waiters do not know yet."""
+    stage.pool.gate.set()
+    (running,) = (known.running for known in stage.comparisons._known.values())
+    while not running.done():
+        await asyncio.sleep(0)
+
+
+def test_result_that_is_dropped_before_its_waiters_have_it_reaches_them_all_the_same(stage: Stage) -> None:
+    async def story() -> None:
+        stage.pool.gate.clear()
+        waiting = asyncio.create_task(stage.check(2))
+        await asyncio.sleep(0)
+        await ended(stage)
+        stage.comparisons._forget_others("the next manifest")
+        assert (await waiting)[0].missing == 3
+        assert stage.files == []
+
+    asyncio.run(story())
+
+
+def test_waiter_that_goes_when_the_result_is_there_leaves_it_to_the_others(stage: Stage) -> None:
+    async def story() -> None:
+        stage.pool.gate.clear()
+        waiters = [asyncio.create_task(stage.check(2)) for _ in range(2)]
+        await asyncio.sleep(0)
+        await ended(stage)
+        waiters[0].cancel()
+        assert (await waiters[1])[0].missing == 3
+        assert stage.pool.count(ComparePackage) == 1
+        assert (await stage.check(2))[0].missing == 3
+
+    asyncio.run(story())

@@ -39,6 +39,25 @@ def test_other_worker_gets_the_digests_and_lags_from_then_on() -> None:
     assert (bench.record.digest, bench.record.behind_since, bench.record.behind_files) == (C, 100.0, None)
 
 
+def test_worker_has_all_files_of_the_moment_whose_manifest_it_has() -> None:
+    """Files that change all the time are never equal everywhere; a switchover waits for those of one moment."""
+
+    async def story() -> None:
+        bench = Bench()
+        bench.check(A)
+        assert (bench.record.behind_since, bench.record.whole_of) == (None, 100.0)
+        for bench.now, digest in ((101.0, B), (102.0, C)):
+            bench.publish(digest)
+        assert bench.record.whole_of == 100.0
+        bench.check(B)
+        assert (bench.record.behind_since, bench.record.whole_of) == (101.0, 101.0)
+        bench.check("9" * 32)
+        assert bench.record.whole_of is None, "files that this master never had"
+        await settle()
+
+    run(story())
+
+
 def test_question_without_consequences_has_none() -> None:
     bench = Bench()
     assert bench.check(A, dry=True) == b"equal"

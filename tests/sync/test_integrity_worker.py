@@ -1,6 +1,7 @@
 """Links that end between two steps of a worker's sync; packages that arrive while another one is applied."""
 
 import asyncio
+import os
 from pathlib import Path
 from types import SimpleNamespace, TracebackType
 from typing import Any, cast
@@ -8,16 +9,24 @@ from typing import Any, cast
 import pytest
 
 from clusterd.errors import ClusterError
-from clusterd.messages.packages import Applied, ApplyPlan, OpenPackage, PackageOpened, RangeUnpacked
+from clusterd.messages.bodies import DigestSegments
+from clusterd.messages.packages import Applied, ApplyPlan, OpenPackage, PackageOpened, PackMetadata, RangeUnpacked
 from clusterd.messages.pool import AnyJob
 from clusterd.settings import Limits
 from clusterd.sync.integrity.worker import MAX_SYNCS, IntegrityWorker
 from clusterd.sync.links.incoming import Incoming
+from clusterd.sync.links.outgoing import Package
 from clusterd.sync.ports.slabs import SlabPool
 from clusterd.sync.ports.spool import Spool
 from clusterd.sync.ports.troubles import Troubles
+from hashing.atomic import FileOps
+from hashing.manifest import build_manifest, save_manifest
 from hashing.plan import Written
+from ipc.arena import Arena
 from tests.fakes.events import Events
+from tests.hashing.packages import meta_of
+from tests.sync.fake_pool import FakePool
+from tests.sync.fake_pool import context as context_of
 
 
 class Silent:
@@ -59,6 +68,62 @@ def test_link_that_ends_as_a_sync_begins_does_not_keep_the_next_from_beginning(t
             incoming.new_string(b"10")
 
     asyncio.run(story())
+
+
+class Checking:
+    """A worker with two files, whose master permits every check. `sent`: the packages; `fails`: why the next one cannot
+    be sent."""
+
+    def __init__(self, root: Path) -> None:
+        self.pool = FakePool(str(root), Arena(0, 1, 65536))
+        made = cast(Any, context_of(root, self.pool))
+        self.spool: Spool = made.spool
+        manifest = build_manifest([meta_of(f"etc/rules/{name}.xml", b"x") for name in "ab"])
+        save_manifest(FileOps(), self.spool.state_dir, manifest)
+        made.tag, made.tag_log, made.progress, made.node_name = "Worker w1", lambda *_: Silent(), [], "w1"
+        made.sender = SimpleNamespace(send=self._send)
+        self.worker = IntegrityWorker(made, lambda: None)
+        self._scan = SimpleNamespace(root_digest=manifest.root_digest, files=2)
+        cast(Any, self.worker).scan = self._scanned
+        self.sent: list[str] = []
+        self.fails: Exception | None = None
+
+    async def _scanned(self, log: Any) -> Any:
+        return self._scan
+
+    async def _send(self, peer: Any, node: str, command: str, package: Package, *_: Any) -> None:
+        self.sent.append(package.segments[0].path)
+        if self.fails is not None:
+            raise ClusterError(1000, str(self.fails)) from self.fails
+
+    async def check(self) -> None:
+        async def request(command: str, payload: bytes = b"") -> bytes:
+            return b"True"
+
+        await self.worker.check(cast(Any, SimpleNamespace(name="m", request=request, capabilities=frozenset())))
+
+    @property
+    def files(self) -> list[str]:
+        return [f"{self.spool.directory}/{name}" for name in os.listdir(self.spool.directory)]
+
+
+def test_metadata_that_could_not_be_packed_leave_no_file(tmp_path: Path) -> None:
+    """On a full disk there would be one more in every round."""
+    node = Checking(tmp_path)
+    node.pool.fails = DigestSegments
+    for _ in range(3):
+        asyncio.run(node.check())
+    assert (node.sent, node.files) == ([], [])
+    assert node.pool.count(PackMetadata) == 3
+
+
+def test_metadata_whose_file_cannot_be_read_are_packed_anew(tmp_path: Path) -> None:
+    node = Checking(tmp_path)
+    for fails in (None, ClusterError(1000, "the master has no room"), FileNotFoundError(2, "gone"), None):
+        node.fails = fails
+        asyncio.run(node.check())
+    assert len(set(node.sent[:3])) == 1, "one package as long as nothing changes"
+    assert node.files == [node.sent[3]] != [node.sent[2]]
 
 
 def test_packages_are_applied_one_after_the_other_in_the_order_in_which_they_came(tmp_path: Path) -> None:

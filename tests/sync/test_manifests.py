@@ -238,6 +238,7 @@ def test_touched_path_is_looked_at_without_a_watch(tmp_path: Path) -> None:
     play(node, story)
 
 
+@pytest.mark.slow
 def test_only_a_short_patch_goes_before_other_jobs(tmp_path: Path) -> None:
     node = Node(tmp_path)
 

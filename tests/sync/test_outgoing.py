@@ -12,13 +12,21 @@ from typing import Any, cast
 import msgspec
 import pytest
 
-from clusterd.clock import Clock
 from clusterd.errors import ClusterError
 from clusterd.messages.bodies import SealChunk
 from clusterd.messages.links import Request, Unanswered
 from clusterd.settings import Communication
 from clusterd.sync.links.caps import RESUME
-from clusterd.sync.links.outgoing import MOST_IN_FLIGHT, SLOW_S, ChunkWindow, Package, Progress, Sender
+from clusterd.sync.links.outgoing import (
+    MOST_IN_FLIGHT,
+    SLOW_LINE,
+    SLOW_S,
+    SMALL_CHUNK,
+    ChunkWindow,
+    Package,
+    Progress,
+    Sender,
+)
 from clusterd.sync.links.peer import Peer
 from clusterd.sync.ports.net_port import Flight
 from clusterd.sync.ports.slabs import SlabPool
@@ -30,6 +38,7 @@ from clusterd.wire.transfer import chunk_bytes
 from hashing.segment import Segment
 from ipc.arena import Arena
 from ipc.descriptor import Descriptor
+from tests.fakes.clock import FakeClock
 from tests.sync.fake_pool import KEY, FakePool, port
 from tests.sync.scripted_node import WORKER, Node, on, turns
 
@@ -40,7 +49,7 @@ CHUNK = chunk_bytes(PATH)
 class FakePeer:
     """A worker that keeps what it gets. After `cancels` chunks it cancels; `fails`: the number of the chunk that it
     refuses; `held`: how much of an interrupted package it claims to have. While `reads` is clear it reads nothing, and
-    net keeps what is sent."""
+    net keeps what is sent. `line`: bytes in a second that reach it, by the clock of the test."""
 
     def __init__(self, slabs: SlabPool, arena: Arena, name: str = "w") -> None:
         self.name = name
@@ -49,6 +58,10 @@ class FakePeer:
         self.timeout_s = 20.0
         self.interrupted: set[str] = set()
         self.paths: set[str] = set()
+        self.is_slow = False
+        self.sizes: list[int] = []
+        self.line = float("inf")
+        self.clock = FakeClock()
         self.data = b""
         self.ends: list[bytes] = []
         self.asked: list[str] = []
@@ -61,14 +74,26 @@ class FakePeer:
         self.unwritten: list[int] = []
         self._slabs, self._arena = slabs, arena
 
-    async def request(self, command: str, payload: bytes = b"") -> bytes:
+    async def request(
+        self, command: str, payload: bytes = b"", *, body: Descriptor | None = None, timeout_s: float = 20.0
+    ) -> bytes:
         self.asked.append(command)
+        if body is not None:
+            self._slabs.sent(body.slab)
+            await self._slabs.take_back([body.slab])
+            self.sizes.append(len(Sealer(KEY).open(bytes(self._arena.slice(body)))) - len("7 "))
+            self.clock.move(self.sizes[-1] / self.line)
+        if command == "new_str":
+            return b"7"
         if command == "syn_m_c":
             return b"task"
         if command == RESUME_FILE:
             return self.held
         if command == "file_end":
             self.ends.append(payload.split(b" ", 1)[1])
+            assert timeout_s > self.timeout_s, "a busy peer reads all of it again"
+        if command == "syn_m_c_e" and self.interrupted:
+            raise ClusterError(3027, "task")
         return b""
 
     async def note_sending(self, command: str, task_id: str, *, is_open: bool) -> None:
@@ -85,6 +110,7 @@ class FakePeer:
         plain = Sealer(KEY).open(bytes(self._arena.slice(body)))
         assert plain.startswith(f"{PATH} ".encode())
         self.data += plain[len(PATH) + 1 :]
+        self.sizes.append(len(plain) - len(PATH) - 1)
         if self.reads.is_set():
             await self._slabs.take_back([body.slab])
         else:
@@ -92,12 +118,14 @@ class FakePeer:
         self.chunks += 1
         if self.chunks >= self.cancels:
             self.interrupted.add("task")
-        return cast(Flight, SimpleNamespace(number=self.chunks, forget=lambda: None))
+        flight = SimpleNamespace(number=self.chunks, length=self.sizes[-1], forget=lambda: None)
+        return cast(Flight, flight)
 
     async def response_of(self, command: str, flight: SimpleNamespace) -> bytes:
         await asyncio.sleep(0)
         await self.reads.wait()
         self.in_flight -= 1
+        self.clock.move(flight.length / self.line)
         if flight.number == self.fails:
             raise ClusterError(1000, "disk full")
         return b"File updated"
@@ -108,7 +136,8 @@ class Stage:
         self.arena = Arena(0, slabs)
         self.pool = FakePool(str(root), self.arena)
         self.slabs = SlabPool(self.arena.sync_slabs)
-        self.sender = Sender(port(self.pool), self.slabs, Clock())
+        self.clock = FakeClock()
+        self.sender = Sender(port(self.pool), self.slabs, self.clock)
         self.data = os.urandom(CHUNK // 2) * 7 + b"the tail"
         (root / "package").write_bytes(self.data)
         shared = len(self.data) - 8
@@ -117,7 +146,9 @@ class Stage:
         self.package = Package(segments, len(self.data), digest, shared, PATH, (1, b"whole"))
 
     def peer(self, name: str = "w") -> FakePeer:
-        return FakePeer(self.slabs, self.arena, name)
+        peer = FakePeer(self.slabs, self.arena, name)
+        peer.clock = self.clock
+        return peer
 
     async def quiet(self) -> int:
         """Returns how many slabs are free when all sealing has ended and no body is kept."""
@@ -126,7 +157,7 @@ class Stage:
         await self.sender.bodies.tidy(1e12)
         return self.slabs.free
 
-    async def send(self, peer: FakePeer, number: int = 1) -> int | None:
+    async def send(self, peer: FakePeer, number: int = 1) -> int:
         """`number`: the same for links that share sealed bodies."""
         progress = Progress(peer.name, "integrity", "sending", 0.0)
         package = msgspec.structs.replace(self.package, build=(number, b"whole"))
@@ -145,7 +176,7 @@ def test_three_workers_get_the_same_bytes_from_one_sealing(stage: Stage) -> None
     async def story() -> None:
         await stage.slabs.admit()
         peers = [stage.peer(str(number)) for number in range(3)]
-        assert await asyncio.gather(*map(stage.send, peers)) == [None] * 3
+        assert await asyncio.gather(*map(stage.send, peers)) == [len(stage.data)] * 3
         for peer in peers:
             assert peer.data == stage.data
             assert peer.ends == [stage.package.sha256]
@@ -166,6 +197,25 @@ def test_cancelled_sending_ends_with_the_digest_of_what_was_sent(stage: Stage) -
         assert peer.ends == [sha256(stage.data[: 2 * CHUNK]).digest()]
         await stage.sender.bodies.tidy(1e12)
         assert stage.slabs.free == stage.slabs.total
+
+    asyncio.run(story())
+
+
+def test_a_peer_that_gives_up_during_the_last_chunk_gets_a_smaller_package_next(stage: Stage) -> None:
+    """wire.md 5.7: its wait is over and it must be sent less, or it would get the same package for ever."""
+
+    async def story() -> None:
+        await stage.slabs.admit()
+        peer, lines = stage.peer(), list[str]()
+        peer.cancels = 5
+        log = SimpleNamespace(debug=lines.append, error=lines.append)
+        progress = Progress(peer.name, "integrity", "sending", 0.0)
+        with pytest.raises(ClusterError) as cut:
+            await stage.sender.send(cast(Peer, peer), "w", "syn_m_c", stage.package, cast(TagLog, log), progress)
+        assert peer.data == stage.data
+        assert cut.value.code == 3039
+        assert lines == ["Sending zip file.", "Decreasing sync size limit to 30.00 MB."]
+        assert peer.asked == ["syn_m_c", "opened", "new_file", "file_end", "syn_m_c_e", "closed"]
 
     asyncio.run(story())
 
@@ -191,6 +241,46 @@ def test_window_grows_while_answers_are_quick_and_falls_to_one_for_a_slow_peer()
     assert window.size == 1
 
 
+# ---- peers on a slow line --------------------------------------------------------------------------------------------
+
+
+def test_a_peer_on_a_slow_line_gets_small_chunks_as_soon_and_as_long_as_that_is_known(stage: Stage) -> None:
+    """Keepalives and answers wait for the end of a chunk: behind whole ones they would be given up."""
+
+    async def story() -> None:
+        await stage.slabs.admit()
+        peer, size = stage.peer(), len(stage.data)
+        peer.line = SLOW_LINE * 0.9
+        assert await stage.send(peer) == size
+        assert peer.data == stage.data
+        assert peer.sizes[:2] == [CHUNK, CHUNK]
+        assert set(peer.sizes[3:-1]) == {SMALL_CHUNK}
+        again = len(peer.sizes)
+        peer.line = float("inf")
+        assert await stage.send(peer, 2) == size
+        assert peer.sizes[again] == SMALL_CHUNK
+        once_more = len(peer.sizes)
+        assert await stage.send(peer, 3) == size
+        assert peer.sizes[once_more] == CHUNK
+        assert peer.ends == [stage.package.sha256] * 3
+        assert await stage.quiet() == stage.slabs.total
+
+    asyncio.run(story())
+
+
+def test_a_long_string_on_a_slow_line_goes_in_small_chunks_after_the_first(stage: Stage) -> None:
+    async def story() -> None:
+        await stage.slabs.admit()
+        peer = stage.peer()
+        peer.line = SLOW_LINE * 0.9
+        assert await stage.sender.send_string(cast(Peer, peer), stage.package.segments) == "7"
+        assert peer.sizes[0] == chunk_bytes("7")
+        assert set(peer.sizes[1:-1]) == {SMALL_CHUNK}
+        assert sum(peer.sizes) == len(stage.data)
+
+    asyncio.run(story())
+
+
 # ---- peers that take nothing -----------------------------------------------------------------------------------------
 
 
@@ -211,13 +301,13 @@ def test_peers_that_read_nothing_leave_slabs_for_those_that_do(tmp_path: Path, n
         for place in range(3):
             moving = stage.peer("moving")
             async with asyncio.timeout(60):
-                assert await stage.send(moving, 200 + place) is None
+                assert await stage.send(moving, 200 + place) == len(stage.data)
             assert moving.data == stage.data
         assert max(len(peer.unwritten) for peer in silent) <= 2
         for peer in silent:
             peer.reads.set()
             await stage.slabs.take_back(peer.unwritten)
-        assert await asyncio.gather(*sendings) == [None] * 5
+        assert await asyncio.gather(*sendings) == [len(stage.data)] * 5
         assert all(peer.data == stage.data for peer in silent)
         assert await stage.quiet() == stage.slabs.total
 
@@ -244,7 +334,7 @@ def test_worker_that_has_the_beginning_gets_the_rest_and_the_digest_of_all(stage
         start = {"all but the tail": size - 8, "all": size}.get(held, held) if isinstance(held, str) else held
         assert isinstance(start, int)
         peer = resuming(stage, start)
-        assert await stage.send(peer) is None
+        assert await stage.send(peer) == size - start
         assert peer.asked == [RESUME_FILE, "new_file", "file_end"]
         assert peer.data == stage.data[start:]
         assert peer.ends == [stage.package.sha256]
@@ -312,9 +402,10 @@ def test_worker_that_lies_about_what_it_has_gets_nothing_and_costs_nothing(stage
         assert stage.slabs.free == stage.slabs.total
         assert len(errors) == 1
         assert len(errors[0]) < 300
-        peer.held = b"0"
-        assert await stage.send(peer) is None
-        assert peer.data == stage.data
+        if lie in (b"", b"more"):  # for one that is no number, and one that is; sealing a package takes a while
+            peer.held = b"0"
+            assert await stage.send(peer) == len(stage.data)
+            assert peer.data == stage.data
 
     errors: list[str] = []
     asyncio.run(story())

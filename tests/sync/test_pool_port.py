@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from clusterd.clock import Clock
+from clusterd.messages.api import RunFunction
+from clusterd.messages.base import Text
 from clusterd.messages.manifest import Packed
 from clusterd.messages.packages import (
     OpenPackage,
@@ -20,6 +22,7 @@ from clusterd.messages.packages import (
 from clusterd.messages.pool import JobDone, PoolHello, StartJob
 from clusterd.sync.ports.pool_port import (
     API_S,
+    DIED,
     LOST_AFTER_CLAIMS,
     LOST_AFTER_S,
     OVERDUE_S,
@@ -68,6 +71,32 @@ def test_files_of_an_abandoned_job_are_removed(tmp_path: Path, end: str, kind: s
 
     asyncio.run(story())
     assert list(tmp_path.iterdir()) == [read]
+
+
+@pytest.mark.parametrize("changes", [True, False])
+def test_function_that_changes_something_is_not_run_again_when_its_process_dies(changes: bool) -> None:
+    """An agent that the dead process had added would be refused as a duplicate, and nobody would get its key."""
+    sent: list[StartJob] = []
+
+    async def send(slot: bytes, order: StartJob) -> None:
+        sent.append(order)
+
+    async def story() -> None:
+        port = PoolPort(send, JobQueue(4), 1, Clock())
+        await port.hello(PoolHello(1, 1))
+        waiter = port.start(RunFunction("/r", Text(b"{}"), "/r/out", False, changes=changes))
+        while not sent:
+            await asyncio.sleep(0)
+        await port.hello(PoolHello(1, 2))
+        assert len(sent) == (1 if changes else 2)
+        if not changes:
+            await port.hello(PoolHello(1, 3))
+        with pytest.raises(JobError, match="may not run again" if changes else "died, twice") as failure:
+            await waiter
+        assert failure.value.kind == DIED
+
+    asyncio.run(story())
+    assert len(sent) == (1 if changes else 2), "in the end, too"
 
 
 def test_failure_of_one_of_several_jobs_is_raised_when_the_last_has_ended() -> None:

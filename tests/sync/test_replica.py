@@ -10,9 +10,12 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
+import msgspec
 import pytest
 
+from clusterd.errors import ClusterError
 from clusterd.messages.links import Reply, Request
+from clusterd.messages.replica import Mark, Marked
 from clusterd.rounds import Rounds
 from clusterd.rundir import API_FILES, replica_socket
 from clusterd.settings import ApiSettings, HaSettings
@@ -23,6 +26,7 @@ from clusterd.sync.links.peer import Peer
 from clusterd.sync.ports.net_port import LinkClosed
 from clusterd.sync.replica import worker as worker_module
 from clusterd.sync.replica.api_files import MOST_FILE_BYTES, PIECE_BYTES, sources
+from clusterd.wdb.replica import ReplicaStore
 from clusterd.wire import commands
 from tests.store.replica_bench import Bench
 from tests.sync.rounds_bench import run
@@ -49,7 +53,7 @@ class Pair:
             Path(replica_socket(str(root))).parent.mkdir(parents=True, exist_ok=True)
             server = StreamServer(
                 replica_socket(str(root)),
-                ReplicaPort(side).answer,
+                ReplicaPort(side, mark=self.bench.engine.mark).answer,
                 most=8,
                 rounds=Rounds(lambda *_: None),
                 largest=MOST_BYTES,
@@ -116,6 +120,30 @@ async def until(holds: Callable[[], Awaitable[bool]]) -> None:
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A path short enough for a socket below it."""
     return tmp_path_factory.mktemp("r")
+
+
+def test_changed_user_is_on_a_candidate_when_the_command_that_changed_it_ends(base: Path) -> None:
+    """A candidate that has all agents asks again only after ten seconds: the user was lost with the master."""
+
+    async def story() -> None:
+        pair = Pair(base)
+        write_api_files(pair.master, b"secret of the tokens")
+        async with paired(pair):
+            await until(pair.is_equal)
+            users = sources(pair.master.context.settings)["users.json"]
+            for number in range(3):
+                users.write_bytes(b"users %d" % number)
+                found = await ReplicaStore(str(pair.bench.master)).ask(Mark(), 60)
+                assert msgspec.msgpack.decode(found, type=Marked) == Marked(is_kept=True)
+                assert (pair.bench.candidate / API_FILES / "users.json").read_bytes() == users.read_bytes()
+            here = await ReplicaStore(str(pair.bench.candidate)).ask(Mark(), 60)
+            assert msgspec.msgpack.decode(here, type=Marked) == Marked(), "its users are those of its master"
+            pair.is_cut = True
+            pair.bench.source.candidates.gone(WORKER.name)
+            found = await ReplicaStore(str(pair.bench.master)).ask(Mark(), 60)
+            assert msgspec.msgpack.decode(found, type=Marked) == Marked(why="no candidate is connected")
+
+    run(story())
 
 
 def write_api_files(node: Node, token: bytes) -> None:
@@ -229,6 +257,33 @@ def test_link_that_ends_is_no_replica_that_works_again(base: Path, monkeypatch: 
         node.context.troubles.begin("replica", "The store is away.")
         await replica.run(cast(Peer, SimpleNamespace(agreed=agreed, request=ask, timeout_s=1.0)))
         assert "replica" in node.context.troubles.shown()
+        await node.close()
+
+    run(story())
+
+
+def test_candidate_asks_again_soon_after_one_failure(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Registrations wait for the candidate that confirms, and no longer than for `synchronous_timeout`."""
+    monkeypatch.setattr(worker_module, "SOON_S", 0.001)
+    monkeypatch.setattr(worker_module, "AGAIN_S", 600.0)
+    node = Node(base, "worker", ("replica",), serves_store=True, ha=WANTED)
+    ends: list[Exception] = [ClusterError(1000, "the files of the REST API have changed meanwhile"), LinkClosed("x")]
+
+    async def agreed() -> set[str]:
+        return {"replica"}
+
+    async def ask(*_: Any, **__: Any) -> bytes:
+        raise ends.pop(0)
+
+    async def following(request: object) -> bytes:
+        return b"the next question"
+
+    async def story() -> None:
+        replica = worker_module.ReplicaWorker(node.context)
+        monkeypatch.setattr(replica, "_next", following)
+        async with asyncio.timeout(60):
+            await replica.run(cast(Peer, SimpleNamespace(agreed=agreed, request=ask, timeout_s=1.0)))
+        assert ends == []
         await node.close()
 
     run(story())

@@ -80,12 +80,33 @@ def test_transfer_that_was_cut_off_sends_only_the_rest(worker: Worker) -> None:
         await send(first, DATA, stop=7000)
         first.close()
         assert await send(second, DATA) == len(DATA) - 7000
-        second.end_task(f"{TASK} {PATH[1:]}".encode())
+        await second.end_task(f"{TASK} {PATH[1:]}".encode())
         awaited = second.awaited(TASK)
         assert awaited is not None
         file = awaited.file.result()
         assert Path(file.place).read_bytes() == DATA
         assert file.digest == sha256(DATA).digest()
+
+    asyncio.run(story())
+
+
+def test_package_that_is_named_while_its_digest_is_computed_is_taken(worker: Worker) -> None:
+    """A busy node needs longer for that than a stock master waits: it goes on to its last command."""
+
+    async def story() -> None:
+        link = worker.link()
+        await send(link, DATA, stop=len(DATA))
+        worker.pool.gate.clear()
+        ended = asyncio.create_task(link.end_file(f"{PATH} ".encode() + sha256(DATA).digest()))
+        await asyncio.sleep(0)
+        named = asyncio.create_task(link.end_task(f"{TASK} {PATH[1:]}".encode()))
+        for _ in range(5):
+            await asyncio.sleep(0)
+        worker.pool.gate.set()
+        await asyncio.gather(ended, named)
+        awaited = link.awaited(TASK)
+        assert awaited is not None
+        assert awaited.file.result().complete
 
     asyncio.run(story())
 

@@ -131,6 +131,19 @@ def test_small_changes_need_no_question(tmp_path: Path) -> None:
     assert scene.worker.asked == 0
 
 
+def test_part_that_could_not_be_made_leaves_no_file(tmp_path: Path) -> None:
+    class DyingPool(Pool):
+        async def run(self, job: Any) -> Any:
+            await super().run(job)
+            raise JobError("bug", "the process that ran it died, twice")
+
+    scene = Scene(tmp_path, b"%d" % (22 * MIB))
+    cast(Any, scene.rooms)._context.jobs = DyingPool()
+    with pytest.raises(JobError):
+        run(scene.sizes())
+    assert [str(path) for path in Path(scene.difference).parent.iterdir()] == [scene.difference]
+
+
 @pytest.mark.parametrize("said", [None, ClusterError(3000, "unknown")])
 def test_refusal_halves_for_a_while_that_grows(said: Exception | None, tmp_path: Path) -> None:
     """A stock worker says nothing of its disk, so the master tries again, less and less often."""

@@ -151,6 +151,24 @@ def test_status_of_a_master_is_by_worker_and_remembers_absent_ones(tmp_path: Pat
     on(node, story())
 
 
+def test_what_a_worker_lacks_is_told_without_the_store(tmp_path: Path) -> None:
+    """In a switchover it takes no writes, and a status waits for it: 0.8 s in which nothing is registered."""
+    node = Node(tmp_path, "master", serves_store=True)
+
+    async def story() -> None:
+        await node.up(PROGRAM)
+        await node.up(WORKER)
+        node.side._integrity.record("w1").is_behind(node.clock.wall(), 3)
+        found = json.loads((await node.reply(await node.ask(PROGRAM, "lacking", b"w1"))).payload)
+        assert (found["result"]["lag_files"], found["answered_at"]) == (3, node.clock.wall())
+        shown = json.loads((await node.reply(await node.ask(PROGRAM, "status"))).payload)
+        assert found["result"] == shown["results"]["w1"]
+        other = json.loads((await node.reply(await node.ask(PROGRAM, "lacking", b"w2"))).payload)
+        assert other["result"] is None
+
+    on(node, story())
+
+
 def test_master_asks_nothing_of_a_worker_that_comes_and_has_a_line_of_groups_for_it(tmp_path: Path) -> None:
     node = Node(tmp_path, "master")
 

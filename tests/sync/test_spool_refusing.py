@@ -11,6 +11,7 @@ from typing import Any, cast
 
 import pytest
 
+from clusterd.errors import ClusterError
 from clusterd.messages.base import INLINE_BYTES
 from clusterd.settings import Limits
 from clusterd.sync.links.incoming import Incoming
@@ -86,7 +87,7 @@ class Link:
         incoming.new_file(PATH.encode())
         await incoming.file_chunk(f"{PATH} hi".encode(), None)
         await incoming.end_file(f"{PATH} ".encode() + sha256(b"hi").digest())
-        incoming.end_task(f"{TASK} {PATH[1:]}".encode())
+        await incoming.end_task(f"{TASK} {PATH[1:]}".encode())
         awaited = incoming.awaited(TASK)
         assert awaited is not None
         found: IncomingFile[str] = awaited.file.result()
@@ -134,6 +135,19 @@ def test_strings_and_files_whose_bytes_could_not_be_written_leave_their_places(t
         assert link.files == []
         disk.is_full = False
         await link.all_works()
+
+    run(story())
+
+
+def test_length_that_no_string_has_is_refused_and_is_no_trouble_of_the_spool(tmp_path: Path) -> None:
+    """A peer could fill log and journal with a spool that is full and has room again."""
+
+    async def story() -> None:
+        link = Link(tmp_path)
+        for length in (b"9" * 20, str(Limits().string_bytes + 1).encode()):
+            with pytest.raises(ClusterError, match="strings of more than"):
+                link.incoming.new_string(length)
+        assert (link.troubles.shown(), link.lines, link.files) == ({}, [], [])
 
     run(story())
 

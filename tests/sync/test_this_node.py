@@ -10,6 +10,9 @@ from clusterd.dapi.protocol.policy import Origin
 from clusterd.errors import ClusterError
 from clusterd.messages.base import INLINE_BYTES, Text
 from clusterd.settings import WorkerApi
+from clusterd.sync.ports.pool_port import DIED, JobError
+from clusterd.sync.requests.runner import LONGEST_CHANGE_S
+from clusterd.sync.requests.this_node import MAY_BE_DONE
 from tests.sync.framework_node import (
     DM,
     DONE,
@@ -61,10 +64,12 @@ def test_a_request_reaches_the_framework_as_it_came(tmp_path: Path, name: str, r
     assert node.jobs.ran == [], "no process of the pool has to do with it"
 
 
-def test_a_request_may_take_its_time(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "most_s"), [("get_full_overview", 200.0), ("delete_agents", LONGEST_CHANGE_S)])
+def test_a_request_may_take_its_time_and_does_not_run_for_ever(tmp_path: Path, name: str, most_s: float) -> None:
+    """Functions that hang would take the places of all others: nobody waits for longer than 200 s."""
     port = FakePort()
-    ask(Node(tmp_path, port), asked("wazuh.agent:get_full_overview", wait_for_complete=True))
-    assert port.asked[0]["timeout_s"] is None
+    ask(Node(tmp_path, port), asked(f"wazuh.agent:{name}", wait_for_complete=True))
+    assert port.asked[0]["timeout_s"] == most_s
 
 
 def test_large_requests_and_answers_pass_and_leave_no_file(tmp_path: Path) -> None:
@@ -160,3 +165,34 @@ def test_failures_of_the_framework_are_the_outcome(
     answer = ask(node, asked("wazuh.cdb_list:get_path_lists"))
     assert (code_of(answer), answer["__wazuh_exception__"]["__class__"]) == (code, wire_class)
     assert node.jobs.ran == [], "it may have been done"
+
+
+@pytest.mark.parametrize(("name", "changes"), [("wazuh.agent:create_group", True), ("wazuh.agent:get_agents", False)])
+def test_death_of_the_process_of_a_change_is_told_as_what_may_have_been_done(
+    tmp_path: Path, name: str, changes: bool
+) -> None:
+    node = Node(tmp_path, None)
+
+    async def dies(job: Any, **_: Any) -> Any:
+        assert job.may_run_again is not changes
+        raise JobError(DIED, "it died")
+
+    node.jobs.run = dies  # type: ignore[method-assign]
+    answer = ask(node, asked(name, {"group_id": "web"} if changes else {}))
+    assert code_of(answer) == 1000
+    assert text_of(answer) == (MAY_BE_DONE if changes else "None")
+
+
+def test_digests_of_twenty_thousand_files_are_compared(tmp_path: Path) -> None:
+    """Such a request has 3 MiB."""
+    node = Node(tmp_path, None, WORKER)
+    digests = {f"etc/lists/list-{number}": f"{number:0128x}" for number in range(20_000)}
+
+    class Cluster:
+        async def ruleset_hashes(self) -> dict[str, str]:
+            return digests
+
+    node.runner._here._cluster = cast(Any, Cluster())
+    content = asked("wazuh.cluster:get_ruleset_sync_status", {"master_md5": digests}, DM, from_cluster=True)
+    answer = ask(node, content, "master")
+    assert answer["__wazuh_result__"]["__object__"]["affected_items"] == [{"name": "w1", "synced": True}]

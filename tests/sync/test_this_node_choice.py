@@ -2,12 +2,28 @@
 
 import json
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
+from clusterd.errors import ClusterError
 from clusterd.messages.api import RunFunction
-from clusterd.sync.ports.framework_port import NotBegun
-from tests.sync.framework_node import DM, DONE, FRAMEWORK_ONLY, LA, WORKER, FakePort, Node, ask, asked, code_of, text_of
+from clusterd.messages.base import Text
+from clusterd.sync.ports.framework_port import MissingFramework, NotBegun
+from tests.sync.framework_node import (
+    DM,
+    DONE,
+    FRAMEWORK_ONLY,
+    LA,
+    LM,
+    WORKER,
+    FakePort,
+    Node,
+    ask,
+    asked,
+    code_of,
+    text_of,
+)
 
 # ---- who is first ----------------------------------------------------------------------------------------------------
 
@@ -50,6 +66,19 @@ def test_no_other_function_answers_for_its_users(tmp_path: Path, port: FakePort)
     assert code_of(answer) == 3009
     assert "check_token (" in text_of(answer)
     assert node.jobs.ran == []
+
+
+@pytest.mark.parametrize("name", ["api.authentication:check_token", "wazuh.security:wrapper_revoke_tokens"])
+def test_framework_that_is_installed_in_part_is_one_that_fails(tmp_path: Path, name: str) -> None:
+    """A revocation of clusterd's own tokens alone would be answered as done."""
+    missing = MissingFramework("installed in part", "auto")
+    node = Node(tmp_path, cast(Any, missing))
+    answer = ask(node, asked(name, request_type=LM if "check" in name else LA))
+    assert code_of(answer) == 3009
+    assert "installed in part" in text_of(answer)
+    assert node.jobs.ran == []
+    assert "__wazuh_result__" in ask(node, asked("wazuh.manager:get_basic_info", request_type=LA))
+    assert missing.shown()["state"] == "failed"
 
 
 def test_what_only_a_framework_has_is_not_available_without_one(tmp_path: Path) -> None:
@@ -100,6 +129,34 @@ def test_a_broadcast_asks_the_framework_for_this_node_only(tmp_path: Path) -> No
     assert sorted(node.given) == ["w1", "w2"]
     assert json.loads(port.contents[0])["f_kwargs"] == {}
     assert not any(isinstance(job, RunFunction) for job in node.jobs.ran)
+
+
+def test_node_that_is_away_takes_no_other_answer_away_however_large_the_request_is(tmp_path: Path) -> None:
+    node = Node(tmp_path, FakePort())
+    found = '{"__wazuh_result__": {"__class__": "AffectedItemsWazuhResult", "__object__": %s}}'
+    fields = {
+        "affected_items": ["w1"], "sort_fields": None, "sort_casting": ["str"], "sort_ascending": [True],
+        "total_affected_items": 1, "total_failed_items": 0, "dikt": {}, "all_msg": "", "some_msg": "", "none_msg": "",
+        "failed_items_keys": [], "failed_items_values": [],
+    }  # fmt: skip
+    node.others = {"w1": (found % json.dumps(fields)).encode(), "w2": b""}
+
+    async def without_w2(name: str, request: Text, limit_s: float | None) -> Text:
+        if name == "w2":
+            raise ClusterError(3022, name)
+        return Text(node.others[name])
+
+    node.runner._ask = without_w2
+    content = asked(
+        "wazuh.manager:update_ossec_conf",
+        {"node_list": ["w1", "w2"], "new_conf": "x" * 2_000_000},
+        DM,
+        nodes=["m", "w1", "w2"],
+    )
+    answer = ask(node, content, "worker")["__wazuh_result__"]["__object__"]
+    assert answer["affected_items"] == ["w1"]
+    assert answer["failed_items_values"] == [["w2"]]
+    assert answer["failed_items_keys"][0]["__object__"]["code"] == 3022
 
 
 def test_what_the_master_spreads_is_executed_by_the_framework_of_a_worker(tmp_path: Path) -> None:

@@ -60,6 +60,7 @@ def test_files_that_vanish_at_once_are_withheld_until_a_person_allows_it(tmp_pat
     play(node, story)
 
 
+@pytest.mark.slow
 def test_slow_deletion_is_judged_as_a_whole(tmp_path: Path) -> None:
     node = Node(tmp_path)
     node.fill(400)
@@ -77,6 +78,7 @@ def test_slow_deletion_is_judged_as_a_whole(tmp_path: Path) -> None:
     play(node, story)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 10, 49, 60])
 def test_deletion_of_less_than_the_share_goes_through(tmp_path: Path, count: int) -> None:
     node = Node(tmp_path)
@@ -197,6 +199,7 @@ def test_protection_survives_a_restart(tmp_path: Path) -> None:
     play(Node(tmp_path), still_is)
 
 
+@pytest.mark.slow
 def test_files_a_killed_daemon_left_settling_are_judged_by_the_next(tmp_path: Path) -> None:
     node = Node(tmp_path)
     node.fill(200)

@@ -226,6 +226,22 @@ def test_master_that_never_sends_what_it_announced_only_gets_a_cancel(worker: Re
     worker.story(story)
 
 
+def test_package_whose_chunks_were_refused_is_not_waited_for(worker: Receiving) -> None:
+    """A stock master ignores that and ends as usual. Its worker would not check again for two minutes (wire.md 3.5)."""
+
+    async def story(peer: Peer) -> None:
+        task = (await worker.node.reply(await worker.node.ask(MASTER, "syn_m_c"))).payload
+        ended = await worker.node.reply(await worker.node.ask(MASTER, "syn_m_c_e", task + b" queue/cluster/w1/a.zip"))
+        assert (ended.command, code_in(ended.payload)) == ("err", 3027)
+        told = await worker.node.request(MASTER.link, "cancel_task")
+        assert code_in(told.payload.removeprefix(task + b" ")) == 3040
+        await worker.node.until(lambda: worker.changed == [0])
+        assert "syn_i_w_m_r" not in worker.node.asked(MASTER.link)
+        assert "3040" in worker.own["detail"]
+
+    worker.story(story)
+
+
 def test_third_package_at_a_time_is_refused(worker: Receiving) -> None:
     async def story(peer: Peer) -> None:
         answers = [await worker.node.reply(await worker.node.ask(MASTER, "syn_m_c")) for _ in range(3)]

@@ -37,3 +37,14 @@ def test_slow_and_broken_transfers_leave_it_unchanged() -> None:
     assert limit.sending_ended(float("inf")) is None
     assert limit.current == before
     assert limit.sending_ended(0.0) == "Increasing sync size limit to 37.50 MB."
+
+
+def test_other_rules_of_a_reload_hold_for_a_limit_that_has_shrunk_and_for_one_that_has_not() -> None:
+    whole, shrunk = ZipLimit(Communication()), ZipLimit(Communication())
+    shrunk.interrupted(100 * 1048576)
+    for limit in (whole, shrunk):
+        limit.set_rules(Communication(max_zip_size_bytes=2 * GIB))
+    assert (whole.current, shrunk.current) == (2 * GIB, 80 * 1048576)
+    for limit in (whole, shrunk):
+        limit.set_rules(Communication(max_zip_size_bytes=50 * 1048576))
+        assert limit.current == 50 * 1048576

@@ -1,12 +1,15 @@
-"""Events on a full disk, for test_full_disk.py: each runs in a mount namespace of its own, where a small tmpfs replaces
-a directory of one node. `python -m tests.system.disk_stories NAME`."""
+"""Events on a full disk, for test_full_disk.py: in a mount namespace of their own, where a small tmpfs replaces
+a directory of one node. `python -m tests.system.disk_stories` reads their names, one a line, and answers each with a
+line of JSON: what failed, or an empty text."""
 
 import contextlib
+import json
 import os
 import random
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -154,6 +157,16 @@ def read_only(disk: Path) -> Iterator[None]:
 STORIES = {story.__name__: story for story in (master_cannot_look, worker_keeps_its_reserve, read_only_for_a_while)}
 
 
+def main() -> None:
+    for line in sys.stdin:
+        failed = ""
+        try:
+            with rigs() as make:
+                STORIES[line.strip()](make)
+        except Exception:
+            failed = traceback.format_exc()
+        print(json.dumps(failed), flush=True)
+
+
 if __name__ == "__main__":
-    with rigs() as make:
-        STORIES[sys.argv[1]](make)
+    main()

@@ -5,14 +5,16 @@ import os
 import shutil
 import signal
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.conftest import MakeRig
+from tests.conftest import MakeRig, rigs
 from tests.contracts.helpers import trigger
 from tests.fakes.wazuh_db import FakeWazuhDb
+from tests.system.new_lines import NewLines
 from tools.rig.faults import tell_link
 from tools.rig.nodes import Rig, RigNode
 from tools.rig.peer import wait_until
@@ -25,11 +27,54 @@ QUICK: dict[str, Any] = {
 }
 
 
-@pytest.fixture
-def rig(make_rig: MakeRig) -> Rig:
+def make(make_rig: MakeRig) -> Rig:
     made = make_rig(2, overrides=QUICK, links=True)
     (made.master.root / "etc/client.keys").write_text("")
     return made
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[Rig]:
+    with rigs() as make_rig:
+        made = make(make_rig)
+        made.start()
+        yield made
+
+
+@pytest.fixture
+def rig(running: Rig) -> Rig:
+    """A running master and two workers behind links, without agents and with the groups of a new rig."""
+    for worker in running.workers:
+        assert worker.link_control is not None
+        tell_link(worker.link_control, "mend")
+    shared = running.master.root / "etc/shared"
+    for name in ("shop", "late", "bare"):
+        shutil.rmtree(shared / name, ignore_errors=True)
+    groups = {"default"} | {path.name for path in shared.iterdir() if path.is_dir()}
+
+    def is_as_new(node: RigNode) -> bool:
+        with WdbClient(node.root) as client:
+            agents = client.ids("get-all-agents last_id")
+            for agent_id in agents:
+                client.command(f"global delete-agent {agent_id}")
+            return not agents and groups == {row["name"] for row in client.rows('select name from "group"')}
+
+    def are_as_new() -> bool:
+        # All, and once more: groups on their way to a worker make their agents there again.
+        return all(answers(is_as_new, node) for _ in range(2) for node in running.nodes)
+
+    wait_until(are_as_new, 60, "no agents, no other groups")
+    wait_until(running.are_connected, 60, "the workers are connected")
+    running.wait_equal(60)
+    return running
+
+
+def answers(question: Callable[[RigNode], bool], node: RigNode) -> bool:
+    """What this says of the node; False while its store does not answer."""
+    try:
+        return question(node)
+    except WdbError:
+        return False
 
 
 def ask(node: RigNode, request: str) -> str:
@@ -48,6 +93,7 @@ def group_hash(node: RigNode) -> str | None:
 
 
 def log_of(node: RigNode) -> str:
+    """All that a node has logged."""
     return (node.root / "logs/cluster.log").read_text()
 
 
@@ -119,7 +165,6 @@ def waiting(node: RigNode) -> int:
 
 
 def test_state_reaches_the_master_and_counts_as_reported_then(rig: Rig) -> None:
-    rig.start()
     add_agents(rig.nodes, 20)
     for agent_id in range(1, 21):
         report(rig.workers[agent_id % 2], agent_id, "v1")
@@ -142,13 +187,12 @@ def test_state_reaches_the_master_and_counts_as_reported_then(rig: Rig) -> None:
 
 
 def test_cut_link_keeps_reports_until_it_is_mended(rig: Rig) -> None:
-    rig.start()
     add_agents(rig.nodes, 5)
-    worker = rig.workers[0]
+    worker, log = rig.workers[0], NewLines(rig.workers[0])
     assert worker.link_control is not None
     tell_link(worker.link_control, "cut")
     report(worker, 1, "later")
-    wait_until(lambda: "Could not connect to master" in log_of(worker) or "closed" in log_of(worker), 60, "the cut")
+    wait_until(lambda: "Could not connect to master" in log.text or "closed" in log.text, 60, "the cut")
     assert waiting(worker) == 1
     tell_link(worker.link_control, "mend")
     wait_until(lambda: facts(rig.master, 1).get("version") == "later", 60, "the report after the link is back")
@@ -157,7 +201,6 @@ def test_cut_link_keeps_reports_until_it_is_mended(rig: Rig) -> None:
 
 def test_late_report_of_an_agent_that_moved_hides_nothing(rig: Rig) -> None:
     """A worker without a link keeps what it knew, while the agent has moved to another worker."""
-    rig.start()
     add_agents(rig.nodes, 3)
     old, new = rig.workers
     assert old.link_control is not None
@@ -172,7 +215,6 @@ def test_late_report_of_an_agent_that_moved_hides_nothing(rig: Rig) -> None:
 
 
 def test_absence_of_the_masters_store_is_logged_once_and_loses_nothing(rig: Rig) -> None:
-    rig.start()
     add_agents(rig.nodes, 3)
     pid = rig.processes(rig.master.name)["store"]
     assert pid is not None
@@ -188,19 +230,19 @@ def test_absence_of_the_masters_store_is_logged_once_and_loses_nothing(rig: Rig)
 
 
 def test_agent_deleted_on_the_master_while_a_worker_reports_it(rig: Rig) -> None:
-    rig.start()
     add_agents(rig.nodes, 3)
+    log = NewLines(rig.workers[0])
     ask(rig.master, "global delete-agent 2")
     for agent_id in (1, 2, 3):
         report(rig.workers[0], agent_id, "v1")
     wait_until(lambda: waiting(rig.workers[0]) == 0, 60, "all is reported")
     assert [row["id"] for row in rows(rig.master, "select id from agent where id > 0 order by id")] == [1, 3]
-    assert "ERROR: [Worker rig_manager_2] [Agent-info sync]" not in log_of(rig.workers[0])
+    assert "ERROR: [Worker rig_manager_2] [Agent-info sync]" not in log.text
 
 
 def test_refused_agent_is_named_and_delays_no_other(rig: Rig) -> None:
-    rig.start()
     add_agents(rig.nodes, 3)
+    log = NewLines(rig.workers[0])
     refusing = (
         "before update of version on agent when new.id = 2 begin select raise(abort, 'agent 2 is not wanted'); end"
     )
@@ -209,14 +251,13 @@ def test_refused_agent_is_named_and_delays_no_other(rig: Rig) -> None:
             report(rig.workers[0], agent_id, "v1")
         wait_until(lambda: waiting(rig.workers[0]) == 0, 60, "all is reported")
     assert [facts(rig.master, agent_id).get("version") for agent_id in (1, 2, 3)] == ["v1", None, "v1"]
-    assert "agent 2: agent 2 is not wanted" in log_of(rig.workers[0])
+    assert "agent 2: agent 2 is not wanted" in log.text
 
 
 # ---- groups down -----------------------------------------------------------------------------------------------------
 
 
 def test_groups_reach_every_worker_and_count_as_handed_out_then(rig: Rig) -> None:
-    rig.start()
     make_group(rig, "shop")
     add_agents([rig.master], 50)
     assign(rig.master, list(range(1, 51)), ["default", "shop"])
@@ -233,34 +274,32 @@ def test_groups_reach_every_worker_and_count_as_handed_out_then(rig: Rig) -> Non
 
 def test_groups_of_agents_registered_before_the_clock_was_set_back_arrive(rig: Rig) -> None:
     """The change travels in rows of changes, and in the full set that a worker asks for."""
-    rig.start()
     in_a_day = int(time.time()) + 86_400
     for agent_id in (1, 2):
         ask(rig.master, f'global insert-agent {{"id":{agent_id},"name":"agent{agent_id}","date_add":{in_a_day}}}')
     assign(rig.master, [1, 2], ["default"])
     wait_until(lambda: all_equal(rig), 60, "equal groups")
-    worker = rig.workers[0]
+    worker, log = rig.workers[0], NewLines(rig.workers[0])
     ask(worker, "global sql update agent set `group` = null, group_hash = null where id > 0")
     ask(worker, "global sql delete from belongs")
     wait_until(lambda: all_equal(rig), 60, "equal groups again")
-    assert "Sent request to obtain all agent-groups" in log_of(worker)
+    assert "Sent request to obtain all agent-groups" in log.text
 
 
 def test_group_of_a_directory_that_comes_later_arrives(rig: Rig) -> None:
     """The rows reach the worker before the files of the group."""
-    rig.start()
     add_agents(rig.nodes, 3)
+    log = NewLines(rig.workers[0])
     (rig.master.root / "etc/shared/late").mkdir()
     (rig.master.root / "etc/shared/late").chmod(0o777)
     wait_until(lambda: {"name": "late"} in rows(rig.master, 'select name from "group"'), 60, "the group")
     assign(rig.master, [1, 2, 3], ["late"])
-    wait_until(lambda: "An error occurred during the set of the groups" in log_of(rig.workers[0]), 60, "a refusal")
+    wait_until(lambda: "An error occurred during the set of the groups" in log.text, 60, "a refusal")
     (rig.master.root / "etc/shared/late/agent.conf").write_text("<agent_config></agent_config>\n")
     wait_until(lambda: all_equal(rig), 60, "equal groups")
 
 
 def test_deleted_group_is_deleted_everywhere(rig: Rig) -> None:
-    rig.start()
     make_group(rig, "shop")
     add_agents([rig.master], 5)
     assign(rig.master, [1, 2, 3, 4, 5], ["shop"])
@@ -275,7 +314,8 @@ def test_deleted_group_is_deleted_everywhere(rig: Rig) -> None:
     assert ask(rig.workers[0], "global select-agent-group 3") == '[{"group":"default"}]'
 
 
-def test_worker_that_joins_late_and_one_with_a_new_database_converge(rig: Rig) -> None:
+def test_worker_that_joins_late_and_one_with_a_new_database_converge(make_rig: MakeRig) -> None:
+    rig = make(make_rig)
     late, other = rig.workers
     rig.start(rig.master.name, other.name)
     add_agents([rig.master], 30)
@@ -292,29 +332,29 @@ def test_worker_that_joins_late_and_one_with_a_new_database_converge(rig: Rig) -
 
 
 def test_lasting_difference_is_reported_once(rig: Rig) -> None:
-    rig.start()
     add_agents([rig.master], 3)
     assign(rig.master, [1, 2, 3], ["default"])
     wait_until(lambda: all_equal(rig), 60, "equal groups")
-    worker = rig.workers[0]
+    worker, log = rig.workers[0], NewLines(rig.workers[0])
     ask(worker, 'global insert-agent {"id":99,"name":"mine","date_add":1}')
     assign(worker, [99], ["default"])
     text = "still differ from the master's after everything was sent again"
-    wait_until(lambda: text in log_of(worker), 60, "the report")
-    asked = log_of(worker).count("Sent request to obtain all agent-groups")
+    wait_until(lambda: text in log.text, 60, "the report")
+    asked = log.text.count("Sent request to obtain all agent-groups")
     ended = time.monotonic() + 6
     while time.monotonic() < ended:
         time.sleep(0.2)
-    assert log_of(worker).count(text) == 1
-    assert log_of(worker).count("Sent request to obtain all agent-groups") <= asked + 2
+    assert log.text.count(text) == 1
+    assert log.text.count("Sent request to obtain all agent-groups") <= asked + 2
     ask(worker, "global delete-agent 99")
-    wait_until(lambda: "equal the master's again" in log_of(worker), 60, "the end of it")
+    wait_until(lambda: "equal the master's again" in log.text, 60, "the end of it")
 
 
 # ---- registration ----------------------------------------------------------------------------------------------------
 
 
-def test_registration_through_a_worker_reaches_all_nodes(rig: Rig) -> None:
+def test_registration_through_a_worker_reaches_all_nodes(make_rig: MakeRig) -> None:
+    rig = make(make_rig)  # of its own: nodes forget an agent, however it came, seconds after its key has gone
     rig.start()
     make_group(rig, "shop")
     answer = authd(
@@ -364,7 +404,6 @@ def test_node_refuses_to_start_beside_the_daemon_it_should_replace(make_rig: Mak
 
 
 def test_group_without_files_reaches_every_worker_and_is_deleted_with_its_directory(rig: Rig) -> None:
-    rig.start()
     add_agents(rig.nodes, 1)
     (rig.master.root / "etc/shared/bare").mkdir()
     wait_until(lambda: "bare" in {row["name"] for row in rows(rig.master, 'select name from "group"')}, 60, "the group")

@@ -13,6 +13,7 @@ import pytest
 
 from clusterd.status.status import StatusReader
 from hashing.atomic import temporary_name
+from tests.campaigns.frame import Changed
 from tests.conftest import MakeRig, rigs
 from tools.rig import workload
 from tools.rig.faults import signal_process, tell_link
@@ -24,28 +25,31 @@ pytestmark = pytest.mark.slow
 RULESET = Path(__file__).resolve().parents[3] / "shared" / "data" / "ruleset-4.14.1.tar.xz"
 
 
-def logs_of(rig: Rig) -> dict[str, list[str]]:
-    return {node.name: (node.root / "logs/cluster.log").read_text().splitlines() for node in rig.nodes}
+@pytest.fixture(scope="module")
+def trio() -> Iterator[Rig]:
+    """A master and two workers that are equal, for tests that leave them equal and let nothing fail."""
+    with rigs() as make:
+        rig = make()
+        rig.start()
+        rig.wait_equal(60)
+        yield rig
 
 
-def test_changes_and_tampering_heal_on_every_worker(make_rig: MakeRig) -> None:
-    rig = make_rig()
-    rig.start()
-    rig.wait_equal(60)
+def test_changes_and_tampering_heal_on_every_worker(trio: Rig) -> None:
+    rig = trio
     for seed in range(3):
         workload.change(rig.master.root, seed=seed, edit=3, add=3, delete=3)
         rig.wait_equal(60)
         workload.tamper(rig.workers[seed % 2].root, seed=seed)
         rig.wait_equal(60)
-    for name, lines in logs_of(rig).items():
+    for node in rig.nodes:
+        lines = (node.root / "logs/cluster.log").read_text().splitlines()
         bad = [line for line in lines if " ERROR: " in line or "error" in line.lower() or "traceback" in line.lower()]
-        assert not bad, name
+        assert not bad, node.name
 
 
-def test_removed_group_disappears_and_emptied_item_directories_stay(make_rig: MakeRig) -> None:
-    rig = make_rig()
-    rig.start()
-    rig.wait_equal(60)
+def test_removed_group_disappears_and_emptied_item_directories_stay(trio: Rig) -> None:
+    rig = trio
     shutil.rmtree(rig.master.root / "etc/shared/linux")
     for path in (p for p in (rig.master.root / "etc/decoders").rglob("*") if p.is_file()):
         path.unlink()
@@ -81,10 +85,8 @@ def test_killed_process_comes_back_and_the_cluster_heals(pair: Rig, process: str
     assert {name for name in before if before[name] == after[name]} == set(before) - {process}
 
 
-def test_killed_supervisor_takes_its_children_with_it(make_rig: MakeRig) -> None:
-    rig = make_rig(1)
-    rig.start()
-    rig.wait_equal(60)
+def test_killed_supervisor_takes_its_children_with_it(pair: Rig) -> None:
+    rig = pair
     pids = rig.processes("rig_manager_2")
     supervisor = pids["supervisor"]
     assert supervisor is not None
@@ -116,40 +118,49 @@ def test_temporary_files_of_a_killed_application_are_removed(make_rig: MakeRig) 
     assert "Removed 3 temporary files of an unfinished sync." in (worker.root / "logs/cluster.log").read_text()
 
 
-@pytest.mark.parametrize("command", ["cut", "silence"])
-def test_cut_link_works_again_when_it_is_repaired(make_rig: MakeRig, command: str) -> None:
+@pytest.fixture(scope="module")
+def linked() -> Iterator[Rig]:
+    """A master and two workers behind links."""
     quick = {"intervals": {"communication": {"timeout_cluster_request": 3}, "worker": {"keep_alive": 2}}}
-    rig = make_rig(links=True, overrides=quick)
-    rig.start()
+    with rigs() as make:
+        rig = make(links=True, overrides=quick)
+        rig.start()
+        yield rig
+
+
+@pytest.mark.parametrize("command", ["cut", "silence"])
+def test_cut_link_works_again_when_it_is_repaired(linked: Rig, command: str) -> None:
+    rig = linked
+    wait_until(rig.are_connected, 60, "the workers are connected")
     rig.wait_equal(60)
     control = rig.workers[0].link_control
     assert control is not None
     tell_link(control, command)  # type: ignore[arg-type]
-    workload.change(rig.master.root, seed=1, add=3)
+    workload.change(rig.master.root, seed=len(command), add=3)
     wait_until(lambda: rig.compare()["rig_manager_3"].is_equal, 60, "the other worker is not held up")
     assert not rig.compare()["rig_manager_2"].is_equal
     tell_link(control, "mend")
     rig.wait_equal(60)
 
 
-def test_reader_never_sees_a_torn_file(make_rig: MakeRig) -> None:
+def test_reader_never_sees_a_torn_file(pair: Rig) -> None:
     """The master swaps a file between two contents; a reader on the worker sees one or the other, never a mixture."""
-    rig = make_rig(1)
+    rig = pair
     contents = [bytes([letter]) * 3_000_000 for letter in b"ab"]
     source, target = rig.master.root / "etc/lists/swapped", rig.workers[0].root / "etc/lists/swapped"
     source.write_bytes(contents[0])
-    rig.start()
     rig.wait_equal(60)
     torn: list[int] = []
-    reads = [0]
+    looks = [0]
     stop = threading.Event()
+    changed = Changed()
 
     def poll() -> None:
-        while not stop.is_set():
-            content = target.read_bytes()
-            reads[0] += 1
-            if content not in contents:
-                torn.append(len(content))
+        while not stop.wait(0.001):
+            found = changed.read(target)
+            looks[0] += 1
+            if found is not None and found[1] not in contents:
+                torn.append(len(found[1]))
 
     reader = threading.Thread(target=poll)
     reader.start()
@@ -163,7 +174,7 @@ def test_reader_never_sees_a_torn_file(make_rig: MakeRig) -> None:
         stop.set()
         reader.join()
     assert not torn
-    assert reads[0] > 20
+    assert looks[0] > 20
 
 
 def test_idle_cluster_moves_no_file_and_logs_only_the_periodic_lines(make_rig: MakeRig) -> None:

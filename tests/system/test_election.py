@@ -5,13 +5,14 @@ import json
 import os
 import signal
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from clusterd.left_behind import LEFT_BEHIND
 from clusterd.pidfile import running_pid
-from tests.conftest import MakeRig
+from tests.conftest import rigs
 from tests.system.test_agents import QUICK
 from tests.warm import read_ha
 from tools.rig import candidates
@@ -24,14 +25,23 @@ PATIENCE_S = 60.0
 LEASE_S = 10
 
 
+@pytest.fixture(scope="module")
+def running() -> Iterator[Rig]:
+    with rigs() as make:
+        made = make(2, overrides=QUICK)
+        (made.master.root / "etc/client.keys").write_text("")
+        candidates.add_candidates(made, 3, 3, lease_s=LEASE_S)
+        made.start()
+        wait_until(lambda: is_settled(made), PATIENCE_S, "a leader, and two candidates that may follow it")
+        assert leader(made) == made.master
+        yield made
+
+
 @pytest.fixture
-def rig(make_rig: MakeRig) -> Rig:
-    made = make_rig(2, overrides=QUICK)
-    (made.master.root / "etc/client.keys").write_text("")
-    candidates.add_candidates(made, 3, 3, lease_s=LEASE_S)
-    made.start()
-    wait_until(lambda: is_settled(made), PATIENCE_S, "a leader, and two candidates that may follow it")
-    return made
+def rig(running: Rig) -> Rig:
+    """All nodes run; any of them leads."""
+    wait_until(lambda: is_settled(running), PATIENCE_S, "a leader, and two candidates that may follow it")
+    return running
 
 
 def election(rig: Rig, node: RigNode) -> dict[str, Any]:
@@ -95,11 +105,12 @@ def ids(node: RigNode) -> set[int]:
 
 def test_killed_leader_is_followed_by_one_that_has_everything_and_comes_back_as_a_worker(rig: Rig) -> None:
     old = leader(rig)
-    assert old == rig.master
-    first = registered(rig.nodes[2], "first")
+    assert old is not None
+    one, another = (node for node in rig.nodes if node != old)
+    first = registered(another, "first")
     supervisors = {node.name: running_pid(str(node.root)) for node in rig.nodes}
     for word in (("promote", "--old-master-is-down"), ("demote", "--master", "127.0.0.1")):
-        done = rig.command(rig.nodes[1], *word, "--yes", timeout_s=60)
+        done = rig.command(one, *word, "--yes", timeout_s=60)
         assert done.returncode == 1
         assert "an election decides who leads here" in " ".join(done.stderr.split())
     # Only the election is killed: the lease stays on the board, and the next process takes it up.
@@ -107,7 +118,7 @@ def test_killed_leader_is_followed_by_one_that_has_everything_and_comes_back_as_
     assert pid is not None
     os.kill(pid, signal.SIGKILL)
     wait_until(lambda: rig.processes(old.name)["election"] not in (pid, None), PATIENCE_S, "another life of it")
-    assert registered(rig.nodes[1], "meanwhile") > first
+    assert registered(one, "meanwhile") > first
     wait_until(lambda: election(rig, old).get("role") == "leader", PATIENCE_S, "it goes on")
     assert election(rig, old)["term"] == before["term"], "it was never let go"
 

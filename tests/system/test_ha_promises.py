@@ -224,7 +224,8 @@ def test_paused_nobody_takes_over_and_the_leader_goes_on_without_etcd(site: Site
     other = site.others(old)[0]
     term = election(site.rig, old)["term"]
     assert site.order(other, "pause")["ok"]
-    assert "without an end, PAUSED: nobody takes over" in site.text(old)
+    paused = "without an end, PAUSED: nobody takes over"
+    wait_until(lambda: paused in site.text(old), PATIENCE_S, "the leader needs no lease any more")
     for name in site.etcd.names:
         site.etcd.kill(name)
     site.hold(1.5 * LEASE_S, lambda: election(site.rig, old)["role"] == "leader", "it has no end")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.campaigns.frame import Changed
 from tests.conftest import KEY, MakeRig
 from tools.rig.peer import StockMaster, wait_until
 from tools.rig.peer_files import package_name, scan, write_package
@@ -19,8 +20,8 @@ PATH = "etc/lists/large"
 
 
 class Reader:
-    """Reads a file again and again: size and mode each time, content now and then. `torn`: contents that are none of
-    the expected ones."""
+    """Looks at a file again and again: at size and mode each time, at the content whenever it may have changed. `torn`:
+    contents that are none of the expected ones."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -28,6 +29,7 @@ class Reader:
         self.may_be = {blake2b(path.read_bytes()).digest()}
         self.torn: list[str] = []
         self.looks = 0
+        self._changed = Changed()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._read)
 
@@ -42,13 +44,13 @@ class Reader:
     def _read(self) -> None:
         while not self._stop.wait(0.001):
             self.looks += 1
-            fd = os.open(self.path, os.O_RDONLY)
-            with open(fd, "rb", buffering=0) as file:
-                found = os.fstat(fd)
-                if found.st_size != self.size or found.st_mode & 0o777 != 0o660:
-                    self.torn.append(f"{found.st_size} bytes, mode {found.st_mode & 0o777:o}")
-                elif not self.looks % 50 and blake2b(file.read()).digest() not in self.may_be:
-                    self.torn.append("another content")
+            facts = self.path.stat()
+            if facts.st_size != self.size or facts.st_mode & 0o777 != 0o660:
+                self.torn.append(f"{facts.st_size} bytes, mode {facts.st_mode & 0o777:o}")
+                continue
+            found = self._changed.read(self.path)
+            if found is not None and blake2b(found[1]).digest() not in self.may_be:
+                self.torn.append("another content")
 
 
 def send_two(session: WorkerSession, gap_s: float) -> None:

@@ -8,13 +8,15 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
-from tests.conftest import KEY, MakeRig
+from tests.conftest import KEY, MakeRig, rigs
 from tests.fakes.daemon import NEVER, FakeDaemon
+from tests.system.new_lines import NewLines
 from tools.rig import faults
 from tools.rig.nodes import Rig, RigNode
 from tools.rig.peer import (
@@ -34,7 +36,6 @@ pytestmark = pytest.mark.slow
 
 AUTH = "queue/sockets/auth"
 NO_STORE = {"clusterd": {"store": "off"}}
-SOON = {"intervals": {"communication": {"timeout_dapi_request": 4}}}
 Answer = Callable[[bytes], bytes | None]
 
 
@@ -74,19 +75,40 @@ def code_of(payload: bytes) -> int:
     return code
 
 
-def rig_of(make_rig: MakeRig, workers: int = 1, overrides: dict[str, Any] = {}, **options: Any) -> Rig:  # noqa: B006
-    rig = make_rig(workers, overrides=NO_STORE | overrides, **options)
-    rig.start()
-    wait_until(lambda: is_joined(rig), 60, "all workers are connected")
-    return rig
-
-
 def is_joined(rig: Rig) -> bool:
     return all(facts.get("peers") for facts in rig.status(*(node.name for node in rig.workers)).values())
 
 
-def log_of(node: RigNode) -> str:
-    return (node.root / "logs/cluster.log").read_text()
+@contextlib.contextmanager
+def started(workers: int, **options: Any) -> Iterator[Rig]:
+    with rigs() as make:
+        rig = make(workers, **options)
+        rig.start()
+        wait_until(lambda: is_joined(rig), 60, "all workers are connected")
+        yield rig
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[Rig]:
+    with started(2, overrides=NO_STORE, links=True) as rig:
+        yield rig
+
+
+@pytest.fixture
+def rig(running: Rig) -> Iterator[Rig]:
+    """A master and two workers behind links, for tests that leave all connected."""
+    yield running
+    wait_until(lambda: is_joined(running), 60, "all workers are connected again")
+    with FakeDaemon(running.master.root / AUTH, echo):
+        for node in running.workers:  # Whatever was to be said of a test's requests stands in the logs then.
+            wait_until(lambda node=node: ask(node, request_of("x")) == ("ok", b"x"), 60, "it is served")  # type: ignore[misc]
+
+
+@pytest.fixture(scope="module")
+def impatient() -> Iterator[Rig]:
+    """A master and a worker that wait a short time for answers."""
+    with started(1, overrides=NO_STORE | {"intervals": {"communication": {"timeout_dapi_request": 6}}}) as rig:
+        yield rig
 
 
 def killed(rig: Rig, node: RigNode, process: str) -> None:
@@ -95,8 +117,8 @@ def killed(rig: Rig, node: RigNode, process: str) -> None:
     psutil.Process(pid).kill()
 
 
-def test_an_answer_reaches_the_client_that_asked_among_fifty(make_rig: MakeRig) -> None:
-    rig = rig_of(make_rig, 2)
+def test_an_answer_reaches_the_client_that_asked_among_fifty(rig: Rig) -> None:
+    logs = [NewLines(node) for node in rig.nodes]
 
     def in_any_order(request: bytes) -> bytes:
         time.sleep(random.Random(request).random() / 5)
@@ -113,13 +135,12 @@ def test_an_answer_reaches_the_client_that_asked_among_fifty(make_rig: MakeRig) 
         list(threads.map(one, range(50)))
         assert len(authd.requests) == 150
         assert authd.at_once > 8
-    # The agent database of this rig is not served, of which another round complains.
-    assert not [line for line in log_of(rig.master).splitlines() if "ERROR" in line and "agent-groups]" not in line]
-    assert "web-1" not in log_of(rig.master) + log_of(rig.workers[0])
+    # Nobody serves the agent database of this rig, of which another round complains.
+    assert not [line for line in logs[0].text.splitlines() if "ERROR" in line and "agent-groups]" not in line]
+    assert "web-1" not in "".join(log.text for log in logs)
 
 
-def test_requests_of_the_documented_forms(make_rig: MakeRig) -> None:
-    rig = rig_of(make_rig)
+def test_requests_of_the_documented_forms(rig: Rig) -> None:
     node = rig.workers[0]
     with FakeDaemon(rig.master.root / AUTH, echo), client_of(node) as client:
         # `sendsync` gets no response; its answer has a fresh counter (wdb.md 9.2).
@@ -148,8 +169,7 @@ def test_requests_of_the_documented_forms(make_rig: MakeRig) -> None:
         assert client.link.wait_for(lambda one: one.command == "ok").size == 200_000
 
 
-def test_requests_that_are_wrong_are_refused_and_not_passed_on(make_rig: MakeRig) -> None:
-    rig = rig_of(make_rig)
+def test_requests_that_are_wrong_are_refused_and_not_passed_on(rig: Rig) -> None:
     with FakeDaemon(rig.master.root / AUTH, echo) as authd:
         for wrong in (
             b"",
@@ -173,9 +193,8 @@ def test_requests_that_are_wrong_are_refused_and_not_passed_on(make_rig: MakeRig
             assert client.ask(command, request_of("x")).payload == f"unknown command 'b'{command}''".encode()
 
 
-def test_each_failure_of_a_daemon_has_its_code(make_rig: MakeRig) -> None:
-    rig = rig_of(make_rig)
-    node = rig.workers[0]
+def test_each_failure_of_a_daemon_has_its_code(rig: Rig) -> None:
+    node, log = rig.workers[0], NewLines(rig.master)
     assert ask(node, request_of({}, "nodaemon")) == (
         "err",
         b"Error 1014 - Error communicating with socket: 'nodaemon'",
@@ -192,18 +211,16 @@ def test_each_failure_of_a_daemon_has_its_code(make_rig: MakeRig) -> None:
         cut.close()
         command, payload = outcome(client)
         assert (command, payload[:10]) == ("err", b"Error 1014")
-    assert "ERROR: [Master] [SendSync] Error in SendSync (parameters {'daemon_name': 'authd'}): Error 1013" in log_of(
-        rig.master
-    )
-    assert "secret" not in log_of(rig.master)
+    told = "ERROR: [Master] [SendSync] Error in SendSync (parameters {'daemon_name': 'authd'}): Error 1013"
+    assert told in log.text
+    assert "secret" not in log.text
 
 
-def test_a_daemon_that_does_not_answer_is_given_up_and_delays_no_other_request(make_rig: MakeRig) -> None:
-    rig = rig_of(make_rig, overrides={"intervals": {"communication": {"timeout_dapi_request": 6}}})
-    node = rig.workers[0]
+def test_a_daemon_that_does_not_answer_is_given_up_and_delays_no_other_request(impatient: Rig) -> None:
+    node = impatient.workers[0]
     with (
-        FakeDaemon(rig.master.root / "queue/sockets/remote", never) as remoted,
-        FakeDaemon(rig.master.root / AUTH, echo),
+        FakeDaemon(impatient.master.root / "queue/sockets/remote", never) as remoted,
+        FakeDaemon(impatient.master.root / AUTH, echo),
         contextlib.ExitStack() as stack,
     ):
         clients = [stack.enter_context(client_of(node)) for _ in range(60)]
@@ -218,15 +235,14 @@ def test_a_daemon_that_does_not_answer_is_given_up_and_delays_no_other_request(m
 
 
 @pytest.mark.parametrize("how", ["cut", "net", "stop"])
-def test_a_link_that_ends_while_a_request_is_under_way_is_3023_at_once(make_rig: MakeRig, how: str) -> None:
-    rig = rig_of(make_rig, links=True)
-    node = rig.workers[0]
+def test_a_link_that_ends_while_a_request_is_under_way_is_3023_at_once(rig: Rig, how: str) -> None:
+    node, log = rig.workers[0], NewLines(rig.master)
+    assert node.link_control is not None
     with FakeDaemon(rig.master.root / AUTH, never) as authd, client_of(node) as first, client_of(node) as second:
         first.link.tell("sendsync", request_of({}))
         assert second.ask("sendasync", request_of({})).command == b"ok"
         wait_until(lambda: len(authd.requests) == 2, 60, "the daemon has both")
         if how == "cut":
-            assert node.link_control is not None
             faults.tell_link(node.link_control, "cut")
         elif how == "net":
             killed(rig, rig.master, "net")
@@ -236,13 +252,15 @@ def test_a_link_that_ends_while_a_request_is_under_way_is_3023_at_once(make_rig:
         assert code_of(second.answer_of("err", 10)) == 3023
     if how == "cut":
         lost = "ERROR: [Master] [SendSync] Error in Sendsync. The destination node is not connected or does not exist"
-        wait_until(lambda: lost in log_of(rig.master), 60, "the master says so")
-        assert log_of(rig.master).count(lost) == 1
+        wait_until(lambda: lost in log.text, 60, "the master says so")
+        assert log.text.count(lost) == 1
+        faults.tell_link(node.link_control, "mend")
+    elif how == "stop":
+        rig.start("master")
 
 
 @pytest.mark.parametrize("side", ["rig_manager_1", "rig_manager_2"])
-def test_a_sync_process_that_dies_with_a_request_leaves_no_client_in_silence(make_rig: MakeRig, side: str) -> None:
-    rig = rig_of(make_rig)
+def test_a_sync_process_that_dies_with_a_request_leaves_no_client_in_silence(rig: Rig, side: str) -> None:
     node = rig.workers[0]
     with FakeDaemon(rig.master.root / AUTH, never) as authd, client_of(node) as first, client_of(node) as second:
         first.link.tell("sendsync", request_of({}))
@@ -255,9 +273,8 @@ def test_a_sync_process_that_dies_with_a_request_leaves_no_client_in_silence(mak
         wait_until(lambda: ask(node, request_of("again")) == ("ok", b"again"), 60, "it works again")
 
 
-def test_an_answer_for_a_client_that_hung_up_is_dropped(make_rig: MakeRig) -> None:
-    rig = rig_of(make_rig)
-    node = rig.workers[0]
+def test_an_answer_for_a_client_that_hung_up_is_dropped(rig: Rig) -> None:
+    node, logs = rig.workers[0], [NewLines(node) for node in rig.nodes]
     go_on = threading.Event()
 
     def when_told(request: bytes) -> bytes:
@@ -273,16 +290,14 @@ def test_an_answer_for_a_client_that_hung_up_is_dropped(make_rig: MakeRig) -> No
             wait_until(lambda: len(authd.requests) == 2, 60, "the daemon was asked again")
             go_on.set()
             assert outcome(client) == ("ok", b"late")
-    lines = (log_of(rig.master) + log_of(node)).splitlines()
+    lines = "".join(log.text for log in logs).splitlines()
     assert not [line for line in lines if "ERROR" in line and "sendsync" in line.lower()]
 
 
-def test_a_stock_worker_is_served_by_our_master(make_rig: MakeRig) -> None:
-    rig = make_rig(1, overrides=NO_STORE)
-    rig.start("master")
+def test_a_stock_worker_is_served_by_our_master(rig: Rig, tmp_path: Path) -> None:
     with (
         FakeDaemon(rig.master.root / AUTH, lambda request: b"got " + request),
-        StockWorker((HOST, rig.master.port), KEY, "stock", rig.workers[0].root, cluster="rig") as worker,
+        StockWorker((HOST, rig.master.port), KEY, "stock", tmp_path, cluster="rig") as worker,
     ):
         worker.join()
         answer = worker.ask("sendsync", "799856 " + request_of({"function": "add"}))
@@ -349,8 +364,8 @@ def refused_of(link: ScriptedLink) -> int:
     return sum(not one.sent and one.command in ("err", "sendsyn_err") for one in seen)
 
 
-def test_a_hostile_worker_is_refused_and_bounded(make_rig: MakeRig) -> None:
-    rig = rig_of(make_rig, overrides=SOON)
+def test_a_hostile_worker_is_refused_and_bounded(impatient: Rig) -> None:
+    rig, log = impatient, NewLines(impatient.master)
     with (
         FakeDaemon(rig.master.root / AUTH, lambda request: NEVER if request == b"evil" else request) as authd,
         evil_node(rig, lambda message: None) as link,
@@ -367,7 +382,7 @@ def test_a_hostile_worker_is_refused_and_bounded(make_rig: MakeRig) -> None:
         assert authd.at_once <= 49
         wait_until(lambda: refused_of(link) >= 1200 - 1064, 60, "the rest is refused")
         assert link.ask("echo-c", b"x").payload == b"x"
-    assert "Traceback" not in log_of(rig.master)
-    assert all(len(line) < 1000 for line in log_of(rig.master).splitlines())
+    assert "Traceback" not in log.text
+    assert all(len(line) < 1000 for line in log.text.splitlines())
     with FakeDaemon(rig.master.root / AUTH, echo):
         assert ask(rig.workers[0], request_of("after")) == ("ok", b"after")

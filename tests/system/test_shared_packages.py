@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from clusterd.status.status import StatusReader
-from tests.conftest import KEY, MakeRig
+from tests.conftest import KEY, MakeRig, rigs
+from tests.system.new_lines import NewLines
 from tools.rig.faults import LinkCommand, signal_process, tell_link
 from tools.rig.nodes import Rig, RigNode
 from tools.rig.peer import ScriptedPeer, StockWorker, wait_until
@@ -26,6 +27,7 @@ SLOW = 5_000_000
 """Bytes a second: LARGE takes seven seconds."""
 ONE_METHOD = {"clusterd": {"caps": {"lz4": False}}}
 """Stock and clusterd workers get the same packages."""
+DEATHS = ("link", "master-net", "master-sync", "worker-net", "pool")
 MIXED_UP = ("3025", "ecrypt", "hecksums aren't equal", "bad-seal")
 """What a log has when bytes of one transfer got into another."""
 
@@ -160,13 +162,32 @@ def test_workers_that_come_at_once_and_one_that_comes_later_cost_one_packing(mak
 # ---- deaths ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("cut", ["link", "master-net", "master-sync", "worker-net", "pool"])
-def test_large_package_survives_a_death_in_its_middle(make_rig: MakeRig, cut: str) -> None:
-    rig = make_rig(1, links=True)
+@pytest.fixture(scope="module")
+def running() -> Iterator[Rig]:
+    with rigs() as make:
+        rig = make(1, links=True)
+        rig.start()
+        yield rig
+
+
+@pytest.fixture
+def pair(running: Rig) -> Rig:
+    """A master and a worker behind a link that are equal, and nothing is under way."""
+    (worker,) = running.workers
+    tell(worker, "mend")
+    wait_until(running.are_connected, 60, "the worker is connected")
+    running.wait_equal(60)
+    wait_until(lambda: not spooled(worker, "package"), 60, "no package is left")
+    return running
+
+
+@pytest.mark.parametrize("cut", DEATHS)
+def test_large_package_survives_a_death_in_its_middle(pair: Rig, cut: str) -> None:
+    rig = pair
     (worker,) = rig.workers
-    put_noise(rig, LARGE)
+    said = NewLines(worker)
     tell(worker, "slow", SLOW)
-    rig.start()
+    put_noise(rig, LARGE, DEATHS.index(cut))
     wait_until(lambda: arriving(worker) > LARGE // 4, 60, "a quarter has come")
     tell(worker, "cut" if cut == "link" else "silence")
     assert arriving(worker) < LARGE
@@ -180,7 +201,7 @@ def test_large_package_survives_a_death_in_its_middle(make_rig: MakeRig, cut: st
         kill(rig, node, process)
     tell(worker, "mend")
     rig.wait_equal(120)
-    wait_until(lambda: "[Integrity sync] Finished" in log(worker), 60, "the sync is finished")
+    wait_until(lambda: "[Integrity sync] Finished" in said.text, 60, "the sync is finished")
     assert_quiet(rig, *rig.nodes)
 
 
@@ -234,24 +255,30 @@ def stop_in_the_middle(rig: Rig) -> dict[str, int]:
 # ---- going on where it stopped ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("resumes", [True, False])
-def test_only_the_rest_is_sent_again_when_the_link_was_cut(make_rig: MakeRig, *, resumes: bool) -> None:
-    rig = make_rig(1, links=True, overrides={"clusterd": {"caps": {"resume": resumes}}})
+def cut_in_the_middle(rig: Rig) -> tuple[int, int]:
+    """A new package is half there when the link is cut. Returns how many of its bytes the worker has then, and how many
+    bytes the link carries after that until both are equal."""
     (worker,) = rig.workers
-    put_noise(rig, LARGE)
     tell(worker, "slow", SLOW)
-    rig.start()
+    put_noise(rig, LARGE)
     wait_until(lambda: arriving(worker) > LARGE // 2, 60, "half of it has come")
     held = arriving(worker)
     tell(worker, "cut")
     before = tell(worker, "carried")
     tell(worker, "mend")
     rig.wait_equal(60)
-    carried = tell(worker, "carried") - before
-    if resumes:
-        # Returns an upper bound: what had not arrived while the link was whole (a chunk may have arrived since), and
-        # some requests.
-        rest = (LARGE - held) * SEALED
-        assert rest - CHUNK * SEALED < carried < rest + CHUNK / 5
-    else:
-        assert carried > LARGE * SEALED
+    return held, tell(worker, "carried") - before
+
+
+def test_only_the_rest_is_sent_again_when_the_link_was_cut(pair: Rig) -> None:
+    held, carried = cut_in_the_middle(pair)
+    # An upper bound: what had not arrived while the link was whole (a chunk may have arrived since), and some requests.
+    rest = (LARGE - held) * SEALED
+    assert rest - CHUNK * SEALED < carried < rest + CHUNK / 5
+
+
+def test_all_is_sent_again_to_a_worker_that_does_not_resume(make_rig: MakeRig) -> None:
+    rig = make_rig(1, links=True, overrides={"clusterd": {"caps": {"resume": False}}})
+    rig.start()
+    _, carried = cut_in_the_middle(rig)
+    assert carried > LARGE * SEALED

@@ -111,6 +111,7 @@ def test_clusterd_that_moved_gets_new_launchers(manager: Manager) -> None:
 # ---- killed, failing -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("failure", [Killed, OSError])
 @pytest.mark.parametrize("way", ["adopt", "undo", "adopt again"])
 def test_adopt_or_undo_killed_at_any_step_is_finished_or_undone_by_the_next(

@@ -8,6 +8,7 @@ import stat
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 from click.testing import CliRunner, Result
 from cryptography import x509
@@ -15,7 +16,11 @@ from cryptography.hazmat.primitives import serialization
 
 from clusterd import rights
 from clusterd.config.loading import load
+from clusterd.errors import ClusterError
+from clusterd.messages.replica import Mark, Marked
+from clusterd.rundir import replica_socket
 from clusterd.users import FILE_MODE, USERS_FILE, read_users
+from clusterd.wdb.replica import ReplicaStore
 from tools.cli import cluster
 
 KEY = "0123456789abcdef0123456789abcdef"
@@ -49,6 +54,7 @@ def test_init_with_api_makes_all_that_it_needs(root: Path) -> None:
     assert ipaddress.ip_address("127.0.0.1") in names.get_values_for_type(x509.IPAddress)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
 @pytest.mark.parametrize(
     ("owner", "group", "expected"),
@@ -111,6 +117,41 @@ def test_a_users_role_is_given_changed_and_shown(root: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("answer", "says"),
+    [
+        (Marked(is_kept=True), ""),
+        (Marked(), ""),
+        (Marked(why="no candidate is connected"), "No candidate has confirmed that, it may be lost with this node: no"),
+        (ClusterError(1000, "this node's store did not answer"), "did not answer"),
+    ],
+)
+def test_change_of_a_user_waits_for_a_candidate(
+    root: Path, monkeypatch: pytest.MonkeyPatch, answer: Marked | ClusterError, says: str
+) -> None:
+    asked: list[object] = []
+
+    async def ask(store: object, request: object, timeout_s: float) -> bytes:
+        asked.append(request)
+        if isinstance(answer, ClusterError):
+            raise answer
+        return msgspec.msgpack.encode(answer)
+
+    monkeypatch.setattr(ReplicaStore, "ask", ask)
+    add = ("api", "user", "add", "op", "--password-file", "-")
+    assert clusterd(root, *add, given=PASSWORD).output == "Added the user op.\n"
+    assert asked == [], "this node does not run"
+    Path(replica_socket(str(root))).parent.mkdir(parents=True, exist_ok=True)
+    Path(replica_socket(str(root))).touch()
+    outputs = [
+        clusterd(root, *words, given=PASSWORD).output.splitlines()
+        for words in (("api", "user", "role", "op", "reader"), add, ("api", "user", "remove", "op"))
+    ]
+    assert asked == [Mark()] * 3
+    for _, *more in outputs:
+        assert says in "".join(more) if says else not more
+
+
+@pytest.mark.parametrize(
     ("name", "password", "says"),
     [
         ("op", "short", "a password has 8 to 256 characters"),
@@ -126,6 +167,7 @@ def test_users_that_cannot_be_are_refused(root: Path, name: str, password: str, 
     assert read_users(str(root)) == {}
 
 
+@pytest.mark.slow
 def test_world_readable_users_are_refused_with_the_remedy(root: Path) -> None:
     clusterd(root, "api", "user", "add", "op", "--password-file", "-", given=PASSWORD)
     (root / USERS_FILE).chmod(0o644)

@@ -140,6 +140,7 @@ def test_full_output_is_named_with_and_without_click(tmp_path: Path, name: str) 
     assert said == [(ExitCode.FAILED, "clusterd: standard output: No space left on device\n")] * 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("program", "words", "begins"),
     [

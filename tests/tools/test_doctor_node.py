@@ -294,6 +294,13 @@ def test_framework_that_is_missing_or_fails_is_named(
         assert '"framework": "off"' in found[0].cure  # a value that check-config takes
 
 
+def test_framework_that_is_installed_in_part_is_a_fault_of_a_node_that_runs(worker: Settings) -> None:
+    Path(worker.root, "framework").mkdir()
+    (found,) = services.framework(worker, status(framework=READY | {"state": "failed", "reason": "installed in part"}))
+    assert (found.name, found.is_fault) == ("framework not found", True)
+    assert "logins" in found.what
+
+
 def test_framework_is_looked_for_where_the_node_does_not_run(worker: Settings) -> None:
     Path(worker.root, "framework").mkdir()
     (found,) = services.framework(worker, status(running=False))

@@ -48,6 +48,7 @@ def test_folded_lines_fit_and_nothing_but_spaces_is_lost(text: str, width: int) 
     assert all(line.plain.isprintable() for line in lines)
 
 
+@pytest.mark.slow
 @given(rows=st.lists(st.tuples(SHOWN, SHOWN, SHOWN), max_size=5), width=st.integers(12, 80))
 def test_table_fits_and_its_columns_stand_one_below_the_other(rows: list[tuple[str, str, str]], width: int) -> None:
     table = TextTable("", "first", "n>", "last")
@@ -132,6 +133,7 @@ def on_terminal(root: Path, columns: int, **environment: str) -> str:
     return found.decode().replace("\r\n", "\n")
 
 
+@pytest.mark.slow
 def test_terminal_gets_colours_and_its_width(tmp_path: Path) -> None:
     with answering_node(tmp_path, {"status": busy_master()}):
         for columns in (80, 200):

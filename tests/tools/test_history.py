@@ -210,6 +210,7 @@ class Follower:
         return code, said
 
 
+@pytest.mark.slow
 def test_events_goes_on_when_the_journal_is_begun_anew_and_ends_clean_on_ctrl_c(root: Path) -> None:
     follower = Follower(root, "--since", "2027-01-15", "--kind", "worker", "--kind", "process")
     assert [follower.next_seq(), follower.next_seq()] == [7, 9]
@@ -224,6 +225,7 @@ def test_events_goes_on_when_the_journal_is_begun_anew_and_ends_clean_on_ctrl_c(
     assert follower.end() == (0, nothing_comes(root))
 
 
+@pytest.mark.slow
 def test_events_ends_when_its_reader_has_gone_although_nothing_happens(root: Path) -> None:
     follower = Follower(root, "--since", "2027-01-15")
     follower.next_seq()

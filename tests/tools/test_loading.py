@@ -163,6 +163,7 @@ def test_help_of_a_command_does_not_load_the_daemon() -> None:
     assert {name: found for name, modules in loaded.items() if (found := below(set(modules), daemon))} == {}
 
 
+@pytest.mark.slow
 def test_http_client_of_the_daemon_loads_no_program_of_its_library() -> None:
     code = (
         "import asyncio, sys; from clusterd.http_client import httpx; asyncio.run(httpx.AsyncClient().aclose()); "

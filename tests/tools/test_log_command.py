@@ -130,6 +130,37 @@ def test_what_is_written_is_followed_through_a_rotation(root: Path, monkeypatch:
     following.close()
 
 
+def test_lines_that_come_into_a_moved_log_are_not_missed(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that has just looked writes there for up to a second."""
+    monkeypatch.setattr(log_reader, "POLL_S", 0.0)
+    monkeypatch.setattr(log_reader, "STRAGGLERS_S", 3600.0)
+    path, moved = root / "logs" / "cluster.log", root / "logs" / "cluster.log.1"
+    following = follow(str(path), len(CONTENT), WantedLines("INFO"))
+    assert next(following) is None
+    path.rename(moved)
+    path.write_text(line("INFO", "Master", "Main", "new file"))
+    assert [entry and entry.text[-8:] for entry in itertools.islice(following, 2)] == [None, "new file"]
+    with moved.open("a") as log:
+        log.write(line("INFO", "Master", "Main", "late one"))
+    with path.open("a") as log:
+        log.write(line("INFO", "Master", "Main", "the next"))
+    found = [entry.text[-8:] for entry in itertools.islice(following, 4) if entry is not None]
+    assert sorted(found) == ["late one", "the next"]
+    following.close()
+
+
+def test_following_a_node_that_does_not_run_says_so(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def follow_nothing(*_: object) -> Iterator[None]:
+        yield None
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("tools.cli_log.follow", follow_nothing)
+    done = run(root, "-f", "-n", "1")
+    assert done.exit_code == 0
+    assert "New lines are shown once it runs." in done.stderr
+    assert "New lines" not in done.stdout
+
+
 # ---- log-level -------------------------------------------------------------------------------------------------------
 
 

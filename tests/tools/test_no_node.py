@@ -120,13 +120,13 @@ def test_workers_are_expected_of_a_master_only(tmp_path: Path) -> None:
     assert (done.exit_code, "run it there" in done.stderr) == (ExitCode.FAILED, True), done.output
 
 
+@pytest.mark.parametrize("command", ["forget", "diff"])
 def test_name_that_is_not_text_is_refused_in_one_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], command: str
 ) -> None:
-    for command in ("forget", "diff"):
-        with answering_node(tmp_path / command, {"status": {"peers": []}}):
-            code, said = run(monkeypatch, capfd, tmp_path / command, f"{command} w\udcff")
-        assert (code, said) == (ExitCode.FAILED, "clusterd: 'w\\udcff' is not UTF-8\n")
+    with answering_node(tmp_path, {"status": {"peers": []}}):
+        code, said = run(monkeypatch, capfd, tmp_path, f"{command} w\udcff")
+    assert (code, said) == (ExitCode.FAILED, "clusterd: 'w\\udcff' is not UTF-8\n")
 
 
 def test_bug_in_a_command_is_one_line_with_its_place(

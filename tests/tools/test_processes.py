@@ -22,6 +22,7 @@ def burn(seconds: float) -> None:
         pass
 
 
+@pytest.mark.slow
 def test_cpu_is_that_between_two_reads_the_first_of_which_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     waited: list[float] = []
     monkeypatch.setattr(processes.time, "sleep", waited.append)

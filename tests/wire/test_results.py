@@ -143,6 +143,9 @@ def test_callable_is_a_name_and_only_as_f_of_an_api_request() -> None:
     encoded = ENCODED["callable_function"]["json"]
     name = WireCallable("status", "wazuh.core.manager", "status", "function")
     assert parse_callable(json.loads(encoded)) == name
+    without_type = json.loads(encoded)
+    del without_type["__callable__"]["__type__"]
+    assert parse_callable(without_type) == name, "dapi.md 8.2: it is ignored"
     assert dump_json(name) == encoded.encode()
     request = load_request(b'{"f": ' + encoded.encode() + b', "f_kwargs": {}}')
     assert request == {"f": name, "f_kwargs": {}}
@@ -288,6 +291,7 @@ def test_error_text_of_a_peer_is_one_line_of_bounded_length_and_valid_text() -> 
     assert json.dumps(lone, ensure_ascii=False).encode()
 
 
+@pytest.mark.slow
 def test_every_character_that_could_break_a_line_is_shown_and_does_not_break_it() -> None:
     """All line ends that str.splitlines knows, and control characters of terminals."""
     assert str(WireException(99999, "a\tb\n\r\x1b\x85\u2028\u2029c")) == (

@@ -30,7 +30,11 @@ def framework(settings: Settings, status: dict[str, Any]) -> Iterator[Finding]:
             text = f"{found.why or shown['reason']}; the node answers by itself"
             yield Finding("framework not found", text, FRAMEWORK, is_fault=own.mode == "on")
         return
-    if shown["state"] == "failed":
+    found = location.find(settings)
+    if shown["state"] == "failed" and found.is_wrong:
+        text = f"{found.why}; logins, tokens and permissions of its users are refused"
+        yield Finding("framework not found", text, FRAMEWORK)
+    elif shown["state"] == "failed":
         cure = 'clusterd log --grep Framework; without it: "framework": "off" in cluster.json, then restart'
         yield Finding("framework fails", shown["reason"] or "no process of it stays", cure)
     version = (shown.get("version") or "").removeprefix("v")

@@ -30,6 +30,7 @@ from typing import IO, Any
 import psutil
 
 from clusterd.rights import DEBUGGABLE
+from tools import stopping
 from tools.rig.cluster_json import amend, for_a_rig, merged
 from tools.rig.compare import Comparison, compare
 from tools.rig.etcd import STATE as ETCD_STATE
@@ -90,7 +91,7 @@ class Rig:
     """`directory` contains everything. Returned by `create` or `load`; `down` removes the rig in whatever state it is.
 
     `program` is the command line of `clusterd`, so that the same tests can run on another build of it. `run` runs it.
-    `within`: `init` and `status --json` are done in this process, by what the commands run.
+    `within`: `init`, `status --json` and `stop` are done in this process, by what the commands run.
     """
 
     directory: Path
@@ -209,6 +210,9 @@ class Rig:
         nodes = [self.node(name) for name in names] or self.nodes
 
         def one(node: RigNode) -> str | None:
+            if self.within:
+                ended = stopping.stop(str(node.root), timeout_s=timeout_s)
+                return None if ended.ok else f"{node.name}: stop ended with {ended.code}: {ended.reason}"
             try:
                 done = self.command(node, "stop", "--timeout", str(timeout_s), timeout_s=timeout_s + 60)
             except RigError as error:

@@ -1,6 +1,7 @@
 """Ports for nodes of this machine. A stopped node holds no port, so a free port may still be another node's: each
 process draws from a block of its own."""
 
+import atexit
 import itertools
 import os
 import random
@@ -59,5 +60,6 @@ def _claim() -> _Block:
         except OSError:
             name.close()
             continue
+        atexit.register(name.close)
         return _Block(os.getpid(), first, name)
     raise NoFreePort(f"{len(blocks)} processes have taken all ports between {FIRST} and {LAST} on {HOST}")

@@ -1,4 +1,5 @@
-"""What two commands of `clusterd` do, without a process of their own: tests make and ask nodes thousands of times."""
+"""What two commands of `clusterd` do, without a process of their own: tests make and ask nodes thousands of times.
+`stop` needs nothing here: tools/stopping.py is such a function."""
 
 import json
 from collections.abc import Sequence

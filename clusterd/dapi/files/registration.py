@@ -3,6 +3,7 @@
 import contextlib
 import json
 import socket
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -17,6 +18,8 @@ AT_ONCE = 32
 AT_ONCE_OF_OURS = 256
 """With our own store, which has a longer queue: writing the keys of 100,000 agents takes it a fifth of a second."""
 TIMEOUT_S = 10.0
+"""How long authd may say nothing while any number of requests wait."""
+_LOOK_S = 0.001
 LARGEST_ANSWER = 65_536
 CODES = {9007: 1706, 9008: 1705, 9011: 1701, 9012: 1708}
 """Error numbers of authd that have a code of the API."""
@@ -33,11 +36,16 @@ def ask_authd(
 ) -> Iterator[dict[str, Any] | str | WireException]:
     """Returns authd's answer to each request, in their order: its `data`, or its error, or 1013 or 1014 when it does
     not answer. `on_step` is called repeatedly during long work. `who`: whom a store of ours notes as the asker; empty
-    for another authd. `at_once`: requests in flight, None for AT_ONCE."""
+    for another authd. `at_once`: requests in flight, None for AT_ONCE. When authd answers none of those in flight, the
+    others are not sent: they would keep the process, and who else needs it, for hours."""
     most = AT_ONCE if at_once is None else at_once
     asker = {WHO: who} if who else {}
+    is_silent = False
     for start in range(0, len(arguments), most):
         on_step()
+        if is_silent:
+            yield from (_failed("not asked, it did not answer others") for _ in arguments[start:])
+            return
         with contextlib.ExitStack() as stack:
             asked: list[socket.socket | WireException] = []
             for one in arguments[start : start + most]:
@@ -45,8 +53,15 @@ def ask_authd(
                     asked.append(stack.enter_context(_sent(root, {"function": function, "arguments": one} | asker)))
                 except OSError as failure:
                     asked.append(WireException(1013, f"auth: {failure.strerror or failure}", wire_class=INTERNAL_ERROR))
+            heard_at, is_silent = time.monotonic(), True
             for connection in asked:
-                yield connection if isinstance(connection, WireException) else _answer(connection)
+                if isinstance(connection, WireException):
+                    yield connection
+                    continue
+                answer = _answer(connection, heard_at + TIMEOUT_S - time.monotonic())
+                if answer is not None:
+                    heard_at, is_silent = time.monotonic(), False
+                yield _failed("timed out") if answer is None else answer
                 on_step()
 
 
@@ -63,8 +78,10 @@ def _sent(root: str, request: dict[str, Any]) -> socket.socket:
     return made
 
 
-def _answer(connection: socket.socket) -> dict[str, Any] | str | WireException:
+def _answer(connection: socket.socket, wait_s: float) -> dict[str, Any] | str | WireException | None:
+    """Returns None without an answer in time."""
     try:
+        connection.settimeout(max(wait_s, _LOOK_S))
         size = int.from_bytes(_exactly(connection, PREFIX_BYTES), "little")
         if size > LARGEST_ANSWER:
             raise ValueError(f"an answer of {size} bytes")
@@ -72,10 +89,15 @@ def _answer(connection: socket.socket) -> dict[str, Any] | str | WireException:
         number, data = int(answer["error"]), answer.get("data")
         if number == 0 and not isinstance(data, dict | str):
             raise ValueError("success without data")
+    except TimeoutError:
+        return None
     except (OSError, EOFError, ValueError, TypeError, KeyError, RecursionError) as failure:
-        why = str(failure) or type(failure).__name__
-        return WireException(1014, f"auth: {shorten(why, 200)}", wire_class=INTERNAL_ERROR)
+        return _failed(str(failure) or type(failure).__name__)
     return data if number == 0 else _refused(number, str(answer.get("message", "")))
+
+
+def _failed(why: str) -> WireException:
+    return WireException(1014, f"auth: {shorten(why, 200)}", wire_class=INTERNAL_ERROR)
 
 
 def _refused(number: int, message: str) -> WireException:

@@ -9,10 +9,11 @@ from typing import Any
 import msgspec
 
 from clusterd.dapi.files.daemons import daemon_states
+from clusterd.dapi.files.manager_uuid import manager_uuid
 from clusterd.dapi.protocol.actions import THIS_NODE
 from clusterd.dapi.protocol.items import Items
 from clusterd.dapi.protocol.registry import Call, NoArguments, Registry
-from clusterd.dapi.protocol.request import DISTRIBUTED, LOCAL_ANY
+from clusterd.dapi.protocol.request import DISTRIBUTED, LOCAL_ANY, LOCAL_MASTER
 from clusterd.dapi.query.arrays import ListArguments, Shape, cut_list
 from clusterd.wire.results import INTERNAL_ERROR, WireException
 
@@ -36,7 +37,7 @@ class LogArguments(ListArguments, frozen=True):
 
 @registry.function("wazuh.manager", "get_basic_info", LOCAL_ANY, DISTRIBUTED, needs=(THIS_NODE,))
 def get_basic_info(call: Call, given: NoArguments) -> Items:
-    """Returns version, paths and time zone. `uuid` is null: the framework creates and keeps the manager's."""
+    """Returns version, paths and time zone; `uuid` on a master only."""
     settings = call.settings
     item = {
         "path": settings.root,
@@ -46,7 +47,7 @@ def get_basic_info(call: Call, given: NoArguments) -> Items:
         "openssl_support": "yes",
         "tz_offset": time.strftime("%z"),
         "tz_name": time.strftime("%Z"),
-        "uuid": None,
+        "uuid": manager_uuid(settings.root) if settings.is_master else None,
     }
     return _read("Basic information", item)
 
@@ -57,6 +58,12 @@ def get_status(call: Call, given: NoArguments) -> Items:
     return _read(
         "Processes status", daemon_states(call.root, serves_store=call.settings.serves_store), name="Processes status"
     )
+
+
+@registry.function("wazuh.core.manager", "status", LOCAL_MASTER, DISTRIBUTED, checks_daemons=False, needs=(THIS_NODE,))
+def status(call: Call, given: NoArguments) -> dict[str, str]:
+    """Returns the state of each daemon, in the form in which nodes ask each other."""
+    return daemon_states(call.root, serves_store=call.settings.serves_store)
 
 
 @registry.function("wazuh.manager", "ossec_log", LOCAL_ANY, DISTRIBUTED, checks_daemons=False, needs=(THIS_NODE,))

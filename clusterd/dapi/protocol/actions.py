@@ -6,11 +6,11 @@ action only reads.
 """
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
-from clusterd.dapi.protocol.permissions import Kind, Need
+from clusterd.dapi.protocol.permissions import Kind, Need, permitted
 
 READ_NODES = "cluster:read"
 _MODIFY_ASSIGNMENTS = "group:modify_assignments"
@@ -61,3 +61,7 @@ FILES: Mapping[Literal["rule", "decoder", "list"], FileNeeds] = {
     "decoder": _of_files("decoders", "decoder"),
     "list": _of_files("lists", "list"),
 }
+
+
+def may_read_node(permissions: Mapping[str, Any], node: str) -> bool:
+    return bool(permitted(permissions, READ_NODES, "node", [node]))

@@ -1,10 +1,11 @@
 """The few fields of an API request that decide where it is sent, read without decoding its arguments (dapi.md 2)."""
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import msgspec
 
-from clusterd.dapi.protocol.request import LARGEST_REQUEST
+from clusterd.dapi.protocol.request import ALLOW_ALL, LARGEST_REQUEST
 from clusterd.errors import ClusterError
 from clusterd.wire.results import WireCallable, parse_callable
 
@@ -27,7 +28,12 @@ class Envelope(msgspec.Struct, frozen=True):
     api_timeout_s: float
 
 
+class _Permissions(msgspec.Struct, frozen=True):
+    rbac_permissions: dict[str, Any] | None = None
+
+
 _DECODER = msgspec.json.Decoder(_Fields)
+_PERMISSIONS = msgspec.json.Decoder(_Permissions)
 _TYPES = ("local_any", "local_master", "distributed_master")
 
 
@@ -51,3 +57,12 @@ def read_envelope(content: bytes) -> Envelope:
         fields.wait_for_complete,
         max(0.0, fields.api_timeout or 0.0),
     )
+
+
+def read_permissions(content: bytes) -> Mapping[str, Any]:
+    """Reads the permissions of a request, however large its arguments are; none of a malformed one."""
+    try:
+        given = _PERMISSIONS.decode(content).rbac_permissions
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return {}
+    return ALLOW_ALL if given is None else given

@@ -49,10 +49,15 @@ class Items:
     # ---- failures ----------------------------------------------------------------------------------------------------
 
     def fail(self, item: Any, error: WireException) -> None:
-        """Adds a failed item. Equal errors (dapi.md 4.3, rule 4) share one entry."""
-        fields = {key: value for key, value in error.fields().items() if key not in ("ids", "dapi_errors")}
-        _, ids = self._failed.setdefault(repr(sorted(fields.items())), (error, {}))
-        ids[repr(item)] = item
+        """Adds a failed item."""
+        self.fail_all([item], error)
+
+    def fail_all(self, items: Iterable[Any], error: WireException) -> None:
+        """Adds failed items. Equal errors (dapi.md 4.3, rule 4) share one entry."""
+        added = {repr(item): item for item in items}
+        if added:
+            fields = {key: value for key, value in error.fields().items() if key not in ("ids", "dapi_errors")}
+            self._failed.setdefault(repr(sorted(fields.items())), (error, {}))[1].update(added)
 
     def drop_failed(self, codes: Iterable[int]) -> None:
         """Drops failures of these codes (dapi.md 3.8, the last point)."""
@@ -123,9 +128,7 @@ class Items:
         for key, ids in zip(keys, values, strict=True):
             if not isinstance(key, dict) or not isinstance(ids, list) or not isinstance(key.get("__object__"), dict):
                 raise _malformed("a failed item is none")
-            error = exception_of(str(key.get("__class__")), key["__object__"])
-            for item in ids:
-                items.fail(item, error)
+            items.fail_all(ids, exception_of(str(key.get("__class__")), key["__object__"]))
         return items
 
     # ---- people ------------------------------------------------------------------------------------------------------
@@ -178,6 +181,6 @@ def _shown_error(error: WireException) -> dict[str, Any]:
 
 def _in_order(ids: list[Any]) -> list[Any]:
     """Sorts numerically if all are numbers, else as text."""
-    if all(str(item).isdigit() for item in ids):
+    if all(str(item).isdecimal() for item in ids):
         return sorted(ids, key=int)
     return sorted(ids, key=str)

@@ -41,7 +41,7 @@ def merge(left: Value, right: Value) -> Value:
 def _merge_exceptions(left: WireException, right: WireException) -> WireException:
     ids = list(left.ids)
     if left.wire_class in ERROR_FAMILY and right.wire_class in ERROR_FAMILY:
-        ids += [item for item in right.ids if item not in ids]
+        ids += _without(right.ids, ids)
     return WireException(
         left.code,
         left.extra_message,
@@ -50,6 +50,7 @@ def _merge_exceptions(left: WireException, right: WireException) -> WireExceptio
         cmd_error=left.cmd_error,
         dapi_errors={**left.dapi_errors, **right.dapi_errors},
         ids=ids,
+        title=left.title,
     )
 
 
@@ -60,8 +61,7 @@ def _with_exception(result: WireResult, error: WireException) -> Value:
         items = Items.of_wire(result)
     except WireException as malformed:
         return malformed
-    for item in error.ids:
-        items.fail(item, error)
+    items.fail_all(error.ids, error)
     return items.wire()
 
 
@@ -116,8 +116,7 @@ def _merge_items(left: Items, right: Items) -> Items:
     theirs = {key: value for key, value in right.extra.items() if key not in _KEPT_KEYS or key not in left.extra}
     merged.extra = _merge_objects(left.extra, theirs, [])
     for error, ids in (*left.failed, *right.failed):
-        for item in ids:
-            merged.fail(item, error)
+        merged.fail_all(ids, error)
     return merged
 
 

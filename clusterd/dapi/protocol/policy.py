@@ -117,7 +117,7 @@ def _row(line: str) -> Row:
 
 
 # M: local_master, D: distributed_master, A: local_any. Every function that a stock 4.14 API requests, and, at the end,
-# those of its tools.
+# those of its tools. Its tools also request some functions of the API in another type, M (dapi.md 5.8).
 TABLE: tuple[Row, ...] = tuple(
     _row(line)
     for line in """
@@ -147,14 +147,14 @@ wazuh.agent:get_full_overview                          M   plain     reads      
 wazuh.agent:get_group_files                            M   plain     reads                 framework>ours
 wazuh.agent:get_outdated_agents                        M   plain     reads                 framework>ours
 wazuh.agent:get_upgrade_result                         M   plain     reads                 framework>ours
-wazuh.agent:reconnect_agents                           D   plain     changes               framework>ours
+wazuh.agent:reconnect_agents                           MD  plain     changes               framework>ours
 wazuh.agent:remove_agent_from_group                    M   coroutine changes               framework>ours
 wazuh.agent:remove_agent_from_groups                   M   coroutine changes               framework>ours
 wazuh.agent:remove_agents_from_group                   M   coroutine changes               framework>ours
 wazuh.agent:restart_agents                             D   coroutine changes               framework>ours
 wazuh.agent:restart_agents_by_group                    D   coroutine changes               framework>ours
 wazuh.agent:restart_agents_by_node                     D   coroutine changes               framework>ours
-wazuh.agent:upgrade_agents                             D   plain     changes               framework>ours
+wazuh.agent:upgrade_agents                             MD  plain     changes               framework>ours
 wazuh.agent:upload_group_file                          M   plain     changes               framework>ours
 wazuh.analysis:reload_ruleset                          DA  coroutine changes               framework>ours
 wazuh.cdb_list:delete_list_file                        M   plain     changes               framework>ours
@@ -186,7 +186,7 @@ wazuh.manager:get_config                               DA  plain     reads+confi
 wazuh.manager:get_status                               DA  plain     reads                 ours>framework
 wazuh.manager:get_update_information                   M   plain     reads                 framework>ours
 wazuh.manager:ossec_log                                DA  plain     reads                 framework>ours
-wazuh.manager:ossec_log_summary                        DA  plain     reads                 ours>framework
+wazuh.manager:ossec_log_summary                        DA  plain     reads                 framework>ours
 wazuh.manager:read_ossec_conf                          DA  plain     reads+configuration   framework>ours
 wazuh.manager:restart                                  MDA plain     changes               framework>ours
 wazuh.manager:update_ossec_conf                        DA  plain     changes+configuration framework>ours
@@ -257,6 +257,7 @@ wazuh.syscollector:get_item_agent                      D   plain     reads      
 wazuh.task:get_task_status                             M   plain     reads                 framework>ours
 wazuh.core.agent:Agent.get_agents_overview             M   plain     reads                 framework>ours
 wazuh.core.cluster.control:get_node_ruleset_integrity  MA  coroutine reads                 ours
+wazuh.core.manager:status                              MD  plain     reads                 ours
 wazuh.core.security:rbac_db_factory_reset              M   plain     changes               framework|ours
 """.strip().splitlines()
 )

@@ -6,7 +6,7 @@ from typing import Any, Literal, Protocol
 
 import msgspec
 
-from clusterd.dapi.protocol.actions import READ_NODES
+from clusterd.dapi.protocol.actions import READ_NODES, may_read_node
 from clusterd.dapi.protocol.items import Items
 from clusterd.dapi.protocol.merge import PLAIN, Value, merge
 from clusterd.dapi.protocol.permissions import permitted
@@ -100,6 +100,8 @@ def _solvers(request: ApiRequest, master: str, agents: Agents) -> dict[str, list
         return {str(given["node_id"]): []}
     nodes = given.get("node_list")
     if nodes is not None and nodes != "*":
+        if not isinstance(nodes, str | list):
+            raise WireException(1000, "nodes must be a list of names", wire_class=INTERNAL_ERROR)
         return {str(node): [] for node in ([nodes] if isinstance(nodes, str) else nodes)}
     if request.broadcasting:
         return {}
@@ -175,17 +177,18 @@ def _cleaned(solvers: dict[str, list[str]], master: str) -> dict[str, list[str]]
     return cleaned
 
 
-def not_connected(node: str, request: ApiRequest) -> WireException:
+def not_connected(node: str, permissions: Mapping[str, Any]) -> WireException:
     """Returns what a node that cannot be asked adds to the answer (dapi.md 3.5)."""
-    return not_answered(node, request, ClusterError(3022, node))
+    return not_answered(node, permissions, ClusterError(3022, node))
 
 
-def not_answered(node: str, request: ApiRequest, failure: ClusterError) -> WireException:
+def not_answered(node: str, permissions: Mapping[str, Any], failure: ClusterError) -> WireException:
     """Returns what a node that was asked and did not answer adds to the other nodes' answers: a failed item, like that
-    of a missing node."""
-    if node not in permitted(request.rbac_permissions, READ_NODES, "node", [node]):
+    of a missing node. `permissions`: the request's."""
+    if not may_read_node(permissions, node):
         return WireException(4000, "Resource type: node:id", wire_class=PERMISSION_ERROR, ids=[node])
-    return WireException(failure.code, failure.extra, wire_class=BAD_REQUEST, ids=[node])
+    title = "Wazuh Cluster Error" if failure.code == 3022 else None
+    return WireException(failure.code, failure.extra, wire_class=BAD_REQUEST, ids=[node], title=title)
 
 
 def combine(request: ApiRequest, allowed: Items, answers: Sequence[Value]) -> Value:

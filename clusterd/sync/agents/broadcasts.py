@@ -16,13 +16,15 @@ GUARD = "Agent-groups guard"
 
 
 class Broadcast:
-    """A string of chunks on its way to the workers that were connected when it was made. `rows`: agent to a hash of its
-    groups, only where our store must be told of the arrival, by `confirmations`; `waiting`: links without a result."""
+    """A string of chunks on its way to the workers that were connected when it was made. `has_groups`: whether there is
+    more in it than the checksum. `rows`: agent to a hash of its groups, only where our store must be told of the
+    arrival, by `confirmations`; `waiting`: links without a result."""
 
     def __init__(self, path: str) -> None:
         self.path = path
         self.size = 0
         self.chunks = 0
+        self.has_groups = False
         self.rows: dict[int, int] = {}
         self.confirmations: list[bytes] = []
         self.waiting: set[int] = set()

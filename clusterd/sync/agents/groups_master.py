@@ -96,7 +96,9 @@ class AgentGroupsMaster:
         self._context.spool.remove(*(broadcast.path for broadcast in made))
 
     def _hand_over(self, log: TagLog, broadcast: Broadcast) -> None:
-        """Adds the broadcast to the queue of every worker."""
+        """Adds the broadcast to the queue of every worker. Where all have left while it was read nobody gets it: its
+        rows stay marked."""
+        broadcast.is_lost = not self._queues
         self._broadcasts.add(broadcast)
         for queue in self._queues.values():
             if queue.put(broadcast):

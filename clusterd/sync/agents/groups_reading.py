@@ -16,6 +16,9 @@ FUTURE_TOO = ', "clusterd_future": true'
 """Asks our own store for agents that were registered before the master's clock was set back, too
 (clusterd/store/groups.py)."""
 EMPTY_CHUNKS = (b"[]", b'[{"data":[]}]')
+NO_GROUPS = b'[{"data":[]'
+"""So begins a chunk that has the checksum only."""
+NOTHING_MORE = "more groups are announced, and none come"
 
 
 class GroupsReader:
@@ -58,6 +61,9 @@ class GroupsReader:
                 if chunk not in EMPTY_CHUNKS:
                     file.write((b", " if broadcast.chunks else b"") + msgspec.json.encode(chunk.decode()))
                     broadcast.chunks += 1
+                    broadcast.has_groups |= not chunk.startswith(NO_GROUPS)
+                elif status == "due" and not ours:  # of ours all may be on their way already
+                    raise DatabaseError(2007, NOTHING_MORE)
             file.write(GROUPS_TAIL)
             broadcast.size = file.tell()
         return status == "ok", last_id
@@ -121,7 +127,9 @@ class GroupsReader:
                     f'"last_id": {last_id}{members}}}'
                 )
                 if chunk in EMPTY_CHUNKS:
-                    continue
+                    if status == "due":
+                        raise DatabaseError(2007, NOTHING_MORE)
+                    break
                 file.write((b", " if everything.chunks else b"") + msgspec.json.encode(chunk.decode()))
                 everything.chunks += 1
                 try:

@@ -141,6 +141,9 @@ class AgentGroupsWorker:
             errors.append(f"Error while processing agent-groups chunks: {failure}")
             if self._outage.should_tell():
                 log.error(errors[-1])
+        except OSError as failure:
+            errors.append(f"Error while processing agent-groups chunks: {failure}")
+            log.error(errors[-1])
         else:
             if self._outage.is_over():
                 self._guard.info("The agent database answers again.")

@@ -306,8 +306,9 @@ class AgentInfoMaster:
         except (ClusterError, OSError) as failure:
             await context.net.main_line("ERROR", log.tag, str(failure))
             self._reports.add(peer.name, 0, self._context.clock.monotonic() - started, str(failure))
-            text = f"error processing agent-info chunks in process pool: {failure}"
-            peer.answer_late(commands.SYN_M_A_ERR, text.encode())
+            if isinstance(failure, OSError):  # else it was told the result, or is gone: it may wait for the next one
+                text = f"error processing agent-info chunks in process pool: {failure}"
+                peer.answer_late(commands.SYN_M_A_ERR, text.encode())
         finally:
             context.spool.remove(rows)
 

@@ -43,6 +43,10 @@ class WorkerQueue:
         """The worker was not able to write its groups, or is too slow. Logged once."""
         self._is_silent = False
         """The worker did not answer the last message."""
+        self._owed = 0
+        """Messages whose results did not come in time. A worker answers in order: the next results are theirs."""
+        self._came_late = False
+        """Whether such a result has come during the message under way."""
         self._started: float | None = None
         self._answer: asyncio.Future[BatchResult] | None = None
         """Receives the result of the broadcast under way."""
@@ -50,7 +54,7 @@ class WorkerQueue:
     def put(self, broadcast: Broadcast) -> bool:
         """Queues a broadcast; returns whether it will be sent. A worker with a waiting message needs no further one
         that holds only the hash."""
-        if self._queue and not broadcast.rows and broadcast.chunks == 1:
+        if self._queue and not broadcast.has_groups:
             return False
         if len(self._queue) >= MOST_WAITING:
             self._note_behind(f"{MOST_WAITING} messages wait for it already")
@@ -87,19 +91,19 @@ class WorkerQueue:
             self._queue.popleft()
             self._broadcasts.has_result(broadcast, self.peer.link)
         self._record_of(self.peer).groups_problem = problem
-        if broadcast.rows:
+        if broadcast.has_groups:
             seconds = self._context.clock.monotonic() - began
             self._context.events.tell(groups_event(self.peer, len(broadcast.rows), broadcast.size, seconds, problem))
         if problem:
             self._note_behind(problem)
-        elif broadcast.rows and self._is_behind:
+        elif broadcast.has_groups and self._is_behind:
             self._is_behind = False
             log.info(f"{self.peer.name} takes groups again.")
 
     async def send_patiently(self, broadcast: Broadcast) -> str:
         """Sends a broadcast, and sends it again while the worker cannot write its rows (a group's directory may be on
         its way). Returns the last reason of the worker, empty if it accepted the rows."""
-        attempts = ATTEMPTS if broadcast.rows and not self._is_behind else 1
+        attempts = ATTEMPTS if broadcast.has_groups and not self._is_behind else 1
         problem = ""
         for attempt in range(attempts):
             if attempt:
@@ -127,7 +131,7 @@ class WorkerQueue:
         self._started = context.clock.monotonic()
         record.groups_started_at, record.groups_ended_at = context.clock.wall(), None
         self._answer = asyncio.get_running_loop().create_future()
-        self._is_silent = False
+        self._is_silent = self._came_late = False
         try:
             string_id = await context.sender.send_string(peer, [Segment(broadcast.path, 0, broadcast.size)])
             log.debug("Sending chunks.")
@@ -136,10 +140,14 @@ class WorkerQueue:
                 result = await self._answer
         except TimeoutError:
             self._is_silent = True
+            # Where a late one has come meanwhile it was perhaps this one's, and an earlier one is lost for good.
+            self._owed = 0 if self._came_late else self._owed + 1
             return self._not_sent(log, "no result came in time")
         except (ClusterError, OSError) as failure:
             cause = failure.__cause__ or failure
             self._is_silent = isinstance(cause, ClusterError) and cause.code == NO_ANSWER
+            if cause is failure and self._is_silent:  # the worker may have read the message all the same
+                self._owed += 1
             return self._not_sent(log, str(failure))
         finally:
             self._answer = None
@@ -158,6 +166,8 @@ class WorkerQueue:
         result = parse_batch_result(payload)
         log = self._context.tag_log(self.peer.tag, SEND)
         log_result(log, self._context.clock, self._started, result)
+        if self._is_late():
+            return
         record = self._record_of(self.peer)
         record.groups_ended_at, record.groups_chunks = self._context.clock.wall(), result.updated_chunks
         self._set_answer(result)
@@ -165,7 +175,16 @@ class WorkerQueue:
     def refused(self, payload: bytes) -> None:
         """`syn_w_g_err`."""
         text = say_refused(self._context, self.peer, SEND, payload)
-        self._set_answer(BatchResult(0, [text or "refused without a reason"], 0.0))
+        if not self._is_late():
+            self._set_answer(BatchResult(0, [text or "refused without a reason"], 0.0))
+
+    def _is_late(self) -> bool:
+        """Returns whether the result that has come is that of an earlier message, which is waited for no longer."""
+        if not self._owed:
+            return False
+        self._owed -= 1
+        self._came_late = True
+        return True
 
     def _set_answer(self, result: BatchResult) -> None:
         if self._answer is not None and not self._answer.done():

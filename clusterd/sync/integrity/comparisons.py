@@ -17,9 +17,12 @@ file."""
 
 
 class _Comparison(msgspec.Struct):
+    """`users`: callers that have not got the difference file yet."""
+
     manifest: str
     running: "asyncio.Task[Compared]"
     difference: str
+    users: int = 0
 
 
 def _differs(known: _Comparison) -> bool:
@@ -47,17 +50,21 @@ class Comparisons:
             self._forget_others(manifest)
             known = _Comparison(manifest, self._begin(package, manifest, own := self._spool.new_path("compared")), own)
             self._known[key] = known
+        known.users += 1
         try:
             compared = await asyncio.shield(known.running)
-        except BaseException:
-            if known.running.done():
-                self._forget(key, known)
+            if compared.missing or compared.shared or compared.extra:
+                os.link(known.difference, difference)
+            else:
+                self._spool.remove(known.difference)
+            return compared
+        except Exception:  # else only this caller has gone
+            if self._known.get(key) is known:
+                del self._known[key]
             raise
-        if compared.missing or compared.shared or compared.extra:
-            os.link(known.difference, difference)
-        else:
-            self._spool.remove(known.difference)
-        return compared
+        finally:
+            known.users -= 1
+            self._remove_unused(key, known)
 
     def _begin(self, package: str, manifest: str, difference: str) -> "asyncio.Task[Compared]":
         # The package is removed when the link of the worker that sent it ends; other workers may wait for the same
@@ -84,9 +91,10 @@ class Comparisons:
             is_too_much = len(self._known) >= KEPT or (differing >= KEPT_DIFFERING and _differs(known))
             if known.manifest != manifest or is_too_much:
                 differing -= _differs(known)
-                self._forget(key, known)
+                del self._known[key]
+                self._remove_unused(key, known)
 
-    def _forget(self, key: tuple[bytes, str], known: _Comparison) -> None:
-        if self._known.get(key) is known:
-            del self._known[key]
-        self._spool.remove(known.difference)
+    def _remove_unused(self, key: tuple[bytes, str], known: _Comparison) -> None:
+        """Removes the file of a result that nobody will ask for again, when all have it who have waited for it."""
+        if not known.users and self._known.get(key) is not known:
+            self._spool.remove(known.difference)

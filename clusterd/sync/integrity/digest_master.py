@@ -86,7 +86,9 @@ class DigestMaster:
         if digest == scan.content_digest:
             self._integrity.begin_without_package(peer, commands.SYN_DIGEST)
             self._integrity.checked(peer, scan, Compared(scan.files, 0, 0, 0, []), 0.0, now)
-        elif record.behind_since is None:
+            return
+        record.whole_of = self._integrity.made_at(digest)
+        if record.behind_since is None:
             record.is_behind(now)
 
     async def compare(self, peer: Peer, payload: bytes, body: list[Descriptor] | None) -> bytes:

@@ -29,6 +29,8 @@ CHECK = "Integrity check"
 SYNC = "Integrity sync"
 OWN = "Integrity guard"
 KEPT_RECORDS = 1000
+KEPT_MANIFESTS = 256
+"""A worker that has the files of one of so many earlier manifests is known to have those of that moment."""
 
 
 def is_task_id(text: str) -> bool:
@@ -54,6 +56,12 @@ class IntegrityMaster:
         self._comparisons = Comparisons(context.jobs, context.spool)
         self.permissions = IntegrityPermissions(context.settings.master.max_locked_integrity_time_s)
         self.records: dict[str, WorkerRecord] = {}
+        self._made: dict[str, float] = {}
+        """Of which moment the last manifests are, by content digest; the newest last. Wall-clock seconds."""
+
+    def made_at(self, digest: str) -> float | None:
+        """Returns of which moment the files with this content digest are; None: that is not known."""
+        return self._made.get(digest)
 
     def record(self, name: str) -> WorkerRecord:
         return self.records.setdefault(name, WorkerRecord())
@@ -144,6 +152,10 @@ class IntegrityMaster:
         """Called when the content of our manifest has changed. This counts as the end of a local scan: every worker
         gets one more permission."""
         self.permissions.scan_ended()
+        self._made.pop(scan.content_digest, None)
+        self._made[scan.content_digest] = scan.ended_at - scan.duration_s
+        if len(self._made) > KEPT_MANIFESTS:
+            del self._made[next(iter(self._made))]
         now = self._context.clock.wall()
         for record in self.records.values():
             if record.digest == scan.content_digest:
@@ -214,7 +226,7 @@ class IntegrityMaster:
         if current is None or current.content_digest == scan.content_digest:
             record.is_equal(scan.content_digest, now)
         else:  # ours became another one while they were compared
-            record.digest = scan.content_digest
+            record.digest, record.whole_of = scan.content_digest, self.made_at(scan.content_digest)
             record.is_behind(now)
         return count
 

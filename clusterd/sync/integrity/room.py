@@ -81,7 +81,11 @@ class Rooms:
             self._sent[peer.name] = raw
             return compared, difference, ""
         out = self._context.spool.new_path("fitted")
-        found = await self._context.jobs.run(FitDifference(difference, out, most))
+        try:
+            found = await self._context.jobs.run(FitDifference(difference, out, most))
+        except BaseException:
+            self._context.spool.remove(out)
+            raise
         self._sent[peer.name] = sum(found.raw_sizes)
         text = (
             f"{found.left} files of {found.left_bytes / MIB:.1f} MB wait: "

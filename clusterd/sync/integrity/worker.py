@@ -18,7 +18,7 @@ from clusterd.messages.packages import (
 )
 from clusterd.sync.integrity.events import applied_event
 from clusterd.sync.integrity.leftovers import Leftovers
-from clusterd.sync.integrity.waiting import wait_for_file
+from clusterd.sync.integrity.waiting import LATE, NOT_WHOLE, wait_for_file
 from clusterd.sync.integrity.while_linked import WhileLinked
 from clusterd.sync.links.caps import method_for
 from clusterd.sync.links.context import Context
@@ -131,6 +131,8 @@ class IntegrityWorker:
         except ClusterError as failure:
             self.abandon_round()
             self.note_result("failed", str(failure))
+            if isinstance(failure.__cause__, JobError | OSError):  # its file may be gone, or damaged
+                self._drop_packed()
         finally:
             held, self._held = self._held, None
             for line in held:
@@ -188,18 +190,25 @@ class IntegrityWorker:
         key = scan.root_digest, method
         if self._packed is not None and self._packed[0] == key:
             return self._packed[1]
-        if self._packed is not None:
-            self._context.spool.remove(*(segment.path for segment in self._packed[1].segments))
-            self._packed = None
-        out = self._context.spool.new_path("check")
-        packed = await self._context.jobs.run(
-            PackMetadata(self._context.spool.state_dir, scan.root_digest, out, method)
-        )
-        segments = [Segment(out, 0, packed.size)]
-        digested = await self._context.jobs.run(DigestSegments(segments))
+        self._drop_packed()
+        context = self._context
+        out = context.spool.new_path("check")
+        try:
+            packed = await context.jobs.run(PackMetadata(context.spool.state_dir, scan.root_digest, out, method))
+            segments = [Segment(out, 0, packed.size)]
+            digested = await context.jobs.run(DigestSegments(segments))
+        except BaseException:
+            context.spool.remove(out)  # what a full disk has taken of it
+            raise
         package = Package(segments, packed.size, digested.sha256)
         self._packed = (key, package)
         return package
+
+    def _drop_packed(self) -> None:
+        """The next check makes its package anew."""
+        packed, self._packed = self._packed, None
+        if packed is not None:
+            self._context.spool.remove(*(segment.path for segment in packed[1].segments))
 
     def checked_equal(self) -> None:
         """`syn_m_c_ok`: nothing differs."""
@@ -253,7 +262,7 @@ class IntegrityWorker:
             await context.net.main_line("ERROR", self._tag, str(failure))
             self.note_result("failed", str(failure))
             self._tell_sync(changed, packed, started, synced_at)
-            if failure.code != 3039:
+            if failure.code not in (LATE, NOT_WHOLE):  # it was told to cancel
                 await self._report(peer, ClusterError(1000, str(failure)))
         finally:
             context.progress.remove(progress)

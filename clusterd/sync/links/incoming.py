@@ -78,7 +78,6 @@ class Incoming:
         self._sender = sender or node
         self._spool = spool
         self._jobs = jobs
-        self._file_limit = file_limit
         self._now = now
         self._files: Files[str] = Files(node, max_bytes=file_limit, max_count=FILES_PER_LINK)
         self.string_bytes = 0
@@ -96,6 +95,13 @@ class Incoming:
         self._claims: dict[str, Claim] = {}
         self._keeping: set[asyncio.Task[None]] = set()
         self._is_closed = False
+
+    def set_bounds(self, file_limit: int, limits: Limits) -> None:
+        """What a reload has changed."""
+        self._files.max_bytes = file_limit
+        self._strings.set_bounds(
+            max_bytes=limits.string_bytes, max_count=limits.strings_per_link, idle_s=limits.string_idle_s
+        )
 
     # ---- tasks that wait for a file --------------------------------------------------------------------------------
 
@@ -179,7 +185,7 @@ class Incoming:
                 growing = [self._files.find(split_word(payload, MAX_PATH_BYTES)[0])]
             else:
                 growing = [file for file in self._files if not file.complete]
-            targets = [ChunkTarget(file.path, file.place, file.received, self._file_limit) for file in growing]
+            targets = [ChunkTarget(file.path, file.place, file.received, self._files.max_bytes) for file in growing]
             try:
                 size = _size(payload, body)
                 self._spool.admit(self._sender, size, size + max((file.received for file in growing), default=0))
@@ -215,19 +221,24 @@ class Incoming:
             file.complete = True
             file.digest = found.sha256
 
-    def end_task(self, payload: bytes) -> None:
+    async def end_task(self, payload: bytes) -> None:
         """`{task id} {path}` (`*_e`): gives the file to the task. Raises ClusterError 3027 for an unknown task or file
         (W2).
 
-        Only a complete file received on this link is taken; nothing else is touched."""
+        Only a complete file received on this link is taken; nothing else is touched. A stock sender goes on to this
+        command although its chunks were refused (C4): no file will come then, and the task waits no longer."""
         end = parse_task_path(payload)
+        async with self._order:  # a sender does not wait for long until the digest of a large file is known
+            file = self._files.claim(end.path.removeprefix("/"))
         awaited = self._awaited.get(end.task_id)
-        file = self._files.claim(end.path.removeprefix("/"))
         if file is not None:
             self._claims.pop(file.place, None)
-        if awaited is None or awaited.file.done() or file is None:
+        if awaited is None or awaited.file.done():
             if file is not None:
                 self._spool.remove(file.place)
+            raise ClusterError(3027, end.task_id)
+        if file is None:
+            awaited.file.set_exception(ClusterError(3040, "it was refused, or what came is not what was sent"))
             raise ClusterError(3027, end.task_id)
         awaited.file.set_result(file)
 
@@ -287,13 +298,10 @@ class Incoming:
         total = parse_length(payload)
         now = self._now()
         self._spool.remove(*(string.place for string in self._strings.expire(now)))
+        self._strings.admit(total)  # first: what no string may have says nothing about the room in the spool
         self._spool.admit(self._sender, total, total)
         path = self._spool.create("string")
-        try:
-            string = self._strings.begin(total, path, now)
-        except ClusterError:
-            self._spool.remove(path)
-            raise
+        string = self._strings.begin(total, path, now)
         self._spool.ledger.charge(path, self._sender, total)
         return string.id
 

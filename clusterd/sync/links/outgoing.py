@@ -7,6 +7,7 @@ import uuid
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from itertools import islice
 
 import msgspec
 
@@ -35,6 +36,12 @@ NO_ANSWER = 3020
 MOST_IN_FLIGHT = 3
 SLOW_S = 2.0
 SEALED_AHEAD = 2
+SLOW_LINE = 512 * 1024
+"""Bytes in a second. A whole chunk takes longer than 10 s then, and whatever else goes to this peer waits for its end:
+keepalives would be given up. So the peer gets small chunks."""
+SMALL_CHUNK = 512 * 1024
+DIGESTED = 8 * 1024 * 1024
+"""Bytes in a second that a very busy peer still reads for the digest of a whole file, before it answers its end."""
 
 
 class Package(msgspec.Struct, frozen=True):
@@ -124,6 +131,18 @@ def cut_package(package: Package, path: str, start: int = 0) -> list[PackagePiec
     return pieces
 
 
+def cut_small(package: Package, start: int) -> list[PackagePiece]:
+    """The rest of a package for a peer on a slow line."""
+    size = package.size
+    return [PackagePiece(offset, min(SMALL_CHUNK, size - offset), None) for offset in range(start, size, SMALL_CHUNK)]
+
+
+def note_pace(peer: Peer, length: int, took_s: float) -> None:
+    """A chunk of so many bytes has reached the peer in that time. The last ones say nothing."""
+    if length >= SMALL_CHUNK:
+        peer.is_slow = took_s > length / SLOW_LINE
+
+
 class ChunkWindow:
     """How many chunks may be in flight to one peer. A slow peer holds no more than one slab."""
 
@@ -156,32 +175,32 @@ class Sender:
         progress.step = "sending"
         progress.done_bytes, progress.total_bytes = 0, package.size
         task_id: str | None = None
-        transfer_started: float | None = None
+        sending_s = 0.0
         try:
             task_id = parse_task_id(await peer.request(command))
             await peer.note_sending(command, task_id, is_open=True)
-            transfer_started = self._clock.monotonic()
+            started, sending_s = self._clock.monotonic(), float("inf")
             with self._path(peer, node, package) as path:
-                cut_at = await self._transfer(peer, path, package, task_id, progress)
-            sending_s = self._clock.monotonic() - transfer_started
-            transfer_started = None
+                sent = await self._transfer(peer, path, package, task_id, progress)
+            sending_s = self._clock.monotonic() - started
             try:
                 await peer.request(commands.FILE_SENT[command], build_words(task_id, path[1:]))
             except ClusterError:
                 # After an interruption the peer does not know the task any more and must answer 3027 (5.7).
-                if cut_at is None:
+                if task_id not in peer.interrupted:
                     raise
+            is_cut = task_id in peer.interrupted
         except (ClusterError, JobError, OSError) as failure:
             error = failure if isinstance(failure, ClusterError) else ClusterError(1000, str(failure))
             log.error(f"Error sending zip file: {error}")
-            self._log_limit(log, peer.zip_limit.sending_ended(0.0 if transfer_started is None else float("inf")))
+            self._log_limit(log, peer.zip_limit.sending_ended(sending_s))
             peer.spawn(self._tell(peer, command, task_id, error))
             raise error from failure
         finally:
             if task_id is not None:
                 await asyncio.shield(peer.note_sending(command, task_id, is_open=False))
-        if cut_at is not None:
-            log.debug(peer.zip_limit.interrupted(cut_at))
+        if is_cut:
+            log.debug(peer.zip_limit.interrupted(sent))
             raise ClusterError(3039)
         log.debug("Zip file sent.")
         self._log_limit(log, peer.zip_limit.sending_ended(sending_s))
@@ -199,8 +218,8 @@ class Sender:
         finally:
             peer.paths.discard(package.shared_path)
 
-    async def _transfer(self, peer: Peer, path: str, package: Package, task_id: str, progress: Progress) -> int | None:
-        """Runs new_file to file_end. Returns how many bytes were sent if the peer cancelled, else None."""
+    async def _transfer(self, peer: Peer, path: str, package: Package, task_id: str, progress: Progress) -> int:
+        """Runs new_file to file_end. Returns how many bytes were sent: not all of them if the peer cancelled early."""
         start = await self._resumed(peer, package)
         await peer.request(commands.NEW_FILE, path.encode())
         prefix = f"{path} ".encode()
@@ -208,16 +227,15 @@ class Sender:
         if package.size <= INLINE_CHUNK:
             if package.size:
                 await peer.request(commands.FILE_UPD, prefix + read_segments(package.segments))
-            progress.done_bytes = package.size
+            progress.done_bytes = arrived = package.size
         else:
             arrived = await self._send_chunks(peer, path, package, start, task_id, progress)
             if arrived < package.size:
                 cut = slice_segments(package.segments, 0, arrived)
                 sha256 = (await self._jobs.run(DigestSegments(cut), lane=lane_for(size=arrived))).sha256
-                await peer.request(commands.FILE_END, prefix + sha256)
-                return arrived - start
-        await peer.request(commands.FILE_END, prefix + sha256)
-        return None
+        timeout_s = peer.timeout_s + arrived / DIGESTED
+        await peer.request(commands.FILE_END, prefix + sha256, timeout_s=timeout_s)
+        return arrived - start
 
     async def _resumed(self, peer: Peer, package: Package) -> int:
         """How many bytes of the package the peer kept from a transfer that was cut off; the file continues after them.
@@ -238,19 +256,27 @@ class Sender:
         the peer cancelled."""
         window = ChunkWindow()
         flying: deque[tuple[Flight, float, int]] = deque()
-        pieces = cut_package(package, path, start)
+        is_small = peer.is_slow
+        waiting = deque(cut_small(package, start) if is_small else cut_package(package, path, start))
         progress.done_bytes = arrived = start
+        arrived_at = self._clock.monotonic()
 
         async def arrive() -> None:
-            nonlocal arrived
+            nonlocal arrived, arrived_at
             flight, begun_at, stop = flying.popleft()
             await peer.response_of(commands.FILE_UPD, flight)
-            window.answered(self._clock.monotonic() - begun_at)
+            now = self._clock.monotonic()
+            window.answered(now - begun_at)
+            note_pace(peer, stop - arrived, now - max(begun_at, arrived_at))
             progress.done_bytes = arrived = stop
+            arrived_at = now
 
         try:
-            for number, piece in enumerate(pieces):
-                for following in pieces[number + 1 : number + 1 + SEALED_AHEAD]:
+            while waiting:
+                if peer.is_slow and not is_small:
+                    is_small, waiting = True, deque(cut_small(package, waiting[0].offset))
+                piece = waiting.popleft()
+                for following in islice(waiting, SEALED_AHEAD):
                     self._prepare(path, package, following)
                 while flying and not self.bodies.is_roomy:
                     await arrive()
@@ -330,10 +356,14 @@ class Sender:
             if size:
                 await peer.request(commands.STR_UPD, build_words(string_id, read_segments(content)))
             return
-        chunk = chunk_bytes(string_id)
-        for offset in range(0, size, chunk):
-            body = await self.bodies.once(build_words(string_id, b""), slice_segments(content, offset, chunk))
+        offset = 0
+        while offset < size:
+            length = min(SMALL_CHUNK if peer.is_slow else chunk_bytes(string_id), size - offset)
+            body = await self.bodies.once(build_words(string_id, b""), slice_segments(content, offset, length))
+            begun_at = self._clock.monotonic()
             await peer.request(commands.STR_UPD, body=body)
+            note_pace(peer, length, self._clock.monotonic() - begun_at)
+            offset += length
 
     async def seal(self, payload: bytes, more: Sequence[Segment] = ()) -> Descriptor:
         """Seals a request's payload (followed by the bytes of `more`) in the pool, as a body for `Peer.request`. Raises

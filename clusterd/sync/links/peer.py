@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from clusterd.errors import ClusterError
 from clusterd.messages.bodies import OpenBody
 from clusterd.messages.links import LinkInfo
+from clusterd.settings import Settings
 from clusterd.sync.links.incoming import Incoming
 from clusterd.sync.links.tags import worker_tag
 from clusterd.sync.ports.net_port import Flight, NetPort, Response
@@ -19,6 +20,12 @@ RESPONSE_LIMIT = 16 * 1024 * 1024
 LATE_ANSWERS = 64
 """Most requests to one peer that report how a request of its own ended; it must read them before it may ask for more
 (R4)."""
+
+
+def file_limit(settings: Settings) -> int:
+    """The largest package that this node takes, in bytes."""
+    most = settings.clusterd.limits.unpacked_total_bytes
+    return settings.communication.max_zip_size_bytes if settings.is_master else most
 
 
 class Peer:
@@ -52,6 +59,8 @@ class Peer:
         self.silent_s = 0.0
         """As LinkDown.silent_s, when the link has ended."""
         self.program = ""
+        self.is_slow = False
+        """Whether a large chunk takes so long to reach it that what waits behind it would be given up."""
         self.capabilities: frozenset[str] = frozenset()
         self._agreed = asyncio.Event()
         self.gone = asyncio.Event()
@@ -70,6 +79,12 @@ class Peer:
     def tag(self) -> str:
         """Tag of log lines about a master's work for this worker."""
         return worker_tag(self.name)
+
+    def set_bounds(self, settings: Settings) -> None:
+        """What a reload has changed of times and limits; a link may live for months."""
+        self.timeout_s = settings.communication.timeout_cluster_request_s
+        self.zip_limit.set_rules(settings.communication)
+        self.incoming.set_bounds(file_limit(settings), settings.clusterd.limits)
 
     def agree(self, capabilities: Iterable[str]) -> None:
         """Records what both ends can do."""

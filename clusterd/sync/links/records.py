@@ -21,7 +21,8 @@ class WorkerRecord(msgspec.Struct):
 
     `digest`: content digest of the worker's known manifest, empty while it changes; `equal_at`: when it was last equal
     to ours; `behind_since`: since when it differs, None while it does not; `behind_files`: how many files differed at
-    the last comparison, None if unknown.
+    the last comparison, None if unknown; `whole_of`: while it differs, of which moment it is known to have all files of
+    ours, None if of none.
 
     `sent_bytes`: size of the last package. `problems`: path to reason of the files that the last sync could not send;
     `behind`: files left for a later round."""
@@ -43,6 +44,7 @@ class WorkerRecord(msgspec.Struct):
     equal_at: float | None = None
     behind_since: float | None = None
     behind_files: int | None = None
+    whole_of: float | None = None
     info_started_at: float | None = None
     info_ended_at: float | None = None
     info_chunks: int = 0
@@ -56,7 +58,7 @@ class WorkerRecord(msgspec.Struct):
 
     def is_equal(self, digest: str, now: float) -> None:
         """The worker has the files of our manifest, which has this content digest."""
-        self.digest, self.equal_at = digest, now
+        self.digest, self.equal_at, self.whole_of = digest, now, now
         self.behind_since, self.behind_files = None, 0
         self.result, self.detail, self.behind, self.problems = "equal", "", 0, {}
 

@@ -67,7 +67,7 @@ class ManifestBuilder:
             self._guard.key_rules.least,
             self._changes_path("scan"),
         )
-        built = self._accept(await self.jobs.run(job))
+        built = await self._made(job, "bulk")
         self._built_from = digests
         return built
 
@@ -100,12 +100,21 @@ class ManifestBuilder:
             and len(places) <= MOST_AT_ONCE
             and not await asyncio.to_thread(_has_directory, self._root, places)
         )
-        return self._accept(await self.jobs.run(job, lane="chunk" if is_short else "long"))
+        return await self._made(job, "chunk" if is_short else "long")
 
     def _changes_path(self, source: str) -> str:
         """Returns the path to which a job writes what it has changed. `source`: the cause; empty: as before."""
         self.source = source or self.source
         return "" if self._events is None else self._events.path()
+
+    async def _made(self, job: BuildManifest | PatchManifest, lane: Lane) -> ManifestBuilt:
+        try:
+            built = await self.jobs.run(job, lane=lane)
+        except BaseException:
+            if self._events is not None:
+                self._events.job_failed()
+            raise
+        return self._accept(built)
 
     def _accept(self, built: ManifestBuilt) -> ManifestBuilt:
         """Keeps the result of a job as the base of the next one."""

@@ -40,6 +40,10 @@ class ChangeEvents:
         self._path = self._new_path()
         return self._path
 
+    def job_failed(self) -> None:
+        """Removes what the last job may have written."""
+        self._remove(self._path)
+
     def note(self, built: ManifestBuilt) -> None:
         """Takes the changes of a job that has ended."""
         if built.listed is None:

@@ -23,6 +23,11 @@ node that has passed the request on waits for this time, too, in addition to the
 (timeout_cluster_request)."""
 
 
+MOST_WAIT_S = 120.0
+"""How long a request waits for a process at most, however long its function may run: one that begins later would change
+something after its asker has given up (200 s)."""
+
+
 class NotBegun(ClusterError):
     """The framework did not begin with the request, and will not. The caller may answer it in another way."""
 
@@ -46,13 +51,43 @@ class Framework(Protocol):
         """Returns the answer as the framework's encoder has written it; a file of it must be removed by the caller, and
         so must the request's.
 
-        `timeout_s`: how long the request may wait for a process, and how long it may then run. `name`: the function
-        that the request names. `asker`: shares the processes fairly with other askers. A request that only reads is run
-        once more when its process dies. Raises NotBegun, and ClusterError: 3021 at the deadline, 1000 when the process
-        died."""
+        `timeout_s`: how long the request may wait for a process (MOST_WAIT_S at most), and how long it may then run.
+        `name`: the function that the request names. `asker`: shares the processes fairly with other askers. A request
+        that only reads is run once more when its process dies. Raises NotBegun, and ClusterError: 3021 at the deadline,
+        1000 when the process died."""
 
     def shown(self) -> dict[str, Any]:
         """Returns the part of `status` about the framework."""
+
+
+class MissingFramework:
+    """A framework that should be there and cannot be started: it is installed in part, or closed to the node's user. It
+    begins with no request. So nobody answers in its place where its users or their tokens matter, as while it fails."""
+
+    state: FrameworkState = "failed"
+
+    def __init__(self, why: str, mode: str) -> None:
+        self._why = why
+        self._mode = mode
+
+    def can_run(self, name: WireCallable) -> bool:
+        return False
+
+    async def run(
+        self, request: Text, *, timeout_s: float | None, is_read_only: bool, name: WireCallable, asker: str = ""
+    ) -> Text:
+        raise NotBegun(f"the framework cannot be used: {self._why}")
+
+    def shown(self) -> dict[str, Any]:
+        return {
+            "state": self.state,
+            "reason": self._why,
+            "mode": self._mode,
+            "version": None,
+            "functions": None,
+            "missing": {},
+            "helpers": [],
+        }
 
 
 class FrameworkPort:
@@ -121,8 +156,8 @@ class FrameworkPort:
 
     async def _its_turn(self, turn: Ticket, name: WireCallable, timeout_s: float | None) -> Helper:
         """Waits for the turn and for a helper. Raises NotBegun."""
-        wait_s = timeout_s
-        if wait_s is not None and self.state in ("idle", "starting"):
+        wait_s = MOST_WAIT_S if timeout_s is None else min(timeout_s, MOST_WAIT_S)
+        if self.state in ("idle", "starting"):
             wait_s = max(wait_s, START_WAIT_S)
         try:
             async with asyncio.timeout(wait_s):

@@ -23,6 +23,7 @@ LOST_AFTER_CLAIMS = 3
 LOST_AFTER_S = 20.0
 """A process never got its job if it reports this many times that it is idle, this long after the job was sent."""
 GAVE_WAY = "gave-way"
+DIED = "died"
 API_S = 30.0
 """Programs count as asking for so long after a request: a process stays free of long jobs."""
 OVERDUE_S = 10.0
@@ -117,7 +118,7 @@ class PoolPort:
         if lane == "api":
             self._api_until = self._clock.monotonic() + API_S
         try:
-            number = self._queue.submit(job, lane)
+            number = self._queue.submit(job, lane, may_run_again=job.may_run_again)
         except NoCredit as refusal:
             raise JobError("busy", f"{type(job).__name__}: too many jobs wait already") from refusal
         future: asyncio.Future[AnyResult] = asyncio.get_running_loop().create_future()
@@ -165,10 +166,11 @@ class PoolPort:
         await self._assign()
 
     def lost(self, slot: int) -> None:
-        """Called when the process of this slot is dead: its job is tried once more on another process, or fails."""
+        """Called when the process of this slot is dead: its job is tried once more on another process if it may be, or
+        fails."""
         self.losses += self._slots.pop(slot, None) is not None
         for number, failure in self._queue.lost(slot):
-            self._settle(number, JobFailed("bug", failure))
+            self._settle(number, JobFailed(DIED, failure))
 
     def watch(self, board: Board) -> None:
         """Looks at the board for pool processes that died (the supervisor notices before a successor says hello)."""

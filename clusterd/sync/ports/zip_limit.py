@@ -12,6 +12,12 @@ class ZipLimit:
         self._rules = rules
         self.current: float = rules.max_zip_size_bytes
 
+    def set_rules(self, rules: Communication) -> None:
+        """What a reload has changed. A limit that had not shrunk is the new maximum."""
+        has_shrunk = self.current < self._rules.max_zip_size_bytes
+        self._rules = rules
+        self.current = min(self.current, rules.max_zip_size_bytes) if has_shrunk else rules.max_zip_size_bytes
+
     def interrupted(self, sent_bytes: int) -> str:
         """Records that the peer cancelled after `sent_bytes`; returns the DEBUG line."""
         rules = self._rules

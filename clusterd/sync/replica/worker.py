@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from clusterd.clock import Backoff
 from clusterd.errors import ClusterError
 from clusterd.messages.replica import WAIT_S, Apply, FirstAsk, NextAsk, ReplicaReply, StoreRequest
 from clusterd.sync.links.caps import CLUSTERD, REPLICA
@@ -19,7 +20,8 @@ from clusterd.sync.replica.master import ANSWER_S, SUBTAG, TROUBLE, shown
 from clusterd.wdb.replica import ReplicaStore
 from clusterd.wire import commands
 
-AGAIN_S = 5.0
+SOON_S, AGAIN_S = 0.5, 5.0
+"""The shortest and the longest pause after a round that failed. Registrations may wait for this candidate."""
 MOST_API_BYTES = 16 * 1024 * 1024
 NO_STORE = (
     "No replica can be kept: the agent database of this node is served by another program (wazuh-db), a replica needs "
@@ -56,6 +58,7 @@ class ReplicaWorker:
             troubles.begin(TROUBLE, NOT_GIVEN if peer.program == CLUSTERD else STOCK_MASTER, self._log)
             return
         ask: bytes | None = None
+        pauses = Backoff(SOON_S, AGAIN_S)
         try:
             while True:
                 before, ask = ask, None
@@ -63,7 +66,9 @@ class ReplicaWorker:
                     ask = await self._round(peer, before)
                 self._is_connected = ask is not None
                 if ask is None:
-                    await asyncio.sleep(AGAIN_S)
+                    await asyncio.sleep(pauses.next_s())
+                else:
+                    pauses.reset()
         except LinkClosed:
             return
         finally:

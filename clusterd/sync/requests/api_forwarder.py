@@ -88,6 +88,7 @@ class ApiForwarder:
             raise _not_there(node) from None
         finally:
             del self._asked[name]
+            asked.answer.cancel()  # whoever still takes the answer from the link then knows that nobody waits for it
             if asked.answer.done() and not asked.answer.cancelled() and asked.answer.exception() is None and not answer:
                 # It came in the moment in which the asker gave up.
                 self._texts.remove(asked.answer.result())

@@ -6,6 +6,7 @@ Process, node and address are what we see ourselves.
 """
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -47,6 +48,11 @@ class _AuditedAnswer(msgspec.Struct):
     result: _EncodedOutcome | None = msgspec.field(name="__wazuh_result__", default=None)
 
 
+_RESULT = re.compile(r"(?:\d+ )?(done|refused)\b")
+"""How the text begins that tells what became of a request."""
+_UNCERTAIN = frozenset({"900", "901", "3020", "3021"})
+"""Codes of functions that may have been executed, or still run."""
+_BROKEN = "1000"
 _requests = msgspec.json.Decoder(_AuditedRequest)
 _arguments = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _answers = msgspec.json.Decoder(_AuditedAnswer)
@@ -117,9 +123,8 @@ class _AuditedCall(msgspec.Struct, frozen=True):
         return f"{self.function}{about}" + (f", user {self.user!r}," if self.user else "")
 
     def event(self, who: str, end: str) -> RequestEvent:
-        word = next((word for word in ("done", "refused") if end.startswith(word)), "failed")
-        if " done" in end:
-            word = "done"
+        found = _RESULT.match(end)
+        word = found[1] if found else "failed"
         return RequestEvent(function=self.function, about=self.about, user=self.user, through=who, result=word, why=end)
 
 
@@ -147,7 +152,10 @@ def _outcome(answer: Text) -> str:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return "done"
     if found.exception is not None:
-        return f"refused with {_code(found.exception.fields)}"
+        code = _code(found.exception.fields)
+        if code in _UNCERTAIN:
+            return f"failed with {code}, it may have been done"
+        return f"{'failed' if code == _BROKEN else 'refused'} with {code}"
     fields = found.result.fields if found.result is not None else None
     if not isinstance(fields, dict) or not isinstance(fields.get("total_affected_items"), int):
         return "done"

@@ -44,7 +44,7 @@ class WorkerRequests:
         return str(await peer.incoming.resume_file(payload)).encode()
 
     async def end_sync_file(self, peer: Peer, payload: bytes) -> bytes:
-        peer.incoming.end_task(payload)
+        await peer.incoming.end_task(payload)
         return commands.PACKAGE_RECEIVED
 
     async def sync_failed(self, peer: Peer, payload: bytes) -> bytes:

@@ -62,7 +62,7 @@ class MasterRequests:
         return self._integrity.begin_check(peer, payload).encode()
 
     async def end_check_file(self, peer: Peer, payload: bytes) -> bytes:
-        peer.incoming.end_task(payload)
+        await peer.incoming.end_task(payload)
         return commands.PACKAGE_RECEIVED
 
     async def check_failed(self, peer: Peer, payload: bytes) -> bytes:

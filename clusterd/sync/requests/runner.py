@@ -2,13 +2,13 @@
 happens, the result is an encoded answer."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
 
-from clusterd.dapi.execution import as_answer, refused, unexpected
-from clusterd.dapi.protocol.envelope import Envelope
+from clusterd.dapi.execution import as_answer, refused, shown_node, unexpected
+from clusterd.dapi.protocol.envelope import Envelope, read_permissions
 from clusterd.dapi.protocol.policy import Origin, find
 from clusterd.dapi.protocol.registry import Cluster, not_available
-from clusterd.dapi.protocol.request import parse_request
 from clusterd.dapi.protocol.routing import not_answered, not_connected, place_of
 from clusterd.errors import ClusterError
 from clusterd.messages.api import CombineAnswers, PlanRequest
@@ -16,7 +16,7 @@ from clusterd.messages.base import Text
 from clusterd.sync.links.context import Context
 from clusterd.sync.ports.pool_port import JobError
 from clusterd.sync.requests.blobs import JsonBlobs
-from clusterd.sync.requests.this_node import LARGEST_SYNC_REQUEST, AdmittedRequest, ThisNode
+from clusterd.sync.requests.this_node import AdmittedRequest, ThisNode
 from clusterd.wire.results import INTERNAL_ERROR, WireException, dump_json
 
 Ask = Callable[[str, Text, float | None], Awaitable[Text]]
@@ -26,6 +26,11 @@ NOT_CONNECTED = 3022
 LOGIN_TIMEOUT_S = 60.0
 """The least time that a login gets. Checking a password costs 0.3 s of CPU: on a machine with 50 busy processes that
 takes ten seconds and more, and a user who gets 3021 tries again, at the same cost."""
+LONGEST_CHANGE_S = 3600.0
+"""How long a function that changes something may run when its asker sets no limit (`wait_for_complete`). One that only
+reads may run for as long as anybody waits for an answer. Without an end, functions that hang would take all places."""
+LARGEST_PART = 64 << 20
+"""Most bytes of the request to one node. Written anew it may be several times as long as it came."""
 
 
 class ApiRunner:
@@ -52,16 +57,16 @@ class ApiRunner:
                 return _inline(not_available(envelope.function, node))
             refusal = row.refusal(envelope.request_type, origin, self._context.settings.clusterd.worker_api)
             if refusal:
-                return _inline(refused(refusal, node))
+                return _inline(refused(refusal, self._shown(node, request)))
             answer = await self._run(request, AdmittedRequest(envelope, row, asker))
             taken = self._context.clock.monotonic() - began
             self._log.debug(f"Time calculating request ({row.shown}) result: {taken:.3f}s")
             return answer
         except ClusterError as failure:
-            return _inline(as_answer(failure, node))
+            return _inline(as_answer(failure, self._shown(node, request)))
         except (JobError, OSError) as failure:
             self._log.error(f"Error in distributed API: {failure}")
-            return _inline(unexpected(node))
+            return _inline(unexpected(self._shown(node, request)))
 
     async def _run(self, request: Text, asked: AdmittedRequest) -> Text:
         settings, envelope = self._context.settings, asked.envelope
@@ -78,8 +83,11 @@ class ApiRunner:
         return await self._execute(request, asked)
 
     async def _execute(self, request: Text, asked: AdmittedRequest) -> Text:
-        timeout_s = None if asked.envelope.wait_for_complete else self._timeout_s(asked.envelope)
-        if timeout_s is not None and asked.row.is_login:
+        timeout_s = self._timeout_s(asked.envelope)
+        if asked.envelope.wait_for_complete:
+            longest_s = self._context.settings.communication.timeout_dapi_request_s
+            timeout_s = max(timeout_s, LONGEST_CHANGE_S if asked.row.changes else longest_s)
+        if asked.row.is_login:
             timeout_s = max(timeout_s, LOGIN_TIMEOUT_S)
         return await self._here.execute(request, asked, timeout_s)
 
@@ -134,21 +142,30 @@ class ApiRunner:
                 return await self._execute(request, asked)
             return await self._ask(node, request, self.limit_s(asked.envelope))
         except ClusterError as failure:
+            permissions = self._permissions(request)
             if failure.code == NOT_CONNECTED:
-                parsed = parse_request(self._texts.read(request, LARGEST_SYNC_REQUEST))
                 self._log.error(
                     f"Error in DAPI request. The destination node is not connected or does not exist: {node}."
                 )
-                return _inline(not_connected(node, parsed))
+                return _inline(not_connected(node, permissions))
             if is_one_of_many and node != self._context.node_name:
                 # Otherwise the asker would get only this node's failure.
                 self._log.error(f"Error in DAPI request. {node} gave no answer: {failure}")
-                parsed = parse_request(self._texts.read(request, LARGEST_SYNC_REQUEST))
-                return _inline(not_answered(node, parsed, failure))
-            return _inline(as_answer(failure, node))
+                return _inline(not_answered(node, permissions, failure))
+            return _inline(as_answer(failure, shown_node(permissions, node)))
         except (JobError, OSError) as failure:
             self._log.error(f"Error in distributed API: {failure}")
-            return _inline(unexpected(node))
+            return _inline(unexpected(self._shown(node, request)))
+
+    def _shown(self, node: str, request: Text) -> str:
+        return shown_node(self._permissions(request), node)
+
+    def _permissions(self, request: Text) -> Mapping[str, Any]:
+        """Returns the request's permissions; none if it cannot be read."""
+        try:
+            return read_permissions(self._texts.read(request, LARGEST_PART))
+        except (ClusterError, OSError):
+            return {}
 
 
 def _inline(answer: WireException) -> Text:

@@ -218,13 +218,14 @@ def results_of_workers(records: Mapping[str, WorkerRecord], manifests: ManifestK
             "equal_at": record.equal_at,
             "lag_s": None if record.behind_since is None else max(0.0, now - record.behind_since),
             "lag_files": record.behind_files,
+            "whole_of": now if record.behind_since is None else record.whole_of,
             "problems": record.problems,
         }
         for name, record in records.items()
     }
     if manifests.failing_since is not None:
         for result in results.values():
-            result["result"], result["lag_files"] = "unknown", None
+            result["result"], result["lag_files"], result["whole_of"] = "unknown", None, None
             result["detail"] = f"this master cannot look at its files: {manifests.failure}"
             result["lag_s"] = max(result["lag_s"] or 0.0, now - manifests.failing_since)
     return results

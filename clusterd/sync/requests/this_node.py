@@ -24,12 +24,15 @@ from clusterd.messages.api import RunFunction
 from clusterd.messages.base import Text
 from clusterd.sync.links.context import Context
 from clusterd.sync.ports.framework_port import NotBegun
+from clusterd.sync.ports.pool_port import DIED, JobError
 from clusterd.sync.requests.blobs import JsonBlobs
 from clusterd.sync.requests.passwords import FrameworkLogins
 from clusterd.wire.results import INTERNAL_ERROR, WireException, dump_json
 
-LARGEST_SYNC_REQUEST = 1 << 20
+READ_ASIDE_BYTES = 1 << 16
+"""A longer request for a function of this process is read in a thread: the digests of 20,000 files have 3 MiB."""
 TOOK_TOO_LONG = 3021
+MAY_BE_DONE = "the process that ran it died: it may have been done, or in part"
 _EXCEPTION = b'{"__wazuh_exception__"'
 
 
@@ -83,7 +86,7 @@ class ThisNode:
                     return await self._besides(request, answer) if both else answer
                 assert function is not None
                 async with asyncio.timeout(timeout_s):
-                    return await self._by_ours(request, function, asked.asker, may_decline=bool(answerers))
+                    return await self._by_ours(request, function, asked, may_decline=bool(answerers))
             except ArgumentsRefused as refusal:
                 if not answerers:
                     raise
@@ -122,7 +125,7 @@ class ThisNode:
         unless ours failed."""
         if _is_failure(answer):
             return answer
-        own = await self._in_pool(request, may_decline=False)
+        own = await self._in_pool(request, changes=True, may_decline=False)
         if _is_failure(own):
             answer, own = own, answer
         self._texts.remove(own)
@@ -130,19 +133,27 @@ class ThisNode:
 
     # ---- ours --------------------------------------------------------------------------------------------------------
 
-    async def _by_ours(self, request: Text, function: RegisteredFunction, asker: str, *, may_decline: bool) -> Text:
+    async def _by_ours(
+        self, request: Text, function: RegisteredFunction, asked: AdmittedRequest, *, may_decline: bool
+    ) -> Text:
         """Raises ArgumentsRefused, if `may_decline`, for arguments that our function does not support."""
         if function.place == "sync":
-            return await self._in_sync(request, function, asker)
-        return await self._in_pool(request, may_decline=may_decline)
+            return await self._in_sync(request, function, asked.asker)
+        return await self._in_pool(request, changes=asked.row.changes, may_decline=may_decline)
 
-    async def _in_pool(self, request: Text, *, may_decline: bool) -> Text:
+    async def _in_pool(self, request: Text, *, changes: bool, may_decline: bool) -> Text:
+        """Raises ClusterError 1000 when the process has died and the function may not run again."""
         context = self._context
         out = context.spool.new_path("answer")
         settings = context.settings
-        job = RunFunction(settings.root, request, out, settings.serves_store, may_decline)
+        job = RunFunction(settings.root, request, out, settings.serves_store, may_decline, changes)
         try:
             done = await context.jobs.run(job, lane="api")
+        except JobError as failure:
+            context.spool.remove(out)
+            if changes and failure.kind == DIED:
+                raise WireException(1000, MAY_BE_DONE, wire_class=INTERNAL_ERROR) from None
+            raise
         except BaseException:
             context.spool.remove(out)
             raise
@@ -152,7 +163,9 @@ class ThisNode:
 
     async def _in_sync(self, text: Text, function: RegisteredFunction, asker: str) -> Text:
         settings, node = self._context.settings, self._context.node_name
-        request = without_star(parse_request(self._texts.read(text, LARGEST_SYNC_REQUEST), limit=LARGEST_SYNC_REQUEST))
+        content = self._texts.read(text, LARGEST_REQUEST)
+        is_long = len(content) > READ_ASIDE_BYTES
+        request = without_star(await asyncio.to_thread(parse_request, content) if is_long else parse_request(content))
         if function.checks_daemons:
             check_daemons(request, settings, serves_store=settings.serves_store)
         access = check(function, request, Scope(settings.root, node))
