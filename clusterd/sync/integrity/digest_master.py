@@ -87,7 +87,9 @@ class DigestMaster:
             self._integrity.begin_without_package(peer, commands.SYN_DIGEST)
             self._integrity.checked(peer, scan, Compared(scan.files, 0, 0, 0, []), 0.0, now)
             return
-        record.whole_of = self._integrity.made_at(digest)
+        made_at = self._integrity.made_at(digest)
+        if made_at is not None:  # else a package is being applied, or it has files of its own
+            record.whole_of = made_at
         if record.behind_since is None:
             record.is_behind(now)
 

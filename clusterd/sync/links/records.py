@@ -21,8 +21,8 @@ class WorkerRecord(msgspec.Struct):
 
     `digest`: content digest of the worker's known manifest, empty while it changes; `equal_at`: when it was last equal
     to ours; `behind_since`: since when it differs, None while it does not; `behind_files`: how many files differed at
-    the last comparison, None if unknown; `whole_of`: while it differs, of which moment it is known to have all files of
-    ours, None if of none.
+    the last comparison, None if unknown; `whole_of`: of which moment it was last known to have all files of ours, None
+    if of none.
 
     `sent_bytes`: size of the last package. `problems`: path to reason of the files that the last sync could not send;
     `behind`: files left for a later round."""
