@@ -22,7 +22,6 @@ class InlinePool:
         self._workshops = cycle([JobRunner(keyed, cast(Any, None), lambda: None) for _ in range(size)])
         self.done: list[AnyJob] = []
         self.size = size
-        self._root = settings.root
         self.hurries = 0
 
     def hurry(self) -> None:
@@ -31,7 +30,7 @@ class InlinePool:
 
     async def run(self, job: Job[R], *, urgent: bool = False, lane: str = "bulk") -> R:
         self.done.append(job)
-        with only_what_it_declares(cast(AnyJob, job), self._root):
+        with only_what_it_declares(cast(AnyJob, job)):
             outcome = next(self._workshops).do(job)
         if isinstance(outcome, JobFailed):
             raise JobError(outcome.kind, outcome.text)

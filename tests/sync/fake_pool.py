@@ -38,7 +38,7 @@ class FakePool:
         await self.gate.wait()
         if self.fails is type(job):
             raise JobError("disk", "no room")
-        with only_what_it_declares(job, self.settings.root):
+        with only_what_it_declares(job):
             found = self._workshop.do(job)
         if isinstance(found, JobFailed):
             raise JobError(found.kind, found.text)

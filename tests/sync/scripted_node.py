@@ -60,7 +60,6 @@ class InlinePool:
     losses = 0
 
     def __init__(self, settings: Settings) -> None:
-        self._root = settings.root
         self._runner = JobRunner(settings, cast(Arena, None), lambda: None)
         self.jobs: list[AnyJob] = []
         self.answers: dict[type[Any], Callable[[Any], Any]] = {}
@@ -74,7 +73,7 @@ class InlinePool:
         answer = self.answers.get(type(job))
         if answer is not None:
             return answer(job)
-        with only_what_it_declares(job, self._root):
+        with only_what_it_declares(job):
             found = self._runner.do(job)
         if isinstance(found, JobFailed):
             raise JobError(found.kind, found.text)
