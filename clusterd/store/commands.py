@@ -17,7 +17,7 @@ from clusterd.store.schema import AGENT_COLUMNS
 T = TypeVar("T")
 Handler = Callable[[str], Awaitable[bytes | list[bytes]]]
 OK = b"ok"
-_DIGITS = re.compile(r"\d*")
+_DIGITS = re.compile(r"\d*", re.ASCII)
 MOST_DIGITS = 19
 LARGEST = (1 << 63) - 1
 _WORD = re.compile(r"((?:[^ \\]|\\.)*) ?", re.DOTALL)
