@@ -63,8 +63,22 @@ def probe(settings: Settings, address: Address, timeout_s: float = PROBE_S) -> P
         # With TLS it has spoken TLS: whoever asks without is told just that, whatever it speaks behind.
         if found_out.kind == "silent" and not settings.clusterd.tls.enabled:
             return _other_protocol(address, where, family) or found_out
+        if found_out.kind == "key" and not settings.clusterd.tls.enabled and _speaks_tls(where, family):
+            return Probed("tls", f"{address} speaks TLS, and clusterd.tls is off on this node")
         return found_out
     return failure
+
+
+def _speaks_tls(where: Any, family: int) -> bool:
+    """Whoever expects TLS closes a connection that begins otherwise, as one with another key does."""
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_STREAM) as sock:
+        sock.settimeout(ASK_S)
+        sock.connect(where)
+        with context.wrap_socket(sock):
+            return True
+    return False
 
 
 def _other_protocol(address: Address, where: Any, family: int) -> Probed | None:

@@ -203,6 +203,26 @@ def test_certificate_that_this_worker_does_not_accept_is_no_matter_of_switching_
     assert "server_name" in cluster._finding(found).cure
 
 
+def test_master_with_tls_where_this_worker_has_none_is_no_matter_of_keys(worker: Settings, tmp_path: Path) -> None:
+    cert, key = Authority(tmp_path, "a").issue("m", "127.0.0.1")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(cert, key)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(30)
+
+        def serve() -> None:
+            for _ in range(2):
+                sock, _ = server.accept()
+                with contextlib.suppress(OSError), context.wrap_socket(sock, server_side=True):
+                    pass
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        found = probe(worker, Address("127.0.0.1", server.getsockname()[1]))
+        thread.join(30)
+    assert (found.kind, "speaks TLS, and clusterd.tls is off on this node" in found.text) == ("tls", True), found
+
+
 # ---- files and disks -------------------------------------------------------------------------------------------------
 
 
