@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 import click
 
 from clusterd.exits import ExitCode
+from clusterd.gate import has_node, no_node
 from clusterd.logs import LEVELS
 from clusterd.printable import printable_lines
 from clusterd.rundir import board_path
@@ -44,7 +45,7 @@ def log(root: str, lines: int, follows: bool, level: str, node: str, pattern: st
         found, offset = last(path, lines, wanted) if lines else ([], _size(path))
     except FileNotFoundError:
         if not follows:
-            fail(f"there is no log at {path}; is this the node's root? (--root)", ExitCode.FAILED)
+            fail(f"there is no log at {path} yet" if has_node(root) else no_node(root))
         found, offset = [], 0
     except PermissionError:
         fail(f"{path} may be read by its owner and group only", ExitCode.FAILED)

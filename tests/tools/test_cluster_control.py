@@ -332,7 +332,7 @@ def test_the_same_facts_for_programs_and_in_tables(rig: Rig) -> None:
     assert "2 agents" in control("agents", "--status", "never_connected")
     assert "s ago" in control("health")
     done = tool(rig.workers[0].root, "nodes", "--node", "nobody", module="tools.cli")
-    assert (done.returncode, done.stderr) == (1, "clusterd: Error 1730 - Node does not exist\n")
+    assert (done.returncode, done.stderr) == (1, "clusterd: Error 1730 - Node does not exist: nobody\n")
 
 
 @pytest.mark.slow

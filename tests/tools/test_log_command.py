@@ -94,7 +94,7 @@ def test_bad_input_is_one_line(root: Path, tmp_path: Path) -> None:
     assert run(root, "--grep", "(").exit_code != 0
     missing = run(tmp_path / "nowhere")
     assert missing.exit_code == 1
-    assert "there is no log at" in missing.output
+    assert "there is no node at" in missing.output
 
 
 @pytest.mark.parametrize("size", [7, 64, 65536])

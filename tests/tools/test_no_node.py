@@ -39,7 +39,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], root
     return int(ended.value.code or 0), out + err
 
 
-@pytest.mark.parametrize("line", [*NEEDS_A_NODE, "start", "restart"])
+@pytest.mark.parametrize("line", [*NEEDS_A_NODE, "start", "restart", "log"])
 def test_root_without_a_node_is_reported_with_how_to_make_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], line: str
 ) -> None:
