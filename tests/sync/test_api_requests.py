@@ -158,6 +158,30 @@ def test_only_the_node_that_has_a_request_may_answer_it_and_once(tmp_path: Path)
     on(node, story())
 
 
+def test_worker_that_a_program_asks_to_reload_is_asked_after_the_master_has_seen_its_files(tmp_path: Path) -> None:
+    node = Node(tmp_path, "master")
+
+    async def story() -> None:
+        await node.up(PROGRAM)
+        await node.up(WORKER)
+        looking, may_end = asyncio.Event(), asyncio.Event()
+
+        async def scan(*, fresh: bool) -> None:
+            looking.set()
+            await may_end.wait()
+
+        node.context.manifests.scan = scan  # type: ignore[assignment,method-assign]
+        reload = request("reload_ruleset", "wazuh.analysis", request_type="distributed_master", from_cluster=True)
+        await node.ask(PROGRAM, "dapi_fwd", b"w1 " + reload)
+        await looking.wait()
+        await turns()
+        assert node.asked(WORKER.link) == []
+        may_end.set()
+        await node.request(WORKER.link, "dapi")
+
+    on(node, story())
+
+
 @pytest.mark.parametrize(("info", "payload", "code"), [(STRANGER, b"w1 {}", 4000), (PROGRAM, b"nobody {}", 3022)])
 def test_forwarding_is_for_privileged_programs_and_nodes_that_are_there(
     tmp_path: Path, info: LinkInfo, payload: bytes, code: int

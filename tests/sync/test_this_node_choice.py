@@ -9,6 +9,7 @@ import pytest
 from clusterd.errors import ClusterError
 from clusterd.messages.api import RunFunction
 from clusterd.messages.base import Text
+from clusterd.sync.manifest.scan import ScanFailed
 from clusterd.sync.ports.framework_port import MissingFramework, NotBegun
 from tests.sync.framework_node import (
     DM,
@@ -129,6 +130,39 @@ def test_a_broadcast_asks_the_framework_for_this_node_only(tmp_path: Path) -> No
     assert sorted(node.given) == ["w1", "w2"]
     assert json.loads(port.contents[0])["f_kwargs"] == {}
     assert not any(isinstance(job, RunFunction) for job in node.jobs.ran)
+
+
+class Files:
+    """The files of a master. `done`: what happened, in order."""
+
+    def __init__(self, done: list[str], failure: Exception | None = None) -> None:
+        self._done = done
+        self._failure = failure
+
+    async def scan(self, *, fresh: bool) -> None:
+        assert fresh
+        self._done.append("looked at files")
+        if self._failure is not None:
+            raise self._failure
+
+
+@pytest.mark.parametrize("failure", [None, ScanFailed("unreadable")])
+def test_workers_reload_rules_after_the_master_has_seen_what_was_uploaded(
+    tmp_path: Path, failure: Exception | None
+) -> None:
+    node = Node(tmp_path, FakePort())
+    done: list[str] = []
+    node.context.manifests = cast(Any, Files(done, failure))
+
+    async def given(name: str, request: Text, limit_s: float | None) -> Text:
+        done.append(name)
+        return Text(DONE)
+
+    node.runner._ask = given
+    for name in ("wazuh.analysis:reload_ruleset", "wazuh.manager:get_api_config"):
+        done.clear()
+        ask(node, asked(name, {"node_list": ["w1"]}, DM, nodes=["m", "w1"]), "worker")
+        assert done == (["looked at files", "w1"] if "reload" in name else ["w1"])
 
 
 def test_node_that_is_away_takes_no_other_answer_away_however_large_the_request_is(tmp_path: Path) -> None:

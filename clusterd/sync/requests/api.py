@@ -109,6 +109,8 @@ class ApiRequests:
 
         async def work(envelope: Envelope) -> Text:
             request = with_key(envelope, content, self._context.settings.cluster.key)
+            if node.info.kind == "worker":
+                await self._runner.know_files_first(envelope)
             try:
                 return await self._forwarder.ask(node, Text(request), self._runner.limit_s(envelope))
             except ClusterError as failure:

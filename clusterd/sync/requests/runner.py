@@ -2,6 +2,7 @@
 happens, the result is an encoded answer."""
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
@@ -14,6 +15,7 @@ from clusterd.errors import ClusterError
 from clusterd.messages.api import CombineAnswers, PlanRequest
 from clusterd.messages.base import Text
 from clusterd.sync.links.context import Context
+from clusterd.sync.manifest.scan import ScanFailed
 from clusterd.sync.ports.pool_port import JobError
 from clusterd.sync.requests.blobs import JsonBlobs
 from clusterd.sync.requests.this_node import AdmittedRequest, ThisNode
@@ -29,6 +31,7 @@ takes ten seconds and more, and a user who gets 3021 tries again, at the same co
 LONGEST_CHANGE_S = 3600.0
 """How long a function that changes something may run when its asker sets no limit (`wait_for_complete`). One that only
 reads may run for as long as anybody waits for an answer. Without an end, functions that hang would take all places."""
+_RELOAD = ("wazuh.analysis", "reload_ruleset")
 LARGEST_PART = 64 << 20
 """Most bytes of the request to one node. Written anew it may be several times as long as it came."""
 
@@ -100,6 +103,15 @@ class ApiRunner:
         grace_s = self._context.settings.communication.timeout_cluster_request_s
         return None if envelope.wait_for_complete else self._timeout_s(envelope) + grace_s
 
+    async def know_files_first(self, envelope: Envelope) -> None:
+        """Called before other nodes are asked. A worker that is to reload its rules does so after its next check: what
+        was uploaded a moment ago must be known here by then, or the check finds nothing and the old rules are
+        loaded."""
+        if (envelope.function.module, envelope.function.qualname) == _RELOAD:
+            with contextlib.suppress(ScanFailed, TimeoutError):
+                async with asyncio.timeout(self._timeout_s(envelope)):
+                    await self._context.manifests.scan(fresh=True)
+
     # ---- on many nodes -----------------------------------------------------------------------------------------------
 
     async def _spread(self, request: Text, asked: AdmittedRequest) -> Text:
@@ -114,6 +126,7 @@ class ApiRunner:
             planned = await context.jobs.run(job, lane="api")
             if planned.failure:
                 return Text(planned.failure)
+            await self.know_files_first(asked.envelope)
 
             async def solve(node: str, part: Text) -> Text:
                 answer = await self._solve(node, part, asked, is_one_of_many=planned.merges)
