@@ -11,6 +11,9 @@ LAG_S = 60.0
 MOST_NAMED = 3
 IS_OFF = "clusterd.ha.synchronous is off"
 """Why registrations wait for nobody where that is wanted (clusterd/store/candidates.py)."""
+SUPERVISOR = "supervisor"
+SILENT_S = 30.0
+"""It does nothing that takes long; a machine that hangs makes it wait, too."""
 LOSSES = "agent keys", "files that have vanished"
 """Problems of a master that has lost much at once. What to do first is to put it back: allowing the deletion cannot be
 undone (clusterd/sync/manifest/deletion_guard.py)."""
@@ -68,6 +71,9 @@ def hindrances(status: dict[str, Any], *, lag_s: float = LAG_S) -> Iterator[str]
     down = [row["name"] for row in status["processes"] if row["state"] in ("down", "unknown")]
     if down:
         yield f"{_names(down)} is being started again"
+    for row in status["processes"]:
+        if row["name"] == SUPERVISOR and (row.get("silent_s") or 0.0) >= SILENT_S:
+            yield f"the supervisor (pid {row['pid']}) is silent for {span(row['silent_s'])}: it replaces no process now"
     agents = status["agents"]
     if agents and agents["problem"]:
         yield f"the agent database does not answer: {agents['problem']}"

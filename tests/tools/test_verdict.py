@@ -43,6 +43,8 @@ def test_healthy_node_is_ok() -> None:
     found = verdict(master())
     assert (found.level, found.reason) == ("OK", "85 files, 2 workers connected")
     assert verdict(master(ha={"registrations": "synchronous", "registrations_reason": None})).level == "OK"
+    busy = [{"name": name, "state": "ready", "silent_s": 34.2, "pid": 7} for name in ("net", "pool-1")]
+    assert verdict(master(processes=busy)).level == "OK"  # a job of a pool process may take minutes
     wanted = {"registrations": "asynchronous", "registrations_reason": "clusterd.ha.synchronous is off"}
     assert verdict(master(ha=wanted)).level == "OK"
     assert found.code(is_running=True) == ExitCode.OK
@@ -113,6 +115,10 @@ FAULTS = {
     ),
     "lag": ({"results": {"w1": row(lag_s=61.0), "w2": row(lag_s=3600.0)}}, "w2 has been behind for 60 min"),
     "process": ({"processes": [{"name": "pool-1", "state": "down"}]}, "pool-1 is being started again"),
+    "supervisor that is stopped": (
+        {"processes": [{"name": "supervisor", "state": "ready", "pid": 7, "silent_s": 34.2}]},
+        "the supervisor (pid 7) is silent for 34 s: it replaces no process now",
+    ),
     "agents": ({"agents": {"problem": "no answer"}}, "the agent database does not answer: no answer"),
 }
 
