@@ -88,7 +88,9 @@ def test_user_of_the_group_who_may_not_read_the_board_is_not_told_that_the_node_
     for path in (root / "var", root / "var/run"):
         path.chmod(0o755)
     said = as_nobody(lambda: gate.run_dir_closed_to_us(str(root)))
-    assert said == f"the user nobody may not look into {run}: run this as root, or as the user daemon"
+    assert (
+        said == f"the user nobody may not look into {run}: run this as root, or as the user {pwd.getpwuid(1).pw_name}"
+    )
 
 
 @pytest.mark.parametrize("name", ["check", *READ_BOARD])

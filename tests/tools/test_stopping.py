@@ -13,7 +13,7 @@ from clusterd.exits import ExitCode
 from clusterd.supervisor.starter import StartResult
 from tests.supervisor.helpers import until
 from tools.check import Checked
-from tools.cli import cluster
+from tools.cli import cluster, main
 from tools.outcome import Outcome
 from tools.stopping import stop
 
@@ -63,3 +63,35 @@ def test_restart_starts_a_node_that_had_to_be_killed(
     done = CliRunner().invoke(cluster, ["--root", str(tmp_path), "restart"])
     assert done.stderr == f"clusterd: {late.reason}\n"
     assert (done.exit_code, done.stdout) == ((6, "") if lives else (0, "clusterd runs (pid 8).\n"))
+
+
+@pytest.mark.parametrize(
+    ("line", "place", "said"),
+    [
+        ("stop", "tools.cli_stop.stopping.stop", "the node goes on stopping"),
+        ("restart", "tools.cli_start.stopping.stop", "is not started again: clusterd start"),
+        ("start", "tools.starting.start", "a start that has begun goes on"),
+        ("ha pause", "tools.election_orders.carry_out", "an order that is in etcd stays there"),
+    ],
+)
+def test_interrupt_says_what_goes_on_without_the_command(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    line: str,
+    place: str,
+    said: str,
+) -> None:
+    def interrupted(*_: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    (tmp_path / "queue/cluster").mkdir(parents=True)
+    monkeypatch.setattr("tools.cli_start.check", lambda root: Checked(True, []))
+    monkeypatch.setattr(place, interrupted)
+    monkeypatch.setattr("sys.argv", ["clusterd", "--root", str(tmp_path), *line.split()])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    out, err = capfd.readouterr()
+    assert (ended.value.code, out) == (130, "")
+    assert err.startswith("clusterd: interrupted, but ")
+    assert said in err
