@@ -11,6 +11,7 @@ Nothing of it is a secret.
 """
 
 import hashlib
+from functools import lru_cache
 from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
@@ -215,6 +216,14 @@ def _decoded(value: bytes, kind: type[T]) -> T | None:
     ours."""
     if len(value) > MOST_BYTES:
         return None
+    key: Any = kind
+    found: T | None = _known(value, key)
+    return found
+
+
+@lru_cache(64)
+def _known(value: bytes, kind: type[Any]) -> Any:
+    """All keys are read again in each step, and most of them are the same."""
     try:
         found = msgspec.json.decode(value, type=kind)
     except (msgspec.MsgspecError, RecursionError, ValueError):
