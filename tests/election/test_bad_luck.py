@@ -149,7 +149,7 @@ async def test_lead_is_not_handed_over_when_the_store_accepts_writes_again(clock
     """The process `election` was stopped for longer than the store waits, but its lease has not ended."""
     one, two, other = await three(store, lease_s=60)
     assert (await order(one, "switchover", "other")).ok
-    await one.step()
+    await pass_time(2, one)
     assert one.node.drained == 10
     set_followers(one, two, other)
     clock.now += DRAIN_S + 5
@@ -166,11 +166,11 @@ async def test_lead_is_not_handed_over_when_the_store_accepts_writes_again(clock
 async def test_lead_is_not_handed_over_when_the_store_has_restarted(clock: HandClock, store: EtcdStore) -> None:
     one, two, other = await three(store)
     assert (await order(one, "switchover", "other")).ok
-    await one.step()
+    await pass_time(2, one)
     one.node.set(position=1_000_015)
     assert (await one.elector.leading.set_confirming(one.elector.tenure.term, "two", 1_000_015)).ok
     one.node.set(followers={"two": 1_000_015, "other": 1_000_000})
-    await one.step(2)
+    await pass_time(2, one)
     assert one.leads
     assert (last(store).confirming, last(store).floor) == ("two", 1_000_015)
     assert "taken writes" in str(store.items[f"{P}order"].value)
