@@ -20,7 +20,7 @@ class PoolHello(Message, frozen=True, tag="pool-hello"):
 class JobFailed(Result, frozen=True, tag="job-failed"):
     """`kind` is a word that a program tests ("disk", "bad-seal", "bad-package", "bad-json", "unknown-name",
     "too-large", "vanished", "gave-way", "unwanted", "busy", "died", "bug"); `text` tells a person what happened and to
-    which file; for "bug" it contains the stack. "died": the process that ran it, and it was not run again."""
+    which file, without a stack. "died": the process that ran it, and it was not run again."""
 
     kind: str
     text: str

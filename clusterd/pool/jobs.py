@@ -44,7 +44,8 @@ from ipc.arena import Arena
 
 class JobRunner:
     """Runs jobs, one at a time. `settings` is replaced by a reload. `on_step` is called often during long jobs.
-    `hurry`: sync's counter of calls for those jobs that give way. `leadership`: of a master in an election."""
+    `hurry`: sync's counter of calls for those jobs that give way. `leadership`: of a master in an election. `on_bug`
+    gets the stack of what a job did not expect."""
 
     def __init__(
         self,
@@ -53,11 +54,13 @@ class JobRunner:
         on_step: Callable[[], None],
         hurry: Callable[[], int] = lambda: 0,
         leadership: Leadership | None = None,
+        on_bug: Callable[[str], None] = lambda text: None,
     ) -> None:
         self.settings = settings
         self._leadership = leadership
         self._arena = arena
         self._on_step = on_step
+        self._on_bug = on_bug
         self._hurry = hurry
         self._sealer = Sealer(settings.cluster.key.value)
         self._memory = tree.Memory()
@@ -79,7 +82,9 @@ class JobRunner:
             where = refusal.filename or _written_by(job)
             return JobFailed("disk", f"{type(job).__name__}: {refusal.strerror or refusal}{where and f': {where}'}")
         except Exception:
-            return JobFailed("bug", f"{type(job).__name__} met a bug:\n{stacks.told()}")
+            # The text may reach whoever asked, on another node, too: the stack is for this node's log alone.
+            self._on_bug(f"{type(job).__name__} met a bug:\n{stacks.told()}")
+            return JobFailed("bug", f"{type(job).__name__} met a bug, which the log of this node tells")
 
     def _do(self, job: AnyJob) -> AnyResult:
         settings, memory, on_step = self.settings, self._memory, self._on_step

@@ -62,7 +62,9 @@ class _PoolProcess:
         self._log = log
         self._incarnation = self._row.snapshot().incarnation
         leadership = Leadership(board, settings) if settings.is_master and settings.has_election else None
-        self._workshop = JobRunner(settings, arena, self._row.stamp, lambda: self._sync.get("hurry"), leadership)
+        self._workshop = JobRunner(
+            settings, arena, self._row.stamp, lambda: self._sync.get("hurry"), leadership, self._tell_bug
+        )
         self._gauge = MemoryGauge(self._row.set_own_bytes)
         self._greeted = 0
         self._greeted_at = 0.0
@@ -152,6 +154,9 @@ class _PoolProcess:
             self._settings, _ = adopt(self._settings, loaded.settings)
             self._log.set_level(self._settings.log_level)
             self._workshop.settings = self._settings
+
+    def _tell_bug(self, text: str) -> None:
+        self._log.line("ERROR", "Cluster", "Pool", f"pool-{self._slot}: {text}")
 
     def _say(self, text: str) -> None:
         self._log.line("WARNING", "Cluster", "Pool", text)
