@@ -173,7 +173,7 @@ def test_worker_that_a_program_asks_to_reload_is_asked_after_the_master_has_seen
         node.context.manifests.scan = scan  # type: ignore[assignment,method-assign]
         reload = request("reload_ruleset", "wazuh.analysis", request_type="distributed_master", from_cluster=True)
         await node.ask(PROGRAM, "dapi_fwd", b"w1 " + reload)
-        await looking.wait()
+        await node.until(lambda: looking.is_set() or bool(node.asked(WORKER.link)))
         await turns()
         assert node.asked(WORKER.link) == []
         may_end.set()
