@@ -87,7 +87,8 @@ def test_agents_of_a_group(node: AgentNode) -> None:
 
 def test_overview_is_a_plain_object(node: AgentNode) -> None:
     everything = {"status": "all", "node_name": "all"}
-    found = node.answer(*OVERVIEW, filters=everything, limit=None, select=COLUMNS)
+    # The store takes the address of client.keys when it likes.
+    found = node.answer(*OVERVIEW, filters=everything, limit=None, select=[one for one in COLUMNS if one != "ip"])
     assert found["totalItems"] == 6
     assert found["items"][1] == {
         "id": "001",

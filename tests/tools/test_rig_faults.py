@@ -1,5 +1,6 @@
 """A rig's link forwards like a cable, and like a cable it can be cut, go silent and be repaired."""
 
+import asyncio
 import contextlib
 import socket
 import struct
@@ -9,11 +10,12 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from subprocess import PIPE
+from typing import Any
 
 import pytest
 
 from tools.rig.cluster_json import merged, scaled_intervals
-from tools.rig.faults import tell_link
+from tools.rig.faults import LinkProcess, tell_link
 from tools.rig.nodes import Rig, RigError
 from tools.rig.peer import PeerError, StockMaster, StockWorker, wait_until
 from tools.rig.ports import HOST, free_port
@@ -58,6 +60,41 @@ def test_cut_link_resets_and_refuses_until_mended(linked: tuple[StockMaster, Sto
     tell_link(control, "mend")
     worker.join()
     assert worker.keepalive() == b"keepalive"
+
+
+def test_cut_meets_a_connection_that_is_being_made_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def story() -> None:
+        dialled, go_on = asyncio.Event(), asyncio.Event()
+        dial = asyncio.open_connection
+
+        async def slowly(*where: Any) -> Any:
+            dialled.set()
+            await go_on.wait()
+            return await dial(*where)
+
+        async def take(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            with contextlib.suppress(ConnectionError):
+                await reader.read()
+            writer.close()
+
+        async with await asyncio.start_server(take, HOST, 0) as far:
+            port = far.sockets[0].getsockname()[1]
+            listener = socket.create_server((HOST, 0))
+            link = asyncio.create_task(LinkProcess(listener, HOST, port).run(tmp_path / "control"))
+            reader, writer = await dial(*listener.getsockname())
+            monkeypatch.setattr(asyncio, "open_connection", slowly)
+            async with asyncio.timeout(60):
+                await dialled.wait()
+                await asyncio.to_thread(tell_link, tmp_path / "control", "cut")
+                go_on.set()
+                with contextlib.suppress(ConnectionError):
+                    assert await reader.read() == b""
+            writer.close()
+            link.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await link
+
+    asyncio.run(story())
 
 
 def test_silent_link_keeps_connections_and_loses_nothing(linked: tuple[StockMaster, StockWorker, Path]) -> None:

@@ -110,6 +110,10 @@ class LinkProcess:
         except OSError:  # the master is down: the worker sees a closed connection, as it would without the link
             writer.transport.abort()
             return
+        if self._refusing:  # cut while this one was dialled
+            writer.transport.abort()
+            onward.transport.abort()
+            return
         self._writers |= {writer, onward}
         self._number += 1
         number = self._number
