@@ -59,6 +59,8 @@ class GroupFollower:
         self._empty_groups = EmptyGroups(root)
         self._directories: set[str] | None = None
         self._gone_since: dict[str, float] = {}
+        self._doubted: set[str] = set()
+        """Groups that were kept without their directories: one whose directory comes back was not created."""
 
     async def look(self) -> None:
         """Raises OSError, sqlite3.Error."""
@@ -72,6 +74,9 @@ class GroupFollower:
         if new or lost:
             created = await self._engine.write(lambda session: self._change(session, new, lost))
             self._directories = (self._directories | found) - lost
+            if not is_first:  # the API has made the group in the database before its directory was seen
+                created = sorted(new - self._doubted)
+            self._doubted -= new
             if not self._on_worker:
                 for what, names in (("created", created), ("deleted", sorted(lost))):
                     for name in names[:MOST_TOLD]:
@@ -147,6 +152,7 @@ class GroupFollower:
         """These directories were never seen: neither this life of the process nor the next one deletes their groups."""
         await self._engine.write(lambda session: forget_seen(session, GROUPS, gone))
         self._directories = (self._directories or set()) - gone
+        self._doubted |= gone
         self._gone_since = {}
         self._say("WARNING", text)
 
