@@ -72,9 +72,9 @@ def run_promptly() -> None:
 
 
 def forgo_prompt_nice() -> None:
-    """For every other child: neither it nor a program that it starts may take PROMPT_NICE any more."""
-    soft, _ = resource.getrlimit(resource.RLIMIT_NICE)
-    resource.setrlimit(resource.RLIMIT_NICE, (soft, soft))
+    """For every other child: neither it nor a program that it starts may take PROMPT_NICE any more. `LimitNICE` of
+    systemd gives the right at once, without a step that a process has to take."""
+    resource.setrlimit(resource.RLIMIT_NICE, (0, 0))
 
 
 def _set_nice_of_session(nice: int) -> None:

@@ -589,8 +589,7 @@ def main() -> int:
         libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)  # the framework reads the cluster's key
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
-    soft, _ = resource.getrlimit(resource.RLIMIT_NICE)
-    resource.setrlimit(resource.RLIMIT_NICE, (soft, soft))  # only the network process may take a higher priority
+    resource.setrlimit(resource.RLIMIT_NICE, (0, 0))  # only the network process may take a higher priority
     os.chdir(root)
     sys.path += [f"{root}/framework", f"{root}/api"]  # where a source tree has the packages
     for number in (signal.SIGINT, signal.SIGHUP):

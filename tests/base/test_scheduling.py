@@ -120,11 +120,18 @@ def test_a_process_that_is_no_longer_root_may_go_first_and_whoever_does_not_ask_
         resource.setrlimit(resource.RLIMIT_NICE, (1, 1))
 
 
-def test_a_child_that_forgoes_the_right_cannot_take_it_back(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("limit", [(0, 0), (30, 30)])
+def test_a_child_that_forgoes_the_right_cannot_take_it_back(
+    monkeypatch: pytest.MonkeyPatch, limit: tuple[int, int]
+) -> None:
+    """Also where the node was started with it (LimitNICE of systemd)."""
     kernel = Kernel(monkeypatch, is_root=True)
+    kernel.limit = limit
     scheduling.allow_prompt_nice()
     kernel.is_root = False
     scheduling.forgo_prompt_nice()
+    with pytest.raises(PermissionError):
+        os.nice(-1)
     scheduling.run_promptly()
     assert kernel.nice_value == 0
 
