@@ -64,6 +64,8 @@ class JournalFile:
         self._path = path
         self._connection: sqlite3.Connection | None = None
         self._opened: OpenDatabase | None = None
+        self._moved = ""
+        """What another program has done to the file while it was open, to be said."""
         self._is_counted = False
         self._file_bytes = 0
         self.rows = 0
@@ -76,7 +78,8 @@ class JournalFile:
     def open(self) -> str:
         """Opens the file, or creates it. Returns a text when an unusable file was set aside, or when another program
         has moved the file away: what is written from now on is in the one that is there."""
-        moved = self._let_go_of_moved()
+        if self._connection is not None and self._opened is not None and self._opened.look():
+            self.give_up()
         if self._connection is not None:
             return ""
         try:
@@ -85,21 +88,14 @@ class JournalFile:
             self.give_up()
             if not is_damage(failure):
                 raise
-            aside = self.set_aside()
+            aside, self._moved = self.set_aside(), ""
             self._open()
             return f"{self._path} was damaged ({failure}): it is kept as {aside}, and a new one is begun."
+        moved, self._moved = self._moved, ""
         return moved
 
-    def _let_go_of_moved(self) -> str:
-        what = self._opened.look() if self._connection is not None and self._opened is not None else ""
-        if not what or self._opened is None:
-            return ""
-        self.give_up()
-        self._opened.remove_journal()
-        self._is_counted = False
-        return f"Another program has {what} {self._path} while it was in use: what follows is in the one there is now."
-
     def _open(self) -> None:
+        self._opened = None
         # Created by us: SQLite would make it readable for every user.
         os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, FILE_MODE))
         connection = self._connection = sqlite3.connect(
@@ -212,14 +208,26 @@ class JournalFile:
         self.used_bytes, self._file_bytes = (pages - free) * PAGE_BYTES, pages * PAGE_BYTES
 
     def close(self) -> None:
-        """Folds the log into the file and closes everything."""
-        if self._connection is not None:
-            connection, self._connection = self._connection, None
+        """Folds the log into the file and closes everything. SQLite leaves the log of a file that another program has
+        moved away; it is removed, or whoever opens the file that is there now reads it into that."""
+        if self._connection is None:
+            return
+        connection, self._connection = self._connection, None
+        what = "" if self._opened is None else self._opened.look()
+        try:
             connection.close()
+        finally:
+            if what and self._opened is not None:
+                self._is_counted = False
+                self._moved = (
+                    f"Another program has {what} {self._path} while it was in use: what follows is in the one there is "
+                    "now."
+                )
+                self._opened.remove_journal()
 
     def give_up(self) -> None:
         """After a failure: closes what is open, whatever fails in it."""
-        with contextlib.suppress(sqlite3.Error):
+        with contextlib.suppress(sqlite3.Error, OSError):
             self.close()
 
     def set_aside(self) -> str:

@@ -28,9 +28,7 @@ def rescue(root: str, engine: Engine) -> str:
             raise
         engine.close()
         engine.file.remove_journal()
-        with suppress(FileExistsError):
-            os.link(kept, path)  # never over what another program has just put there
-            kept.unlink()
+        if _takes_place(kept, path):
             return (
                 f"Another program has removed the agent database {path} while this node used it. All of it is put "
                 "back. To begin with an empty one, stop the node and run clusterd store renew."
@@ -39,6 +37,22 @@ def rescue(root: str, engine: Engine) -> str:
         f"Another program has replaced the agent database {path} while this node used it. The node goes on with what "
         f"is there now; what it had is kept in {kept}."
     )
+
+
+def _takes_place(kept: Path, path: Path) -> bool:
+    """Never over what another program has just put there. Returns whether nothing was there."""
+    try:
+        os.link(kept, path)
+    except FileExistsError:
+        return False
+    except OSError:  # a file system without links
+        if path.exists():
+            return False
+        kept.rename(path)
+        return True
+    with suppress(OSError):  # the other name of the same file
+        kept.unlink()
+    return True
 
 
 def is_lost(failure: Exception) -> bool:

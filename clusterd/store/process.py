@@ -143,7 +143,7 @@ class _StoreProcess:
     async def _rescue(self, engine: Engine) -> None:
         """Another program has moved the database away: what is in it is kept, as soon as the disk allows it."""
         engine.end_work()
-        while not self._stop.is_set():
+        while True:
             try:
                 self._say("ERROR", rescue(self._settings.root, engine))
             except (OSError, sqlite3.Error) as failure:
@@ -153,6 +153,8 @@ class _StoreProcess:
                     return
                 self._trouble.begins(failure, f"{what}cannot be kept: ")
                 await self._pause(RETRY_S)
+                if self._stop.is_set():
+                    return
             else:
                 return
 
@@ -237,6 +239,8 @@ class _StoreProcess:
                 self._row.set("commits", engine.commits)
                 self._row.set("writes", engine.writes)
                 await pause_until(self._stop, self._row, HEARTBEAT_S)
+            if engine.file.look() == "replaced":
+                raise DatabaseMoved  # `mv BACKUP` and a stop: the next start would read the old journal into the backup
 
     def _make_replica(self) -> ReplicaSource | ReplicaCopy | None:
         """A master gives replicas, a candidate keeps one. Raises sqlite3.Error."""

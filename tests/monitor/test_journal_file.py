@@ -7,6 +7,7 @@ import sqlite3
 import stat
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -286,6 +287,24 @@ def test_writer_that_was_killed_leaves_what_it_has_written(tmp_path: Path) -> No
     file = JournalFile(str(path))
     assert file.open() == ""
     assert (file.last_seq(), file.rows) == (10, 10)
+    file.close()
+
+
+@pytest.mark.parametrize("end", [JournalFile.close, JournalFile.give_up], ids=["closed", "given up"])
+def test_log_of_a_file_that_was_replaced_is_not_read_into_the_new_one(
+    tmp_path: Path, end: Callable[[JournalFile], None]
+) -> None:
+    """It is closed when nothing happens for a while, and when the process ends."""
+    path, other = tmp_path / "journal.db", tmp_path / "other.db"
+    write(other, LoginEvent(user="theirs", result="ok")).close()
+    file = write(path, LoginEvent(user="ours", result="ok"))
+    other.replace(path)
+    end(file)
+    assert [event["user"] for event in JournalReader(str(path)).following()] == ["theirs"]
+    assert "replaced" in file.open()
+    assert (file.last_seq(), file.rows) == (1, 1)
+    file.close()
+    assert file.open() == ""
     file.close()
 
 

@@ -1,6 +1,7 @@
 """When the database is damaged or cannot be opened, only agents are missing, and the file stays."""
 
 import contextlib
+import errno
 import os
 import sqlite3
 import time
@@ -11,8 +12,10 @@ import pytest
 from click.testing import CliRunner
 
 from clusterd.errors import StartFailure
+from clusterd.open_database import OpenDatabase
 from clusterd.rundir import STORE_SOCKETS, WDB_SOCKET, problem_path
 from clusterd.store import schema
+from clusterd.store.moved import rescue
 from clusterd.store.renew import renew
 from clusterd.wdb.stream import is_served
 from tests.store.lone_store import LoneStore, lone_store
@@ -123,14 +126,14 @@ def put_another(path: Path) -> None:
     (other / schema.DATABASE).replace(path)
 
 
+def agents(of: Path) -> list[tuple[int, str]]:
+    with contextlib.closing(sqlite3.connect(f"file:{of}?mode=ro", uri=True)) as db:
+        return db.execute("select id, name from agent where id > 0").fetchall()
+
+
 @pytest.mark.parametrize("move", [Path.unlink, put_another])
 def test_database_that_another_program_moves_loses_nothing(tmp_path: Path, move: Callable[[Path], object]) -> None:
     path = tmp_path / schema.DATABASE
-
-    def rows(of: Path) -> list[tuple[int, str]]:
-        with contextlib.closing(sqlite3.connect(f"file:{of}?mode=ro", uri=True)) as db:
-            return db.execute("select id, name from agent where id > 0").fetchall()
-
     with lone_store(tmp_path) as store:
         with WdbClient(tmp_path) as client:
             client.ask('global insert-agent {"id":1,"name":"ours","date_add":1}')
@@ -140,6 +143,56 @@ def test_database_that_another_program_moves_loses_nothing(tmp_path: Path, move:
         with WdbClient(tmp_path) as client:
             client.ask('global insert-agent {"id":2,"name":"later","date_add":1}')
         first = (1, "ours") if move is Path.unlink else (9, "theirs")
-        assert rows(path) == sorted([first, (2, "later")])
+        assert agents(path) == sorted([first, (2, "later")])
         kept = list(path.parent.glob("global.db.in-use-*"))
-        assert [rows(one) for one in kept] == ([] if move is Path.unlink else [[(1, "ours")]])
+        assert [agents(one) for one in kept] == ([] if move is Path.unlink else [[(1, "ours")]])
+
+
+def test_backup_that_is_put_in_place_just_before_a_stop_stays_what_it_is(tmp_path: Path) -> None:
+    path = tmp_path / schema.DATABASE
+    with lone_store(tmp_path) as store:
+        with WdbClient(tmp_path) as client:
+            client.ask('global insert-agent {"id":1,"name":"ours","date_add":1}')
+        put_another(path)
+        assert store.stop() == 0
+    assert agents(path) == [(9, "theirs")]
+    assert [agents(one) for one in path.parent.glob("global.db.in-use-*")] == [[(1, "ours")]]
+
+
+class EndedEngine:
+    """An engine whose work has ended."""
+
+    def __init__(self, path: Path) -> None:
+        self.db = sqlite3.connect(path)
+        self.db.execute("select id from agent").fetchone()  # from here on there is a journal
+        self.file = OpenDatabase(str(path))
+
+    def copy(self, target: str) -> None:
+        with contextlib.closing(sqlite3.connect(target)) as copy:
+            self.db.backup(copy)
+
+    def close(self) -> None:
+        self.db.close()
+
+
+@pytest.mark.parametrize("move", [Path.unlink, put_another])
+def test_what_was_in_it_is_kept_also_without_hard_links(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, move: Callable[[Path], object]
+) -> None:
+    def refused(*paths: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    path = tmp_path / schema.DATABASE
+    path.parent.mkdir(parents=True)
+    schema.prepare(str(tmp_path), "node", "4.14.1")
+    engine = EndedEngine(path)
+    engine.db.execute("insert into agent (id, name, date_add) values (1, 'ours', 1)")
+    engine.db.commit()
+    move(path)
+    monkeypatch.setattr(os, "link", refused)
+    told = rescue(str(tmp_path), engine)  # type: ignore[arg-type]
+    kept = [agents(one) for one in path.parent.glob("global.db.in-use-*")]
+    if move is Path.unlink:
+        assert ("removed" in told, agents(path), kept) == (True, [(1, "ours")], [])
+    else:
+        assert ("replaced" in told, agents(path), kept) == (True, [(9, "theirs")], [[(1, "ours")]])
