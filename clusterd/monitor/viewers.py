@@ -12,6 +12,7 @@ MOST_WAITING = 512
 """Most events that wait for one slow viewer; beyond that it must connect again and say where it was."""
 MOST_WAITING_BYTES = 4 << 20
 """The same as bytes: an event that lists many files is large."""
+MOST_RECENT_BYTES = 1 << 20
 PIECE_BYTES = 65536
 HEARTBEAT = b": still here\n\n"
 BEGIN = b"retry: 2000\n\n"
@@ -68,6 +69,9 @@ class Viewers:
     def __init__(self, status: Callable[[], Awaitable[bytes | None]]) -> None:
         self._status = status
         self._viewers: set[Viewer] = set()
+        self._recent: deque[tuple[int, bytes]] = deque()
+        self._recent_bytes = 0
+        """The last events: the journal's file has them a second later."""
         self._came = asyncio.Event()
 
     @property
@@ -80,9 +84,11 @@ class Viewers:
 
     def hear(self, number: int, text: str) -> None:
         """Takes a new event of the journal: its `seq`, and its JSON."""
-        if not self._viewers:
-            return
         told = message("journal", text.encode(), number)
+        self._recent.append((number, told))
+        self._recent_bytes += len(told)
+        while len(self._recent) > MOST_WAITING or self._recent_bytes > MOST_RECENT_BYTES:
+            self._recent_bytes -= len(self._recent.popleft()[1])
         for viewer in self._viewers:
             viewer.put(number, told)
 
@@ -122,6 +128,10 @@ class Viewers:
                 for number, text in found:
                     last = number
                     yield message("journal", text.encode(), number)
+            for number, told in list(self._recent) if after is not None else ():
+                if number > last:
+                    last = number
+                    yield told
             while viewer.events and viewer.events[0][0] <= last:
                 viewer.pop()
             while not viewer.is_behind:

@@ -138,6 +138,32 @@ def test_event_that_comes_while_earlier_ones_are_read_is_sent_once_and_none_is_l
     asyncio.run(asyncio.wait_for(work(), DEADLINE_S))
 
 
+def test_viewer_that_comes_back_gets_what_the_journal_has_not_written_yet() -> None:
+    async def status() -> bytes | None:
+        return None
+
+    async def work(after: int | None) -> list[str]:
+        viewers = Viewers(status)
+        for number in range(2 * MOST_WAITING):
+            viewers.hear(number, f'{{"seq":{number}}}')
+
+        async def earlier(last: int) -> list[tuple[int, str]]:
+            return []
+
+        text = b""
+        async with contextlib.aclosing(viewers.watch(earlier, after)) as pieces:
+            text += await anext(pieces)
+            viewers.hear(2 * MOST_WAITING, "{}")
+            while f"id: {2 * MOST_WAITING}\n".encode() not in text:
+                text += await anext(pieces)
+        return [line.removeprefix("id: ") for line in text.decode().splitlines() if line.startswith("id: ")]
+
+    newest = 2 * MOST_WAITING
+    for after, first in ((newest - 3, newest - 2), (None, newest)):
+        found = asyncio.run(asyncio.wait_for(work(after), DEADLINE_S))
+        assert found == [str(number) for number in range(first, newest + 1)]
+
+
 @pytest.mark.slow
 def test_viewers_are_bounded_and_one_that_does_not_read_has_to_reconnect(tmp_path: Path) -> None:
     async def work(lone: LonePort, client: httpx.AsyncClient) -> None:
