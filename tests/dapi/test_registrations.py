@@ -6,7 +6,8 @@ import contextlib
 import json
 import socket
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -206,13 +207,13 @@ def test_authd_that_says_nothing_is_waited_for_once_and_asked_no_more(monkeypatc
     """10 s for each of 1,000 agents would be hours in which no other request gets the process."""
     monkeypatch.setattr(registration, "TIMEOUT_S", 0.5)
     waits: list[float] = []
-    answer = registration._answer
+    is_heard = registration._is_heard
 
-    def waiting(connection: socket.socket, wait_s: float) -> Any:
-        waits.append(wait_s)
-        return answer(connection, wait_s)
+    def waiting(connection: socket.socket, end: float, on_step: Callable[[], None]) -> bool:
+        waits.append(end - time.monotonic())
+        return is_heard(connection, end, on_step)
 
-    monkeypatch.setattr(registration, "_answer", waiting)
+    monkeypatch.setattr(registration, "_is_heard", waiting)
     with guarded("authd-") as root, socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listening:
         path = root / AUTH_SOCKET
         path.parent.mkdir(parents=True)
@@ -258,3 +259,34 @@ def test_only_clusterds_own_store_hears_who_asks(
 def test_answer_of_another_form_to_add_is_1014(node: AgentNode, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("clusterd.dapi.functions.registrations.ask_authd", lambda *given, **more: iter([{"id": 7}]))
     assert node.code("add_agent", name="web-02") == 1014
+
+
+def test_a_store_of_ours_may_wait_for_a_candidate_while_the_process_shows_that_it_lives(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(registration, "TIMEOUT_S", 0.1)
+    monkeypatch.setattr(registration, "_STEP_S", 0.1)
+    steps: list[float] = []
+    go_on = threading.Event()
+
+    def on_step() -> None:
+        steps.append(time.monotonic())
+        if len(steps) == 5:
+            go_on.set()
+
+    def late(connection: socket.socket) -> None:
+        with connection:
+            connection.recv(65_536)
+            go_on.wait(60)
+            connection.sendall(framed({"error": 0, "data": "Agent deleted successfully."}))
+
+    with guarded("authd-") as root, socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listening:
+        path = root / AUTH_SOCKET
+        path.parent.mkdir(parents=True)
+        listening.bind(str(path))
+        listening.listen(8)
+        serving = threading.Thread(target=lambda: late(listening.accept()[0]))
+        serving.start()
+        answers = list(ask_authd(str(root), "remove", [{"id": "1"}], on_step, who="ann"))
+        serving.join()
+    assert answers == ["Agent deleted successfully."]

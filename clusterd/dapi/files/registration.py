@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import select
 import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -19,7 +20,9 @@ AT_ONCE_OF_OURS = 256
 """With our own store, which has a longer queue: writing the keys of 100,000 agents takes it a fifth of a second."""
 TIMEOUT_S = 10.0
 """How long authd may say nothing while any number of requests wait."""
-_LOOK_S = 0.001
+TIMEOUT_OF_OURS_S = 60.0
+"""The same of our own store, which waits for its database and for a candidate before it answers."""
+_STEP_S = 5.0
 LARGEST_ANSWER = 65_536
 CODES = {9007: 1706, 9008: 1705, 9011: 1701, 9012: 1708}
 """Error numbers of authd that have a code of the API."""
@@ -58,7 +61,8 @@ def ask_authd(
                 if isinstance(connection, WireException):
                     yield connection
                     continue
-                answer = _answer(connection, heard_at + TIMEOUT_S - time.monotonic())
+                end = heard_at + (TIMEOUT_OF_OURS_S if who else TIMEOUT_S)
+                answer = _answer(connection) if _is_heard(connection, end, on_step) else None
                 if answer is not None:
                     heard_at, is_silent = time.monotonic(), False
                 yield _failed("timed out") if answer is None else answer
@@ -78,10 +82,20 @@ def _sent(root: str, request: dict[str, Any]) -> socket.socket:
     return made
 
 
-def _answer(connection: socket.socket, wait_s: float) -> dict[str, Any] | str | WireException | None:
-    """Returns None without an answer in time."""
+def _is_heard(connection: socket.socket, end: float, on_step: Callable[[], None]) -> bool:
+    """Whether an answer comes before the monotonic clock shows `end`."""
+    answers = select.poll()
+    answers.register(connection, select.POLLIN)
+    while not answers.poll(max(0.0, min(end - time.monotonic(), _STEP_S)) * 1000):
+        if time.monotonic() >= end:
+            return False
+        on_step()
+    return True
+
+
+def _answer(connection: socket.socket) -> dict[str, Any] | str | WireException | None:
+    """Returns None where the rest of it does not come."""
     try:
-        connection.settimeout(max(wait_s, _LOOK_S))
         size = int.from_bytes(_exactly(connection, PREFIX_BYTES), "little")
         if size > LARGEST_ANSWER:
             raise ValueError(f"an answer of {size} bytes")
