@@ -205,3 +205,23 @@ def test_process_that_shows_no_environment_at_the_first_look_is_ended(
     finally:
         process.kill()
         process.wait()
+
+
+def test_a_list_that_is_being_written_is_not_swept_by_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place, directory = tmp_path / "lists", tmp_path / "of-a-rig"
+    place.mkdir()
+    directory.mkdir()
+    monkeypatch.setattr(guard, "_place", lambda: place)
+    monkeypatch.setattr(guard._Books, "_begin", lambda self: None)
+    books = guard._Books()
+    books._file = place / f"{os.getpid()}-{psutil.Process().create_time():.2f}"
+    replace = Path.replace
+
+    def while_others_sweep(path: Path, target: Path) -> Path:
+        guard.sweep()
+        return replace(path, target)
+
+    monkeypatch.setattr(Path, "replace", while_others_sweep)
+    books.add(directory)
+    assert directory.is_dir()
+    assert books._file.read_text() == f"{directory}\n"

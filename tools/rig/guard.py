@@ -76,7 +76,7 @@ class _Books:
             os.close(ours)
 
     def _write(self) -> None:
-        beside = self._file.with_suffix(".new")
+        beside = self._file.with_name(f"{self._file.name}.new")  # the name has a dot of its own
         beside.write_text("".join(f"{directory}\n" for directory in self._open))
         beside.replace(self._file)
 
