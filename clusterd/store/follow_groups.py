@@ -58,6 +58,8 @@ class GroupFollower:
         self._max_delete_share = max_delete_share
         self._empty_groups = EmptyGroups(root)
         self._directories: set[str] | None = None
+        self._has_looked = False
+        """Whether a look has come to its end: what is found before was there when the process started."""
         self._gone_since: dict[str, float] = {}
         self._doubted: set[str] = set()
         """Groups that were kept without their directories: one whose directory comes back was not created."""
@@ -74,13 +76,14 @@ class GroupFollower:
         if new or lost:
             created = await self._engine.write(lambda session: self._change(session, new, lost))
             self._directories = (self._directories | found) - lost
-            if not is_first:  # the API has made the group in the database before its directory was seen
+            if self._has_looked:  # the API has made the group in the database before its directory was seen
                 created = sorted(new - self._doubted)
             self._doubted -= new
             if not self._on_worker:
                 for what, names in (("created", created), ("deleted", sorted(lost))):
                     for name in names[:MOST_TOLD]:
                         self._tell(GroupEvent(what=what, group=name, agents=0))
+        self._has_looked = True
         if not self._on_worker:
             for problem in await asyncio.to_thread(self._empty_groups.look, found, self._rules()):
                 self._say_once("WARNING", f"{problem}.")

@@ -11,6 +11,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from clusterd.messages.journal import GroupEvent
 from clusterd.settings import DEFAULT_RULES
 from clusterd.store import agents, follow_groups, groups, schema
 from clusterd.store.engine import Session
@@ -31,6 +32,32 @@ def test_groups_come_and_go_with_their_directories(live: Callable[..., None]) ->
         await node.look()
         assert await node.groups() == ["default"]
         assert await node.column('select "group" || group_sync_status from agent where id = 1') == ["defaultsyncreq"]
+
+    live(work)
+
+
+def test_only_groups_that_came_while_the_process_ran_are_told(
+    live: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also when the first look fails: the database may be locked then. The API makes a group there first."""
+
+    async def work(node: Node) -> None:
+        (node.shared / "old").mkdir()
+        await node.engine.write(lambda session: groups.insert_group(session, "old"))
+        with monkeypatch.context() as locked:
+            locked.setattr(follow_groups, "note_seen", refuse)
+            await node.look()
+        await node.look()
+        assert node.told == []
+        await node.engine.write(lambda session: groups.insert_group(session, "new"))
+        (node.shared / "new").mkdir()
+        await node.look()
+        assert [(event.what, event.group) for event in node.told if isinstance(event, GroupEvent)] == [
+            ("created", "new")
+        ]
+
+    def refuse(*given: object) -> None:
+        raise sqlite3.OperationalError("database is locked")
 
     live(work)
 
