@@ -1,109 +1,24 @@
-"""Decisions about agent groups on scripted ports: when a change counts as handed out, which rows a worker still gets,
-and when a worker asks for everything."""
+"""Decisions about agent groups on scripted ports: when a change counts as handed out, and which rows a worker still
+gets."""
 
 import asyncio
-import contextlib
-import json
-from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
-from clusterd.clock import Clock
 from clusterd.errors import ClusterError
-from clusterd.messages.agents import ChunkRequest, GroupsOpened
-from clusterd.settings import MasterIntervals, Settings, WorkerIntervals
 from clusterd.sync.agents.broadcasts import Broadcast, Broadcasts, content
 from clusterd.sync.agents.groups_master import AgentGroupsMaster
-from clusterd.sync.agents.groups_worker import LONGEST_PATIENCE, UNKNOWN_HASH, AgentGroupsWorker
 from clusterd.sync.agents.worker_queue import ATTEMPTS, MOST_WAITING, WorkerQueue
-from clusterd.sync.links.context import Context
 from clusterd.sync.links.peer import Peer
 from clusterd.sync.links.records import WorkerRecord
-from clusterd.sync.ports.tag_log import TagLog
-from clusterd.sync.ports.troubles import Troubles
 from clusterd.wdb.batches import GroupsRow
 from clusterd.wdb.client import DatabaseError
 from tests.fakes.events import Events
+from tests.sync.groups_bench import Site, peer
 from tests.sync.rounds_bench import run
-from tests.sync.scripted_node import Lines
-
-LIMIT = 3
-Ask = Callable[[bytes | str], Awaitable[tuple[str, bytes]]]
-
-
-class Site:
-    """The parts of a node that agent groups use. `asked`: requests of the database, answered by `answer`; `removed`:
-    files of the spool; `sent`: strings sent to workers."""
-
-    def __init__(self, *, ours: bool = True) -> None:
-        self.log = Lines()
-        self.asked: list[Any] = []
-        self.answer: Callable[[Any], tuple[str, bytes]] = lambda request: ("ok", b"")
-        self.removed: list[str] = []
-        self.sent: list[str] = []
-        self.fails: list[Exception] = []
-        self.root = Path("/nowhere")
-        self.files = 0
-        self._ours = ours
-        self.context = cast(
-            Context,
-            SimpleNamespace(
-                tag="Worker w",
-                tag_log=lambda tag, subtag: TagLog(cast(Any, self.log), tag, subtag),
-                clock=Clock(),
-                troubles=Troubles(),
-                events=Events(),
-                spool=SimpleNamespace(remove=self._remove, new_path=self._new_path),
-                sender=SimpleNamespace(send_string=self._send_string),
-                database=SimpleNamespace(is_ours=self._is_ours, conversation=self._conversation, ask=self._ask),
-                settings=Settings(
-                    "/nowhere",
-                    master=MasterIntervals(sync_agent_groups_s=0.001),
-                    worker=WorkerIntervals(agent_groups_mismatch_limit=LIMIT),
-                ),
-            ),
-        )
-
-    async def _is_ours(self) -> bool:
-        return self._ours
-
-    async def _ask(self, request: Any) -> tuple[str, bytes]:
-        self.asked.append(request)
-        return self.answer(request)
-
-    @contextlib.asynccontextmanager
-    async def _conversation(self) -> AsyncIterator[Any]:
-        yield SimpleNamespace(ask=self._ask)
-
-    def _remove(self, *paths: str) -> None:
-        self.removed += paths
-
-    def _new_path(self, kind: str) -> str:
-        self.files += 1
-        return f"{self.root}/{kind}-{self.files}"
-
-    async def _send_string(self, peer: Peer, segments: Any) -> str:
-        self.sent.append(peer.name)
-        if self.fails:
-            raise self.fails.pop(0)
-        return "7"
-
-    def texts(self, level: str) -> list[str]:
-        return [text for found, _, _, text in self.log.written if found == level]
-
-
-def peer(link: int = 1, asked: list[str] | None = None) -> Peer:
-    async def request(command: str, payload: bytes = b"") -> bytes:
-        if asked is not None:
-            asked.append(command)
-        return b""
-
-    return cast(
-        Peer, SimpleNamespace(name=f"w{link}", tag=f"Worker w{link}", link=link, timeout_s=60.0, request=request)
-    )
 
 
 def broadcast(path: str = "/groups", *, agents: tuple[int, ...] = (1,), has_groups: bool | None = None) -> Broadcast:
@@ -439,92 +354,5 @@ def test_a_round_without_workers_reads_nothing_and_one_that_fails_leaves_no_file
             await groups._round(site.context.tag_log("Master", "Local agent-groups"))
         assert len(site.texts("ERROR")) == 1, "once until it is over"
         assert site.removed == [f"{tmp_path}/groups-{number}" for number in (1, 2, 3)]
-
-    run(story())
-
-
-# ---- what a worker tells ---------------------------------------------------------------------------------------------
-
-
-def test_requests_that_cannot_be_read_are_told_to_the_master() -> None:
-    """Otherwise it waits for a minute, with the groups of all agents."""
-
-    async def story() -> None:
-        site = Site()
-        worker = AgentGroupsWorker(site.context)
-        opened = GroupsOpened(2, [ChunkRequest(10, 1)], [], has_hash=False)
-        result = await worker._write(site.context.tag_log("Worker w", "Agent-groups recv"), "/nowhere/none", opened)
-        assert result.updated_chunks == 0
-        (text,) = result.error_messages
-        assert text.startswith("Error while processing agent-groups chunks: ")
-        assert "/nowhere/none" in text
-        assert site.texts("ERROR") == [text]
-
-    run(story())
-
-
-# ---- a worker's comparison -------------------------------------------------------------------------------------------
-
-
-class ComparingWorker:
-    """`say`: the master has written a message with this checksum."""
-
-    def __init__(self, ours: str | None = "a") -> None:
-        self.site = Site(ours=True)
-        self.ours = ours
-        self.site.answer = lambda request: ("ok", self._chunk())
-        self.worker = AgentGroupsWorker(self.site.context)
-        self.asked: list[str] = []
-        self._peer = peer(asked=self.asked)
-
-    def _chunk(self) -> bytes:
-        return json.dumps([{"data": [], "hash": self.ours}]).encode() if self.ours != "unknown" else b"nonsense"
-
-    async def say(self, theirs: str | None, times: int = 1) -> None:
-        log = self.site.context.tag_log("Worker w", "Agent-groups recv")
-        for _ in range(times):
-            await self.worker._compare(self._peer, log, theirs)
-
-
-def test_all_groups_are_asked_for_after_that_many_mismatches_and_less_often_if_it_does_not_help() -> None:
-    async def story() -> None:
-        bench = ComparingWorker()
-        await bench.say("b", LIMIT - 1)
-        await bench.say("a")
-        await bench.say("b", LIMIT - 1)
-        assert (bench.asked, bench.worker.last.mismatches) == ([], LIMIT - 1)
-        await bench.say("b")
-        assert (bench.asked, bench.worker.last.mismatches, bench.worker.last.matches) == (["syn_w_g_c"], 0, False)
-        assert bench.site.texts("ERROR") == []
-        patience = 2
-        while patience <= 2 * LONGEST_PATIENCE:
-            asked = len(bench.asked)
-            wanted = LIMIT * min(patience, LONGEST_PATIENCE)
-            await bench.say("b", wanted - 1)
-            assert len(bench.asked) == asked
-            await bench.say("b")
-            assert len(bench.asked) == asked + 1
-            patience *= 2
-        (line,) = bench.site.texts("ERROR")
-        assert "still differ from the master's after everything was sent again" in line
-        await bench.say("a")
-        assert "The groups of this node equal the master's again." in bench.site.texts("INFO")
-        asked = len(bench.asked)
-        await bench.say("b", LIMIT)
-        assert len(bench.asked) == asked + 1, "as patient as at first"
-
-    run(story())
-
-
-@pytest.mark.parametrize("ours", ["unknown", None])
-def test_a_checksum_that_the_database_does_not_tell_equals_none(ours: str | None) -> None:
-    async def story() -> None:
-        bench = ComparingWorker(ours)
-        await bench.say("b", LIMIT)
-        assert bench.asked == ["syn_w_g_c"]
-        await bench.say(UNKNOWN_HASH if ours is None else None, LIMIT * 2)
-        assert len(bench.asked) == 2
-        await bench.say(None)
-        assert bench.worker.last.matches is (ours is None)
 
     run(story())
