@@ -54,8 +54,13 @@ def node(root: Path, endpoints: list[str], **etcd: str) -> Settings:
     return loaded.settings
 
 
+def findings(settings: Settings) -> list[Finding]:
+    """Without the note that etcd answers slowly: on a busy machine it does."""
+    return [one for one in etcd(settings) if one.name != "etcd is slow"]
+
+
 def tried(settings: Settings) -> list[tuple[str, str]]:
-    return [(one.name, one.what) for one in etcd(settings)]
+    return [(one.name, one.what) for one in findings(settings)]
 
 
 @pytest.fixture
@@ -74,11 +79,11 @@ def test_etcd_that_serves_is_no_finding_and_is_not_changed(base: Path, lone: Etc
 
 def test_member_that_is_down_is_a_note_and_no_majority_a_fault(base: Path, lone: EtcdCluster) -> None:
     closed = f"http://127.0.0.1:{free_port()}"
-    (found,) = etcd(node(base / "m", [closed, lone.endpoints[0]]))
+    (found,) = findings(node(base / "m", [closed, lone.endpoints[0]]))
     assert (found.name, found.is_fault) == ("etcd member", False)
     assert closed in found.what
     assert "Connection refused" in found.what
-    (found,) = etcd(node(base / "n", [closed]))
+    (found,) = findings(node(base / "n", [closed]))
     assert (found.name, found.is_fault) == ("no etcd", True)
     shown = CliRunner().invoke(command, ["--root", str(base / "n"), "check-config", "--connect"])
     assert shown.exit_code == ExitCode.FAILED
@@ -92,7 +97,7 @@ def test_members_of_two_etcds_and_alarms_are_faults(base: Path, lone: EtcdCluste
     async def run() -> list[Finding]:
         async with listening(answering(answer)) as other:
             settings = node(base / "m", [lone.endpoints[0], other])
-            return await asyncio.to_thread(lambda: list(etcd(settings)))
+            return await asyncio.to_thread(lambda: findings(settings))
 
     found = asyncio.run(run())
     assert [one.name for one in found] == ["etcd alarm", "different etcds"]
