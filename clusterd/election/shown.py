@@ -37,12 +37,13 @@ def shown(elector: Elector, facts: Facts, now: float) -> dict[str, Any]:
             }
         )
     here = set(view.candidates)
+    own_term = elector.tenure.term  # taken up from the board by a new process, before etcd has answered it
     return {
         "node": elector.me.name,
-        "role": "leader" if elector.tenure.term else "candidate",
-        "leader": view.leader_name or None,
-        "term": view.term or None,
-        "seconds_left": left if elector.tenure.term else 0.0,
+        "role": "leader" if own_term else "candidate",
+        "leader": view.leader_name or (elector.me.name if own_term else None),
+        "term": own_term or view.term or None,
+        "seconds_left": left if own_term else 0.0,
         "is_failsafe": elector.tenure.is_failsafe,
         "serves": view.leader is not None and view.last is not None and view.last.term == view.term,
         "has_lease": view.leader is not None and view.leader.lease != 0,

@@ -9,6 +9,7 @@ from clusterd.election.etcd import Compare, Put
 from clusterd.election.keys import LastKey
 from clusterd.election.leading import BAR_S, PROMOTION_S
 from clusterd.election.orders import Orders
+from clusterd.election.shown import shown
 from clusterd.messages.election import HaCommand
 from clusterd.messages.replica import Drain
 from tests.election.stories import P, at_most_one, last, pass_time, three, told
@@ -281,6 +282,15 @@ async def test_process_that_restarts_after_the_deadline_does_not_trust_the_board
     assert one.elector.tenure.term == 0
     await one.step()
     assert one.node.true.master_name == "two"
+
+
+@told
+async def test_new_process_that_leads_on_says_so_before_etcd_has_answered(clock: HandClock, store: EtcdStore) -> None:
+    one, _, _ = await three(store)
+    term = one.elector.tenure.term
+    one.restart()
+    said = shown(one.elector, one.node.true, clock.now)
+    assert (said["role"], said["leader"], said["term"]) == ("leader", "one", term)
 
 
 @told
