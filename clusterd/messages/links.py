@@ -9,8 +9,8 @@ from ipc.descriptor import Descriptor
 class LinkInfo(msgspec.Struct, frozen=True):
     """One established link. `kind`: "worker" (inbound, on a master), "master" (outbound, on a worker), "local" (a
     program on the local socket). `name` is the peer's node name, for kind "master" the master's address as text, for
-    kind "local" the client number. `link`: a number that never repeats within a life of net. `uid`, `pid`: the user and
-    the process of a local client, -1 and 0 for other kinds."""
+    kind "local" the client number. `link`: a number that no life of net on this node uses again. `uid`, `pid`: the user
+    and the process of a local client, -1 and 0 for other kinds."""
 
     link: int
     kind: str
@@ -127,7 +127,8 @@ class SlabsReturned(Message, frozen=True, tag="slabs-returned"):
 
 
 class SyncHello(Message, frozen=True, tag="sync-hello"):
-    """First message of a sync process. net fails every open request of an earlier one and answers with NetHello."""
+    """First message of a sync process, and its first one to each new net process, which ignores what it reads before:
+    that was meant for its predecessor. net fails every open request of an earlier sync and answers with NetHello."""
 
     incarnation: int
 

@@ -75,8 +75,10 @@ class Bridge:
         self._sync_row = sync_row
         self._incarnation = incarnation
         self._sync: int | None = None
+        self._is_greeted = False
+        """Whether the sync process that is served has said hello to this life of net."""
         self._links: dict[int, Link] = {}
-        self._serial = 0
+        self._serial = context.begin_life(incarnation)
         self._pending: dict[int, OpenRequest] = {}
         self._requests = SyncRequests(self._bodies, self.tell)
         self._notes: dict[int, dict[tuple[str, str], None]] = {}
@@ -159,7 +161,10 @@ class Bridge:
     # ---- from sync ---------------------------------------------------------------------------------------------------
 
     def handle(self, message: SyncToNet) -> None:
-        """Handles one message of sync."""
+        """Handles one message of sync. What comes before its hello was meant for the life of net before this one, or
+        is what a dead sync process has left: nobody waits for the responses, and nobody counts the slabs."""
+        if not (self._is_greeted or isinstance(message, SyncHello | WriteLog)):
+            return
         match message:
             case Reply():
                 self._reply(message)
@@ -305,6 +310,7 @@ class Bridge:
             if self._sync is not None:
                 self._lose_sync()
             self._sync = incarnation
+        self._is_greeted = True
         was_lost = self.sync_is_lost
         self._to_sync.is_lost = False
         self.say_hello(incarnation, goes_on=not was_lost)
@@ -323,6 +329,7 @@ class Bridge:
         if self.sync_is_lost:
             return
         self._to_sync.lose()
+        self._is_greeted = False
         pending, self._pending = self._pending, {}
         self._requests.withdraw_all()
         self._context.slabs.sync_lost(self._context.clock.monotonic())

@@ -108,7 +108,7 @@ class NetContext:
         self.asking: set[Expiring] = set()
         self.beating: set[Beating] = set()
         self.scratch = memoryview(bytearray(65536))
-        self._next_link = 0
+        self._last_link = 0
         limits = settings.clusterd.limits
         self.strangers = StrangerLines(limits.log_lines_per_address_s, limits.log_lines, self.own_line)
         self.insiders = StrangerLines(limits.log_lines_per_address_s, limits.log_lines, self.own_line)
@@ -121,9 +121,17 @@ class NetContext:
             lines.set_bounds(limits.log_lines_per_address_s, limits.log_lines)
         self._ordinary = LineBudget(BURST_LINES, limits.log_lines_per_address_s)
 
+    def begin_life(self, incarnation: int) -> int:
+        """Called once, before the first link. Returns the number behind which links and requests of this life of net
+        are numbered: sync may answer at any time what it was asked by an earlier life, and that must not be taken for
+        an answer to another peer."""
+        self.slabs.life = incarnation
+        self._last_link = incarnation << 32
+        return self._last_link
+
     def new_link_number(self) -> int:
-        self._next_link += 1
-        return self._next_link
+        self._last_link += 1
+        return self._last_link
 
     @property
     def divided_bytes(self) -> int:

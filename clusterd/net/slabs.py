@@ -78,6 +78,8 @@ class NetSlabs:
         self._wanted: dict[int, int] = {}
         self._waiting: dict[int, _Line] = {}
         self._used_at: dict[int, float] = {}
+        self.life = 0
+        """Incarnation of this net process, named in descriptors."""
         self.on_room: Callable[[], object] | None = None
         """Called when a slab was returned and links wait; must call `wake` later, not from within the caller."""
         self.per_link = (len(arena.net_slabs) + 1) // 2
@@ -221,7 +223,7 @@ class NetSlabs:
             slab, link, length = _token(sink)
             self._begun.pop(slab, None)
             self._book.hand_over(slab, f"sync {link}")
-            descriptors.append(Descriptor(slab, 0, length))
+            descriptors.append(Descriptor(slab, 0, length, life=self.life))
         return descriptors
 
     def from_sync(self, body: Iterable[Descriptor], link: int) -> None:

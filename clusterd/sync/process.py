@@ -299,15 +299,17 @@ class _SyncProcess:
         take this one for lost as well, and tell it nothing more. So a hello is believed, and answered by ours until
         there is one that answers ours. One that only goes on tells nothing new: the links stay as they are served, with
         the requests of theirs that are being answered."""
-        self._is_known_to_net = message.sync == self._incarnation
-        if not self._is_known_to_net:
-            await self._send_to_net(SyncHello(self._incarnation))
+        try:
+            if self._net_incarnation not in (None, message.incarnation):
+                await self._core.net_lost()
+        finally:
+            self._is_known_to_net = message.sync == self._incarnation
+            if not self._is_known_to_net:  # not before: a new net believes what comes behind it
+                await self._send_to_net(SyncHello(self._incarnation))
         if message.goes_on and message.incarnation == self._net_incarnation:
             return
         if self._net_incarnation is None:
             self._context.slabs.net_sends(message.sending_slabs)
-        elif message.incarnation != self._net_incarnation:
-            await self._core.net_lost()
         self._net_incarnation = message.incarnation
         await self._core.handle(message)
         await self._admit_slabs()
@@ -338,6 +340,7 @@ class _SyncProcess:
         if alive <= self._context.jobs.known_slots:
             self._admitted = True
             await self._context.slabs.admit()
+            self._context.spool.remove_earlier()
 
     # ---- time --------------------------------------------------------------------------------------------------------
 

@@ -1,6 +1,7 @@
 """Sync dies and comes back: links stay, every peer gets an answer, every slab its owner."""
 
 import json
+import signal
 from collections.abc import Callable
 
 import pytest
@@ -19,6 +20,7 @@ from clusterd.messages.links import (
     SlabsReturned,
     SyncHello,
     TaskNote,
+    Unanswered,
     WriteLog,
 )
 from tests.fakes.sync import FakeSync
@@ -223,6 +225,58 @@ def test_slabs_returned_twice_are_reported_and_harm_nothing(master: Master) -> N
     node.logged(f"[Net] Slabs [{slab}] were given back twice.")
     node.sync.send(Reply(request.link, request.serial, "ok", body=request.body))
     assert client.read().command == b"err"
+
+
+def test_what_a_dead_sync_has_left_to_be_read_is_not_sent(master: Master) -> None:
+    """Its successor numbers its requests from 1 on, too, and would be given the responses."""
+    node = master()
+    client = node.join("w1")
+    assert node.sync is not None
+    link = node.sync.link("w1").link
+    node.board.row("sync").set_down()
+    node.logged("The sync process is gone")
+    node.sync.send(Request(link, 1, "syn_m_c", b"of the dead one"))
+    assert client.ask("echo", "x").payload == b"x"
+    sync = node.start_sync()
+    sync.hello()
+    sync.send(Request(link, 1, "syn_m_c", b"of its successor"))
+    request = client.read()
+    assert request.payload == b"of its successor"
+    client.respond(request, "ok", b"task")
+    assert sync.expect(Answered).payload == b"task"
+
+
+def test_what_sync_says_to_the_net_process_before_reaches_no_peer_of_the_next_one(master: Master) -> None:
+    """Answers to requests of a net process that has died come late: links, requests and slabs of its successor must not
+    have their numbers."""
+    node = master()
+    counters, requests = [], []
+    for life in range(2):
+        if life:
+            node.stop(signal.SIGKILL)
+            node.spawn()
+            wait_until(lambda: node.row().state == "ready", "the next net is ready")
+        client = node.join(f"w{life}")
+        assert node.sync is not None
+        counters.append(client.tell("file_upd", bytes(300_000)))
+        requests.append(node.sync.expect(PeerRequest))
+    old, new = requests
+    assert old.body
+    assert new.body
+    assert old.body[0].slab == new.body[0].slab
+    for is_greeted in (False, True):
+        if is_greeted:
+            node.sync.hello()
+        else:
+            node.sync.send(Release([old.body[0].slab]))
+        node.sync.send(Reply(old.link, old.serial, "ok", b"that of another"))
+        node.sync.send(CloseLink(old.link, "another"))
+        node.sync.send(Request(old.link, 1, "syn_m_c_ok"))
+    assert node.sync.expect(Unanswered).why == "closed"
+    node.sync.send(Reply(new.link, new.serial, "ok", b"its own"))
+    node.sync.send(Release([new.body[0].slab]))
+    assert client.answer_to(counters[1]).payload == b"its own"
+    assert not node.lines("given back twice")
 
 
 def test_sync_closes_a_link_with_its_reason_in_the_log(master: Master) -> None:

@@ -66,6 +66,21 @@ def test_large_response_of_a_request_that_was_cancelled_gives_its_room_back(is_f
     asyncio.run(story())
 
 
+def test_slabs_that_a_dead_net_process_has_lent_are_not_returned_to_its_successor() -> None:
+    """The successor lends slabs of the same numbers: it would give one to two links at a time."""
+
+    async def story() -> None:
+        net = Net()
+        for life in (1, 2):
+            await net.port.net_lost()
+            net.port.life = life
+            await net.port.release([Descriptor(3, 0, 9, life=1)])
+            await net.port.reply(1, 1, "ok", body=[Descriptor(4, 0, 9, life=1)])
+            assert len(net.sent) == 2
+
+    asyncio.run(story())
+
+
 def test_large_response_of_a_request_that_was_forgotten_gives_its_room_back() -> None:
     """A peer that answers a chunk with a megabyte, and refuses the chunk before it."""
 

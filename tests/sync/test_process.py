@@ -3,6 +3,7 @@
 import os
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TypeVar
 
 import pytest
@@ -32,6 +33,7 @@ class FakeNet:
     """The other end of sync's channel, blocking."""
 
     def __init__(self, settings: Settings) -> None:
+        self.root = settings.root
         self._decoder: Decoder[SyncToNet] = Decoder(SyncToNet)
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._socket = self._context.socket(zmq.DEALER)
@@ -113,6 +115,25 @@ def test_hello_that_tells_nothing_new_leaves_requests_and_links_as_they_are(net:
     for serial in range(1, 4):
         net.send(PeerRequest(WORKER.link, serial, "syn_i_w_m_p", b""), answered)
         assert net.expect(Reply).serial == serial
+
+
+def test_new_net_hears_a_hello_before_anything_else(net: FakeNet) -> None:
+    """It ignores what comes before: that is for the net before it."""
+    net.send(NetHello(3, [PROGRAM], [], [], sync=INCARNATION), PeerRequest(PROGRAM.link, 1, "nonsense", b""))
+    net.expect(Reply)
+    program = LinkInfo(2, "local", "2", uid=os.getuid())
+    net.send(NetHello(4, [program], [], []), PeerRequest(program.link, 2, "nonsense", b""))
+    heard = [net.next(), net.next()]
+    assert [type(message) for message in heard] == [SyncHello, Reply], heard
+
+
+def test_files_that_jobs_of_an_earlier_sync_have_made_since_are_removed(net: FakeNet) -> None:
+    net.expect(SyncHello)
+    late = Path(net.root, SPOOL, f"{INCARNATION - 1}-1-part")
+    late.write_bytes(b"a package that nobody waits for")
+    net.send(NetHello(3, [PROGRAM], [], []), PeerRequest(PROGRAM.link, 1, "nonsense", b""))
+    net.expect(Reply)
+    assert not late.exists()
 
 
 def test_first_hello_that_sync_reads_is_believed_even_if_it_goes_on(net: FakeNet) -> None:

@@ -90,6 +90,8 @@ class NetPort:
         self._ids = itertools.count(1)
         self._waiting: dict[int, tuple[int, str, asyncio.Future[Response]]] = {}
         self._releasing: set[asyncio.Task[None]] = set()
+        self.life = 0
+        """Incarnation of the net process that is served; 0 before the first."""
 
     async def request(
         self, link: int, command: str, payload: bytes = b"", *, body: Descriptor | None = None, timeout_s: float
@@ -145,6 +147,9 @@ class NetPort:
         log: str = "",
         more: bool = False,
     ) -> None:
+        """Nothing is sent if `body` is of an earlier net process: whoever asked is gone with it."""
+        if body and not self._is_lent(body):
+            return
         await self._send(Reply(link, serial, command, payload, body, log, more))
 
     def _drop(self, response: Response) -> None:
@@ -154,9 +159,13 @@ class NetPort:
             releasing.add_done_callback(self._releasing.discard)
 
     async def release(self, body: list[Descriptor] | None) -> None:
-        """Returns slabs to net."""
-        if body:
+        """Returns slabs to net, unless an earlier net process has lent them."""
+        if body and self._is_lent(body):
             await self._send(Release([part.slab for part in body]))
+
+    def _is_lent(self, body: list[Descriptor]) -> bool:
+        """Whether nobody but us uses these slabs: those that a dead net process has lent are its successor's."""
+        return all(part.life in (0, self.life) for part in body)
 
     async def close(self, link: int, reason: str) -> None:
         await self._send(CloseLink(link, reason))
@@ -194,6 +203,7 @@ class NetPort:
 
     async def net_lost(self) -> None:
         """Called when net died: every request in flight fails, every slab that net held is free."""
+        self.life = 0
         for _, command, future in list(self._waiting.values()):
             if not future.done():
                 future.set_exception(LinkClosed(command))

@@ -59,6 +59,10 @@ class Spool:
         """Makes the directories and removes files of an earlier sync process. Called once, at start."""
         for directory in (self.directory, self.state_dir):
             os.makedirs(directory, mode=0o770, exist_ok=True)
+        self.remove_earlier()
+
+    def remove_earlier(self) -> None:
+        """Removes files of earlier sync processes. Their jobs make some after the start of this one."""
         self.remove(*(entry.path for entry in os.scandir(self.directory) if not entry.name.startswith(self._prefix)))
 
     def new_path(self, kind: str) -> str:
