@@ -9,6 +9,7 @@ import pytest
 from clusterd.clock import Clock
 from clusterd.messages.api import RunFunction
 from clusterd.messages.base import Text
+from clusterd.messages.bodies import Digested, DigestSegments
 from clusterd.messages.manifest import Packed
 from clusterd.messages.packages import (
     OpenPackage,
@@ -117,6 +118,31 @@ def test_failure_of_one_of_several_jobs_is_raised_when_the_last_has_ended() -> N
         with pytest.raises(JobError, match="full"):
             await all_of([fail(), go_on()])
         assert ended == ["the other"]
+
+    asyncio.run(story())
+
+
+def test_result_of_a_process_that_is_known_to_be_dead_gives_its_slot_no_job() -> None:
+    """The board shows the death before the result is read. A job sent now would reach the next process of the slot,
+    whose hello says that it has none: it would run twice."""
+    sent: list[int] = []
+
+    async def send(slot: bytes, order: StartJob) -> None:
+        sent.append(order.id)
+
+    async def story() -> None:
+        port = PoolPort(send, JobQueue(4), 1, Clock())
+        await port.hello(PoolHello(1, 1))
+        job = DigestSegments([])
+        running = port.start(job)
+        await asyncio.sleep(0)
+        port.lost(1)
+        await port.done(1, JobDone(sent[0], Digested(b"")))
+        assert len(sent) == 1
+        await port.hello(PoolHello(1, 2))
+        assert sent == [sent[0]] * 2
+        await port.done(1, JobDone(sent[0], Digested(b"")))
+        assert await running == Digested(b"")
 
     asyncio.run(story())
 

@@ -158,6 +158,8 @@ class PoolPort:
         await self._assign()
 
     async def done(self, slot: int, message: JobDone) -> None:
+        if slot not in self._slots:
+            return  # a job of an earlier sync process: this one has not heard its hello, with which it counts as free
         self._idle_claims.pop(slot, None)
         if self._queue.done(slot, message.id):
             kind, took_s = self._given.pop(slot, "unknown"), self._clock.monotonic() - self._given_at.get(slot, 0.0)
