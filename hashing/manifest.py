@@ -3,6 +3,7 @@ digests; the rules for paths; and the JSON in which nodes exchange metadata (wir
 
 import contextlib
 import os
+import re
 from collections.abc import Iterable, Iterator
 from hashlib import blake2b
 from itertools import pairwise
@@ -32,6 +33,8 @@ WIRE_ROWS = 1000000
 
 MANIFEST_MAGIC = b"cdmanif1"
 _FILE_PREFIX = "manifest-"
+_ESCAPE = re.compile(rb"\\u[dD][89abAB]..\\u[dD][c-fC-F]..|(\\u[dD][89a-fA-F]..)|\\.")
+"""An escape in JSON; the group: half of a surrogate pair, which stands for no character."""
 _T = TypeVar("_T")
 
 
@@ -335,12 +338,20 @@ def to_wire(rows: Iterable[FileMeta]) -> bytes:
 
 
 def parse_wire_metadata(data: bytes, limit: int = WIRE_BYTES, most_rows: int = WIRE_ROWS) -> dict[str, WireMeta]:
-    """A worker's metadata. Paths are not checked: they are compared, not opened.
+    """A worker's metadata. Paths are not checked: they are compared, not opened. A stock worker escapes the bytes of
+    names that are not UTF-8 as halves of surrogate pairs: these files are left out, as by a scan of ours.
 
     Raises PackageTooLarge above `limit` bytes or `most_rows` files, MalformedPackage when it is not such an object or
     an entry lacks `hash` or `cluster_item_key`. Unknown keys are ignored, nesting is bounded.
     """
-    return _parse(data, limit, most_rows, dict[str, WireMeta])
+    try:
+        return _parse(data, limit, most_rows, dict[str, WireMeta])
+    except MalformedPackage:
+        marked = _ESCAPE.sub(lambda found: b"\\u0000" if found[1] else found[0], data)
+        if marked == data:
+            raise
+    found = _parse(marked, limit, most_rows, dict[str, WireMeta])
+    return {path: meta for path, meta in found.items() if "\0" not in path}
 
 
 def parse_wire_difference(data: bytes, limit: int = WIRE_BYTES, most_rows: int = WIRE_ROWS) -> WireDifference:

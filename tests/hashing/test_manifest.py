@@ -300,7 +300,7 @@ ENTRY = b'{"cluster_item_key": "etc/", "hash": "aa"}'
         b'{"a": {"cluster_item_key": "etc/", "hash": 1}}',
         b'{"a": {"cluster_item_key": "etc/", "hash": "aa", "merged": "yes"}}',
         b'{"a": {"cluster_item_key": "etc/", "hash": "aa", "mod_time": 1e999}}',
-        b'{"\\ud800": ' + ENTRY + b"}",
+        b'{"\\ud800": ' + ENTRY + b", b}",
         b'{"a": {"z": ' + b"[" * 100000 + b"]" * 100000 + b', "cluster_item_key": "etc/", "hash": "aa"}}',
         b'{"a":' * 100000,
         b'{"a": ' + ENTRY + b"} more",
@@ -311,6 +311,14 @@ def test_metadata_that_is_not_such_an_object_is_refused(data: bytes) -> None:
         parse_wire_metadata(data)
     with pytest.raises(MalformedPackage):
         parse_wire_difference(data)
+
+
+@pytest.mark.parametrize("odd", [b"l\xf6sung.xml", b"\xed\xa0\xbd", b"a\xff\xf0\x9f\x98\x80", b"\\\xffdc"])
+def test_files_of_a_stock_worker_whose_names_are_not_utf_8_hold_up_no_other(odd: bytes) -> None:
+    names = [os.fsdecode(name) for name in (odd, "😀\\udcff".encode())]
+    entries = {name: {"cluster_item_key": "etc/rules/", "hash": "aa"} for name in names}
+    found = parse_wire_metadata(json.dumps(entries).encode())  # as stock writes them (wire.md 5.3)
+    assert list(found) == names[1:]
 
 
 def test_metadata_above_the_limit_is_refused_unread() -> None:
