@@ -137,9 +137,10 @@ class Watcher:
     # ---- in threads --------------------------------------------------------------------------------------------------
 
     def _begin(self, rules: Rules) -> list[Notify]:
-        """The library follows every link to a directory, up to `/`, and ends at a directory that it may not read. So
-        directories that hold a link out of the synchronised items, or a closed directory, and those above them, are
-        watched alone; everything else in them is watched recursively."""
+        """The library follows every link to a directory, up to `/`, and ends at a directory that it may not read, or
+        at a name that is not UTF-8. So directories that hold a link out of the synchronised items, or a directory that
+        is closed or has such a name (nothing in it is synchronised), and those above them, are watched alone;
+        everything else in them is watched recursively."""
         items = sorted(item.key.rstrip("/") for item in rules.items)
         self._links = Links(self._root, rules)
         self._roots = {path: self._identity(path) for path in items}
@@ -156,7 +157,7 @@ class Watcher:
             for make, paths in ((self._make, whole), (self._make_alone, alone)):
                 if paths or make is self._make:
                     begun.append(make([os.path.join(self._root, path) for path in paths]))
-        except (OSError, RuntimeError) as error:
+        except Exception as error:  # whatever the library comes up with: no scan may fail because nothing is watched
             for notify in begun:
                 notify.close()
             is_passing = isinstance(error, FileNotFoundError)  # one is gone since we looked
@@ -190,7 +191,8 @@ class Watcher:
             return frozenset()
 
     def _links_out(self, top: str, items: list[str]) -> set[str]:
-        """Returns links to directories that lead out of the items and are not followed; notes closed directories."""
+        """Returns links to directories that lead out of the items and are not followed, and directories whose names are
+        not UTF-8; notes closed directories."""
         found = set[str]()
         inside = tuple(os.path.realpath(os.path.join(self._root, path)) + "/" for path in items)
         waiting = [os.path.join(self._root, top)]
@@ -199,7 +201,9 @@ class Watcher:
             try:
                 with os.scandir(directory) as entries:
                     for entry in entries:
-                        if entry.is_dir(follow_symlinks=False):
+                        if not _is_text(entry.name) and _leads_to_directory(entry):
+                            found.add(os.path.relpath(entry.path, self._root))
+                        elif entry.is_dir(follow_symlinks=False):
                             waiting.append(entry.path)
                         elif (
                             entry.is_symlink()
@@ -301,6 +305,14 @@ def _leads_to_directory(entry: os.DirEntry[str]) -> bool:
         return entry.is_dir()
     except OSError:
         return False  # in a circle, or where nobody may look: the library cannot follow it either
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _is_closed(path: str) -> bool:
