@@ -18,7 +18,8 @@ AWAY = "the link leads to nothing"
 
 
 class FileRows:
-    """Reads what is not known unchanged. `hashed`, `hashed_bytes`, `reused`: counts as in ShardScan."""
+    """Reads what is not known unchanged. `hashed`, `hashed_bytes`, `reused`: counts as in ShardScan. `second_names`:
+    files that have another name, too (a hard link): no event tells of what is written through that one."""
 
     def __init__(
         self,
@@ -43,17 +44,20 @@ class FileRows:
         self.hashed = 0
         self.hashed_bytes = 0
         self.reused = 0
+        self.second_names = 0
 
     def take(self, files: list[CachedFile], prefix: str, name: str, dir_fd: int, known: CachedFile | None) -> None:
         """Add the row of one file to `files`: as known, or read."""
         try:
-            if self._may_reuse(known) and is_same(known, os.stat(name, dir_fd=dir_fd, follow_symlinks=False)):
+            if self._may_reuse(known) and is_same(known, status := os.stat(name, dir_fd=dir_fd, follow_symlinks=False)):
                 self.reused += 1
+                self.second_names += status.st_nlink > 1
                 files.append(known)
                 return
             fd = os.open(name, OPEN_FILE, dir_fd=dir_fd)
             try:
                 file = read_file(name, fd, self._buffer, self._settled_before, self._on_step)
+                self.second_names += os.fstat(fd).st_nlink > 1
             finally:
                 os.close(fd)
         except OSError as error:

@@ -56,6 +56,7 @@ def rescan(
     try:
         for path in sorted(set(paths)):
             look.at(path)
+        look.know_listed(directories)
         for path in sorted(set(directories)):
             look.into(path)
     finally:
@@ -163,14 +164,14 @@ class _Look:
 
     def file(self, item: ItemRule, path: str, fd: int, name: str, mode: int) -> None:
         walk, prefix, files = self.walk, path[: -len(name)], list[CachedFile]()
-        noted = walk.findings.noted
+        noted, second = walk.findings.noted, walk.files.second_names
         if stat.S_ISREG(mode):
             walk.files.take(files, prefix, name, fd, None)
         elif stat.S_ISLNK(mode):
             walk.files.take_linked(files, self.root_fd, item, prefix, name, None)
         else:
             walk.findings.note("DEBUG", path, f"File {path} is not a regular file.")
-        if walk.findings.noted != noted or stat.S_ISLNK(mode):
+        if walk.findings.noted != noted or walk.files.second_names != second or stat.S_ISLNK(mode):
             walk.findings.again.append(prefix[:-1])
         self.found += _rows(prefix, item, files)
 
@@ -185,7 +186,6 @@ class _Look:
             return
         try:
             self.listed.add(path)
-            self.know(path, deep=False)
             for item in self.rules.items:
                 if path + "/" == item.key or (item.recursive and path.startswith(item.key)):
                     self.walk.visit(item, path, fd)
@@ -255,15 +255,22 @@ class _Look:
             at = path.find("/", at + 1)
         return False
 
-    def know(self, path: str, *, deep: bool = True) -> None:
+    def know(self, path: str) -> None:
         """Look up the digests of what is below a directory, if that is much."""
-        below = self.live.below(path) if path else self.live.rows
-        if len(below) <= REUSE_ABOVE:
-            return
+        if len(self.live.below(path) if path else self.live.rows) > REUSE_ABOVE:
+            self.learn(lambda found: not path or found == path or found.startswith(path + "/"))
+
+    def know_listed(self, paths: Iterable[str]) -> None:
+        """The same for directories without what is below them, which are many sometimes."""
+        listed = {path for path in paths if not self.is_covered(path)}
+        if sum(len(self.live.below(path)) for path in listed) > REUSE_ABOVE:
+            self.learn(listed.__contains__)
+
+    def learn(self, is_wanted: Callable[[str], bool]) -> None:
         known = self.walk.known
         for shard in self.shards():
             for found in shard.directories:
-                if found.path == path or (deep and (not path or found.path.startswith(path + "/"))):
+                if is_wanted(found.path):
                     before = known.get((found.path, found.item))
                     known[found.path, found.item] = found if before is None else _joined(before, found)
 

@@ -40,7 +40,8 @@ class ShardScan(msgspec.Struct, frozen=True):
     """What a scan found. `rows` is to be saved if `is_changed`; an unchanged tree changes nothing. `files`: of this
     shard, `hashed` of them were read (`hashed_bytes`), `reused` were known; the rest could not be read and are kept as
     they were. `again`: directories to look at again from time to time, as no event may tell when they have changed:
-    they hold links, or something could not be read. With a trailing slash: with all below it."""
+    they hold links, files with a second name, or something that could not be read. With a trailing slash: with all
+    below it."""
 
     rows: ShardRows
     is_changed: bool
@@ -271,7 +272,8 @@ class Walk:
             except OSError:
                 return False
             if (  # is_same, written out: this runs for every file of every scan
-                status.st_mtime_ns != file.mtime_ns
+                status.st_nlink != 1  # to be told as in list_names
+                or status.st_mtime_ns != file.mtime_ns
                 or status.st_ctime_ns != file.ctime_ns
                 or status.st_size != file.size
                 or status.st_ino != file.inode
@@ -284,7 +286,7 @@ class Walk:
         self, item: ItemRule, path: str, fd: int, status: os.stat_result, known: CachedDirectory | None
     ) -> CachedDirectory:
         """Read the names of a directory, and those files of this shard that are not known unchanged."""
-        noted_before = self.findings.noted
+        noted_before, second_before = self.findings.noted, self.files.second_names
         unread_before = len(self.findings.unread)
         prefix = path + "/"
         prefix_bytes = prefix.encode()
@@ -350,6 +352,7 @@ class Walk:
         is_plain = (
             not links
             and not leads_on
+            and self.files.second_names == second_before
             and self.findings.noted == noted_before
             and len(self.findings.unread) == unread_before
         )

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from clusterd.settings import DEFAULT_RULES
@@ -144,6 +145,25 @@ def test_file_from_the_future_never_settles(tmp_path: Path) -> None:
     os.utime(path, ns=(1, time.time_ns() + 3600 * SECOND))
     first = scan(tmp_path)
     assert scan(tmp_path, first.rows).hashed == 1
+
+
+def test_file_with_a_second_name_is_looked_at_in_every_scan(tmp_path: Path) -> None:
+    """It may be written to through the other name (a hard link): no event of its directory tells of that."""
+    file = write(tmp_path, "etc/rules/sub/b")
+    write(tmp_path, "etc/rules/other/b")
+    first = scan(tmp_path)
+    assert first.again == []
+    os.link(file, tmp_path / "outside")
+    second = scan(tmp_path, first.rows)
+    assert second.again == ["etc/rules/sub"]
+    # Also by what an earlier version has remembered as settled.
+    settled = [msgspec.structs.replace(directory, settled=True) for directory in second.rows.directories]
+    third = scan(tmp_path, msgspec.structs.replace(second.rows, directories=settled))
+    assert (third.again, third.hashed) == (second.again, 0)
+    fourth = scan(tmp_path, third.rows)
+    assert (fourth.again, fourth.hashed, fourth.is_changed) == (second.again, 0, False)
+    (tmp_path / "outside").unlink()
+    assert scan(tmp_path, fourth.rows).again == []
 
 
 def test_other_rules_apply_at_once_and_cost_no_reading(tmp_path: Path) -> None:
