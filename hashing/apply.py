@@ -223,14 +223,29 @@ class _Applier:
         return True
 
     def replace_directory(self, waiting: _WaitingFile) -> None:
-        """Remove an empty directory in the target's place, then rename the waiting file."""
-        directory, _, name = waiting.path.rpartition("/")
+        """Remove a directory in the target's place, if there is nothing but directories in it, then rename the waiting
+        file."""
         try:
-            self._ops.rmdir(name, dir_fd=self._directories.get(directory))
-            self._directories.forget(waiting.path)
+            self._remove_directories(waiting.path)
             self._rename(waiting)
         except (HashingError, OSError) as error:
             self._failed(waiting, error)
+
+    def _remove_directories(self, path: str) -> None:
+        """Raises HashingError, OSError; ENOTEMPTY, before anything is removed, if there is a file in one of them."""
+        found, waiting = list[str](), [path]
+        while waiting:
+            self._on_step()
+            found.append(waiting.pop())
+            fd = self._directories.get(found[-1])
+            names = os.listdir(fd)
+            if not all(_is_directory(fd, name) for name in names):
+                raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY))
+            waiting += [f"{found[-1]}/{name}" for name in names]
+        for directory in reversed(found):  # each is behind the one that it is in
+            above, _, name = directory.rpartition("/")
+            self._ops.rmdir(name, dir_fd=self._directories.get(above))
+            self._directories.forget(directory)
 
     def _rename(self, waiting: _WaitingFile) -> None:
         directory, _, name = waiting.path.rpartition("/")

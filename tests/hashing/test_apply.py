@@ -251,6 +251,21 @@ def test_files_behind_one_whose_temporary_file_is_away_are_synced(root: Path) ->
     assert ops.early == []
 
 
+def test_file_takes_the_place_of_directories_but_not_of_a_file_in_one_of_them(root: Path) -> None:
+    """Of the items whose emptied directories stay, too: nothing else would ever remove those below the first."""
+    extra = ["etc/rules/a/b/c/old", "etc/rules/a/d/old", "etc/rules/kept/b/old"]
+    own = {"etc/rules/kept/b/c/.x.swp": b"an editor's"}
+    write_tree(root, dict.fromkeys(extra, b"old") | own)
+    files = {"etc/rules/a": b"new", "etc/rules/kept": b"new"}
+    announced = {path: wire_of(path, data) for path, data in files.items()}
+    ops = SyncedOps()
+    _, _, applied = receiver(root, build_as_stock([*files.items(), metadata(announced, extra=extra)]), ops).run()
+    assert read_tree(root) == {"etc/rules/a": b"new"} | own
+    assert (applied.created, applied.create_errors, applied.deleted, applied.remove_errors) == (1, 1, 3, 0)
+    assert reasons(applied.notes) == {"etc/rules/kept": "[Errno 39] Directory not empty"}
+    assert not ops.dirty
+
+
 def emptied(root: Path, extra: list[str], ops: FileOps | None = None) -> AppliedPlan:
     return receiver(root, build_as_stock([metadata({}, extra=extra)]), ops).run()[2]
 
