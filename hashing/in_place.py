@@ -9,6 +9,7 @@ A reader may see it half written. Writers and healers of one file take turns by 
 import errno
 import os
 import stat
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
@@ -19,6 +20,9 @@ from hashing.locks import lock
 OnStep = Callable[[], object]
 PIECE_BYTES = 1024 * 1024
 PATIENCE_S = 5.0
+LONGEST_WRITE_S = 86400.0
+"""A temporary file that nobody has written to for so long is nobody's, even if a process has its writer's id: in a
+container those of the next life have the same ones."""
 _OPEN = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
@@ -82,12 +86,16 @@ def sweep(ops: FileOps, dir_fd: int, names: list[str]) -> int:
         try:
             if is_kept(name):
                 count += heal(ops, name, names, dir_fd=dir_fd)
-            elif is_abandoned(name):
+            elif is_abandoned(name) or _is_old(name, dir_fd):
                 ops.unlink(name, dir_fd=dir_fd)
                 count += 1
         except OSError:
             continue
     return count
+
+
+def _is_old(name: str, dir_fd: int) -> bool:
+    return time.time() - os.stat(name, dir_fd=dir_fd, follow_symlinks=False).st_mtime > LONGEST_WRITE_S
 
 
 @contextmanager

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from hashing.apply import sweep_temporary
-from hashing.atomic import FileOps, is_temporary
-from hashing.in_place import replace
+from hashing.atomic import FileOps, is_temporary, new_owner, temporary_name
+from hashing.in_place import LONGEST_WRITE_S, replace
 from hashing.write import write_atomic
 from tests.fakes.file_ops import FaultyOps
 from tests.hashing.packages import RULES, Receiver, read_tree, write_tree
@@ -205,3 +205,14 @@ def test_real_bind_mount_of_a_file(root: Path, tmp_path: Path) -> None:
     assert volume.read_bytes() == NEW
     assert (root / "etc/lists/a").read_bytes() == OLD  # what the mount hid
     assert (root / "etc/lists/b").read_bytes() == b"new b"
+
+
+def test_temporary_file_of_another_life_goes_although_a_process_has_its_writers_id(root: Path) -> None:
+    """In a container the processes of each life have the same ids."""
+    lists = root / "etc/lists"
+    young, old = (lists / temporary_name(name, new_owner()) for name in ("young", "old"))
+    for path in (young, old):
+        path.write_bytes(b"half of it")
+    os.utime(old, (0, old.stat().st_mtime - LONGEST_WRITE_S - 1))
+    assert sweep_temporary(str(root), RULES, FileOps()) == 1
+    assert {path for path in lists.iterdir() if is_temporary(path.name)} == {young}
