@@ -78,6 +78,7 @@ class Api:
         users: Callable[[], dict[str, User]],
         secret: Callable[[], Secret],
         longest_s: Callable[[], float],
+        answer_s: Callable[[], float],
         say: Say,
         limits: Limits | None = None,
         today: Callable[[], datetime.date] = datetime.date.today,
@@ -85,7 +86,7 @@ class Api:
         tell: Callable[[AnyEvent], None] = lambda event: None,
     ) -> None:
         """`users` may raise UserProblem, `secret` StartFailure. `say`: level and text of a log line; `limits`: how many
-        log lines strangers may cause. `longest_s`: as in Caller. `tell` takes logins, for the journal."""
+        log lines strangers may cause. `longest_s`, `answer_s`: as in Caller. `tell` takes logins, for the journal."""
         self.counters = Counters()
         self._settings = settings
         self._users = users
@@ -93,7 +94,7 @@ class Api:
         limiter = AttemptLimiter(settings.login_attempts, settings.login_window_s)
         self._logins = Logins(limiter, users, clock=clock, tell=tell)
         self._clock = clock
-        self._caller = Caller(asker, settings, longest_s=longest_s)
+        self._caller = Caller(asker, settings, longest_s=longest_s, answer_s=answer_s)
         self._say = say
         limits = limits or Limits()
         self.strangers = StrangerLines(limits.log_lines_per_address_s, limits.log_lines, say)

@@ -5,7 +5,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from clusterd.dapi.protocol.conversation import Conversation
+from clusterd.dapi.protocol.conversation import MOST_STRING_BYTES, Conversation
 from clusterd.errors import ClusterError
 from clusterd.rundir import local_socket
 from clusterd.wire.commands import DAPI, GET_NODES
@@ -122,7 +122,11 @@ class _Nodes(msgspec.Struct, frozen=True):
 
 async def _decode(answer: bytes) -> Any:
     """Decodes an answer. Raises the exception that the answer contains, ClusterError 1000 for a malformed one."""
-    value = load_json(answer) if len(answer) < LARGE_ANSWER else await asyncio.to_thread(load_json, answer)
+    if len(answer) < LARGE_ANSWER:
+        value = load_json(answer)
+    else:
+        # Of the node itself: 100,000 agents, the most of a page, have more than what is decoded of a peer.
+        value = await asyncio.to_thread(load_json, answer, limit=MOST_STRING_BYTES)
     if isinstance(value, WireException):
         raise value
     return value

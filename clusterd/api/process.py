@@ -81,6 +81,7 @@ class _ApiProcess:
             users=users.users,
             secret=secret.secret,
             longest_s=lambda: self._settings.communication.timeout_dapi_request_s,
+            answer_s=lambda: self._settings.communication.timeout_cluster_request_s,
             say=self._say,
             limits=settings.clusterd.limits,
             tell=self._events.tell,

@@ -77,6 +77,7 @@ class Door:
             users=lambda: self.users,
             secret=lambda: SECRET,
             longest_s=lambda: 200,
+            answer_s=lambda: 20,
             say=lambda level, text: self.said.append((level, text)),
             today=lambda: TODAY,
             clock=lambda: time.monotonic() + self.later_s,

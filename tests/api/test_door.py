@@ -225,7 +225,7 @@ def test_wait_for_complete_lifts_the_limit_of_the_function_only(door: Door) -> N
     door.get("/agents")
     door.get("/agents?wait_for_complete=True")
     assert [request.wait_for_complete for request in door.node.asked] == [False, True]
-    assert door.node.waited_s == [25, 200]
+    assert door.node.waited_s == [55, 200]
 
 
 @pytest.mark.parametrize(

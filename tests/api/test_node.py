@@ -17,7 +17,7 @@ from clusterd.api import node as under_test
 from clusterd.api.node import LocalNode
 from clusterd.errors import ClusterError
 from clusterd.rundir import local_socket
-from clusterd.wire.results import encode_failure
+from clusterd.wire.results import WireResult, dump_json, encode_failure
 
 HEADER = struct.Struct("!2I12s")
 QUEUED = b"Added request to API requests queue"
@@ -172,3 +172,16 @@ def test_questions_beyond_the_bound_wait_for_a_turn(root: Path, monkeypatch: pyt
         answers = asyncio.run(ask_many())
     assert [answer.code for answer in answers if isinstance(answer, ClusterError)] == [3020] * 12
     assert counts[1] <= 4
+
+
+def test_a_page_of_100_000_agents_is_an_answer(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The largest page that the door offers: at some 740 bytes for each agent it has more than 64 MiB."""
+    head, tail = dump_json(WireResult("WazuhResult", {"str_priority": None, "result": {"data": "-"}})).split(b"-")
+    encoded = head + b"x" * (70 << 20) + tail
+
+    async def conversed(node: LocalNode, command: str, payload: bytes, timeout_s: float) -> bytes:
+        return encoded
+
+    monkeypatch.setattr(LocalNode, "_converse", conversed)
+    answer = asyncio.run(LocalNode(str(root)).ask(b"{}", timeout_s=1))
+    assert len(answer.fields["result"]["data"]) == 70 << 20
