@@ -64,12 +64,12 @@ def run(
 
 def with_denied(answer: Value, access: Access) -> Value:
     """Adds what was not permitted to the answer, as failed items."""
-    if not isinstance(answer, WireResult) or answer.wire_class == PLAIN or not (access.denied or access.is_filled):
+    if not isinstance(answer, WireResult) or answer.wire_class == PLAIN or not (access.denied or access.names_none):
         return answer
     items = Items.of_wire(answer)
     for name, error in access.denied:
         items.fail(name, error)
-    if access.is_filled:
+    if access.names_none:
         items.drop_failed(NOT_ASKED_FOR)
     return items.wire()
 

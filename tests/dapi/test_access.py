@@ -59,14 +59,14 @@ def test_permitted_part_is_answered_and_the_rest_is_named(function: RegisteredFu
     access = checked(function, asked(ONLY_W1, ["m", "w1"]))
     assert access.request.f_kwargs["filter_node"] == ["w1"]
     assert [(name, denied.code) for name, denied in access.denied] == [("m", 4000)]
-    assert not access.is_filled
+    assert not access.names_none
 
 
 def test_request_that_names_nothing_is_about_what_is_permitted(function: RegisteredFunction) -> None:
     access = checked(function, asked(ONLY_W1, None))
     assert access.request.f_kwargs["filter_node"] == ["w1"]
     assert access.denied == []
-    assert access.is_filled
+    assert access.names_none
 
 
 def test_node_that_does_not_exist_is_left_to_the_function(function: RegisteredFunction) -> None:

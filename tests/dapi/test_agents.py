@@ -79,6 +79,11 @@ def test_agents_of_a_group(node: AgentNode) -> None:
     assert ids(node.items("get_agents_in_group", group_list=["web"]).affected) == ["001", "002"]
     assert ids(node.items("get_agents_in_group", group_list=["web"], filters={"status": "active"}).affected) == ["001"]
     assert ids(node.items("get_agents_in_group", group_list=["web"], status=["active"]).affected) == ["001"]
+    # As a filter `null` would mean agents that are in no group.
+    empty = node.root / "etc/shared/null"
+    empty.mkdir()
+    assert node.items("get_agents_in_group", group_list=["null"]).affected == []
+    empty.rmdir()
     found = node.items("get_agents_in_group", group_list=["default"], limit=None, select=["id"])
     assert (found.affected, found.total_affected) == ([], 0)
     for name in ("nowhere", "..", ".", "all", "web/", "../shared/web"):

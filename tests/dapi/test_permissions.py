@@ -101,7 +101,7 @@ def outcome(node: AgentNode, function: RegisteredFunction, permissions: dict[str
         access = check(function, request, Scope(str(node.root), "m", node.database))
     except WireException as refusal:
         return refusal.code
-    if access.is_filled:
+    if access.names_none:
         return 0 if any(access.request.f_kwargs.get(need.argument) for need in function.needs if need.argument) else -1
     return 0
 
@@ -240,6 +240,32 @@ def test_replacing_takes_no_agent_out_of_a_group_without_permission(node: AgentN
     assert again.fields["affected_items"] == []
     codes = [key["__object__"]["code"] for key in again.fields["failed_items_keys"]]
     assert sorted(codes) == [1752, 4000]
+
+
+MOVES_ALL = {"agent:modify_group": {"agent:id:*": "allow"}, "group:modify_assignments": {"group:id:*": "allow"}}
+ONLY_TWO = MOVES_ALL | {"agent:modify_group": {"agent:id:001": "allow", "agent:id:002": "allow"}}
+
+
+@pytest.mark.parametrize(
+    "permissions", [{"rbac_mode": "black"}, {"rbac_mode": "white", **MOVES_ALL}, {"rbac_mode": "white", **ONLY_TWO}]
+)
+def test_what_is_as_wanted_already_is_no_failure_of_a_request_for_all_agents(
+    node: AgentNode, permissions: dict[str, Any]
+) -> None:
+    node.db.command(
+        "global set-agent-groups "
+        '{"mode":"override","data":[{"id":1,"groups":["web"]},{"id":2,"groups":["default"]}]}'
+    )
+
+    def moved(qualname: str, **given: Any) -> tuple[list[str], list[int]]:
+        fields = executed(node, qualname, "wazuh.agent", permissions, **given).fields
+        return fields["affected_items"], [key["__object__"]["code"] for key in fields["failed_items_keys"]]
+
+    assert moved("assign_agents_to_group", group_list=["web"]) == (["002"], [])
+    assert moved("assign_agents_to_group", group_list=["web"], replace=True) == (["002"], [])
+    assert moved("assign_agents_to_group", group_list=["web"], agent_list=["001"]) == ([], [1751])
+    assert moved("remove_agents_from_group", group_list=["web"]) == (["001", "002"], [])
+    assert moved("remove_agents_from_group", group_list=["default"]) == ([], [])
 
 
 @pytest.mark.parametrize("spelled", ["1", "0001", " 001", "1 ", "+1", "\uff10\uff10\uff11"])

@@ -12,7 +12,7 @@ from clusterd.dapi.protocol.actions import EVERY_AGENT, SOME_AGENTS, SOME_GROUPS
 from clusterd.dapi.protocol.items import Items
 from clusterd.dapi.protocol.registry import Arguments, Call, Registry
 from clusterd.dapi.protocol.request import LOCAL_MASTER
-from clusterd.dapi.query.agent_query import AgentQuery, count_distinct, find_agents
+from clusterd.dapi.query.agent_query import AgentQuery, count_distinct, find_agents, member_of
 from clusterd.dapi.query.sql_condition import Condition, all_of, among
 from clusterd.dapi.query.table_query import TableArguments
 from clusterd.wire.results import BAD_REQUEST, NOT_FOUND, WireException
@@ -75,10 +75,9 @@ def get_agents_in_group(call: Call, given: GroupAgents) -> Items:
     (group,) = given.group_list
     if not group_exists(call.root, group):
         raise WireException(1710, wire_class=NOT_FOUND)
-    filters = (given.filters or {}) | {"group": group}
-    return _listed(
-        call, given, given.agent_list, filters | ({"status": given.status} if given.status is not None else {})
-    )
+    filters = (given.filters or {}) | ({"status": given.status} if given.status is not None else {})
+    # Not as a filter: there `null` means agents without a group, and it may be a group's name.
+    return _listed(call, given, given.agent_list, filters, [member_of(group)])
 
 
 @registry.function("wazuh.agent", "get_outdated_agents", LOCAL_MASTER, needs=(SOME_AGENTS,))

@@ -21,18 +21,18 @@ SHORTEST_ID = 3
 _AGENTS_OF_GROUP = (
     "select b.id_agent as id from belongs b join `group` g on g.id = b.id_group where g.name = ? order by b.id_agent"
 )
-NOT_ASKED_FOR = (1701, 1703, 1710, 1712, 1734, 1751)
+NOT_ASKED_FOR = (1701, 1703, 1710, 1712, 1734, 1745, 1751, 1752)
 """Codes that are not failures of a request that named no items: an agent or group has vanished meanwhile, is the
-manager or `default`, or is or is not a member."""
+manager or `default`, is or is not a member, or has no other group."""
 
 
 class Access(NamedTuple):
-    """The permitted part of the request, what was removed from it, and whether its items were filled in because it
-    named none."""
+    """The permitted part of the request, what was removed from it, and whether it named no items: then they were filled
+    in, or it is about all there are."""
 
     request: ApiRequest
     denied: list[tuple[str, WireException]]
-    is_filled: bool
+    names_none: bool
 
 
 class Scope:
@@ -76,6 +76,8 @@ def check(function: RegisteredFunction, request: ApiRequest, scope: Scope) -> Ac
     DatabaseError."""
     access = Access(request, [], False)
     for need in function.needs:
+        if _leaves_out(access, need):
+            access = access._replace(names_none=True)
         if allows_all(request.rbac_permissions, need.action, need.kind):
             continue
         universe = scope.everything(need, request)
@@ -121,11 +123,7 @@ def _narrowed(access: Access, need: Need, allowed: frozenset[str], universe: fro
     request = access.request
     given = request.f_kwargs.get(need.argument)
     if given is None:
-        if need.optional:
-            return access
-        return Access(
-            _with(request, need.argument, sorted(allowed)), access.denied, access.is_filled or not need.is_limit
-        )
+        return access if need.optional else access._replace(request=_with(request, need.argument, sorted(allowed)))
     names = [given] if isinstance(given, str) else given
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         return access  # refused with the arguments
@@ -135,7 +133,14 @@ def _narrowed(access: Access, need: Need, allowed: frozenset[str], universe: fro
     if len(kept) == len(names):
         return access
     denied = [] if request.broadcasting else [(name, _denied(need)) for name in names if name not in kept]
-    return Access(_with(request, need.argument, kept), access.denied + denied, access.is_filled)
+    return access._replace(request=_with(request, need.argument, kept), denied=access.denied + denied)
+
+
+def _leaves_out(access: Access, need: Need) -> bool:
+    """Tells whether the request could name items of this need and names none."""
+    if not need.argument or need.optional or need.is_limit:
+        return False
+    return access.request.f_kwargs.get(need.argument) is None
 
 
 def _with(request: ApiRequest, key: str, value: list[str]) -> ApiRequest:
