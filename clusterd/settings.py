@@ -14,6 +14,7 @@ from hashing.manifest import ItemRule, Rules
 VersionRule = Literal["exact", "minor", "any"]
 StoreChoice = Literal["auto", "on", "off"]
 WorkerApi = Literal["full", "read", "off"]
+MissingPermissions = Literal["allow", "deny"]
 FrameworkMode = Literal["auto", "on", "off"]
 MASKED_KEY = "*****"
 
@@ -277,7 +278,8 @@ class Clusterd(msgspec.Struct, frozen=True):
     itself. `request_timeout_s`: how long a function of the distributed API may run (dapi.md 3.9). `caps`: the
     capabilities that are on; with none of them a worker does not say that it is clusterd. `watch`: follow file events
     between two walks. `worker_api`: what programs on workers may ask of the master through the API: `read` neither
-    changes nor gives agent keys. `max_delete_share`: a master that loses more than this share of its files at once
+    changes nor gives agent keys. `missing_permissions`: what becomes of an API request that states none (dapi.md 8,
+    number 4). `max_delete_share`: a master that loses more than this share of its files at once
     withholds the deletions; 1: never. `max_key_loss_share`: the same for the keys in client.keys, where there are at
     least `key_loss_from`. `stuck_after_s`, `stuck_busy_after_s`: see Pace in clusterd/supervisor/family.py."""
 
@@ -297,6 +299,7 @@ class Clusterd(msgspec.Struct, frozen=True):
     key_loss_from: int = 3
     store: StoreChoice = "auto"
     worker_api: WorkerApi = "full"
+    missing_permissions: MissingPermissions = "allow"
     framework: FrameworkSettings = FrameworkSettings()
     force: ForceRules = ForceRules()
     limits: Limits = Limits()

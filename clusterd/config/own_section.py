@@ -37,7 +37,11 @@ def read_clusterd(section: JsonSection, root: str, warn: Callable[[str, str], No
     worker_api = section.text(
         "worker_api", base.worker_api, "full, read, off", lambda value: value in ("full", "read", "off")
     )
+    missing = section.text(
+        "missing_permissions", base.missing_permissions, "allow, deny", lambda value: value in ("allow", "deny")
+    )
     return Clusterd(
+        missing_permissions="deny" if missing == "deny" else "allow",
         worker_api="read" if worker_api == "read" else "off" if worker_api == "off" else "full",
         store="on" if store == "on" else "off" if store == "off" else "auto",
         owner=section.text("owner", base.owner, "a user's name", lambda value: ":" not in value),

@@ -237,6 +237,16 @@ def test_the_hash_is_added_when_48_more_fit(db: WdbClient, total: int, fits: boo
     )
 
 
+def test_an_agent_that_fits_into_no_answer_holds_up_no_other(db: WdbClient) -> None:
+    """By the rule `due` would be the answer for ever."""
+    put_agents(db, ["a", "n" * (CHUNK - 10), "b"])
+    assert got_ids(get(db, condition="sync_status", set_synced=True, get_global_hash=True)) == [1, 3]
+    assert got_ids(get(db, condition="sync_status", set_synced=True)) == []
+    assert group_columns(db, 2)[2] == "syncreq"
+    agents, _ = db.agent_groups(condition="all")
+    assert [item["id"] for item in agents] == [1, 3]
+
+
 def test_a_chunk_that_ends_in_due_has_no_hash(db: WdbClient) -> None:
     put_agents(db, names_using(3 * CHUNK // 2, 3))
     answer = get(db, condition="all", get_global_hash=True)

@@ -163,10 +163,16 @@ def test_changes_that_are_read_while_a_worker_is_busy_wait_for_it(tmp_path: Path
     run(story())
 
 
-def test_database_that_announces_more_and_gives_nothing_is_not_asked_for_ever(tmp_path: Path) -> None:
+@pytest.mark.parametrize("ours", [True, False])
+@pytest.mark.parametrize("nothing", [b"[]", b'[{"data":[]}]'])
+def test_database_that_announces_more_and_gives_nothing_is_not_asked_for_ever(
+    tmp_path: Path, nothing: bytes, ours: bool
+) -> None:
+    left = iter(range(9))
+
     async def story() -> None:
-        site = Site(ours=False)
-        site.root, site.answer = tmp_path, lambda request: ("due", b"[]")
+        site = Site(ours=ours)
+        site.root, site.answer = tmp_path, lambda request: ("due" if next(left, None) is not None else "ok", nothing)
         groups = AgentGroupsMaster(site.context, {})
         groups.joined(connected())
         await groups._round(site.context.tag_log("Master", "Local agent-groups"))

@@ -405,6 +405,37 @@ def test_a_master_decides_what_its_workers_may_ask(tmp_path: Path, allowed: str,
     assert "asked by worker w1" in audit[0]
 
 
+@pytest.mark.parametrize("setting", ["allow", "deny"])
+def test_a_request_that_states_no_permissions_is_one_for_everything_or_refused(tmp_path: Path, setting: str) -> None:
+    node = Node(tmp_path, "master", pool=True, missing_permissions=setting)
+
+    async def is_refused(info: LinkInfo, number: int, **fields: Any) -> bool:
+        content = request("get_nodes_info", basic_services=["wazuh-clusterd"], **fields)
+        if info is PROGRAM:
+            await node.ask(info, "dapi", content)
+            answer = (await node.string(info.link, "dapi_res")).content
+        else:
+            await node.ask(info, "dapi", f"{number} ".encode() + content)
+            answer = (await node.find(lambda sent: getattr(sent, "word", None) == str(number))).content  # type: ignore[union-attr]
+        if b"__wazuh_exception__" not in answer:
+            return False
+        code, text = refusal(answer)
+        return code == 4000 and "missing_permissions is deny" in text
+
+    async def story() -> None:
+        await node.up(WORKER)
+        await node.up(PROGRAM)
+        for number, info in enumerate((PROGRAM, WORKER)):
+            assert not await is_refused(info, 10 + number, rbac_permissions={"rbac_mode": "black"})
+            node.sent.clear()
+            assert await is_refused(info, 20 + number) == (setting == "deny")
+            node.sent.clear()
+            assert await is_refused(info, 30 + number, rbac_permissions=None) == (setting == "deny")
+            node.sent.clear()
+
+    on(node, story())
+
+
 def test_who_adds_an_agent_is_an_event_with_its_name_and_without_its_key(tmp_path: Path) -> None:
     node = Node(tmp_path, "master", pool=True)
     secret = "0123456789abcdef" * 4

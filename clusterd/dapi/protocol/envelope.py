@@ -16,16 +16,19 @@ class _Fields(msgspec.Struct, frozen=True):
     wait_for_complete: bool = False
     from_cluster: bool = False
     api_timeout: float | None = None
+    rbac_permissions: msgspec.Raw = msgspec.Raw(b"null")
 
 
 class Envelope(msgspec.Struct, frozen=True):
-    """`timeout_s`: how long the asker lets the function run, None without a limit, 0 for this node's own timeout."""
+    """`api_timeout_s`: how long the asker lets the function run, 0 for this node's own timeout. `has_permissions`:
+    whether it states its user's permissions; without, everything is permitted (dapi.md 2)."""
 
     function: WireCallable
     request_type: Literal["local_any", "local_master", "distributed_master"]
     from_cluster: bool
     wait_for_complete: bool
     api_timeout_s: float
+    has_permissions: bool
 
 
 class _Permissions(msgspec.Struct, frozen=True):
@@ -56,6 +59,7 @@ def read_envelope(content: bytes) -> Envelope:
         fields.from_cluster,
         fields.wait_for_complete,
         max(0.0, fields.api_timeout or 0.0),
+        bytes(memoryview(fields.rbac_permissions)[:1]) != b"n",
     )
 
 

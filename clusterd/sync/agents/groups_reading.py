@@ -56,13 +56,14 @@ class GroupsReader:
                     f'"get_global_hash": true{members}}}'
                 )
                 status, chunk = await conversation.ask(request)
+                before = last_id
                 if ours:
                     chunk, last_id = self._note_rows(broadcast, chunk, last_id)
                 if chunk not in EMPTY_CHUNKS:
                     file.write((b", " if broadcast.chunks else b"") + msgspec.json.encode(chunk.decode()))
                     broadcast.chunks += 1
                     broadcast.has_groups |= not chunk.startswith(NO_GROUPS)
-                elif status == "due" and not ours:  # of ours all may be on their way already
+                elif status == "due" and last_id == before:  # of ours all that came may be on their way already
                     raise DatabaseError(2007, NOTHING_MORE)
             file.write(GROUPS_TAIL)
             broadcast.size = file.tell()

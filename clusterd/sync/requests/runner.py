@@ -58,7 +58,10 @@ class ApiRunner:
         try:
             if row is None:
                 return _inline(not_available(envelope.function, node))
-            refusal = row.refusal(envelope.request_type, origin, self._context.settings.clusterd.worker_api)
+            own = self._context.settings.clusterd
+            refusal = row.refusal(envelope.request_type, origin, own.worker_api)
+            if not refusal and own.missing_permissions == "deny" and not envelope.has_permissions:
+                refusal = f"this node's clusterd.missing_permissions is deny, and {row.shown} is asked without any"
             if refusal:
                 return _inline(refused(refusal, self._shown(node, request)))
             answer = await self._run(request, AdmittedRequest(envelope, row, asker))
