@@ -21,8 +21,8 @@ SHORTEST_ID = 3
 _AGENTS_OF_GROUP = (
     "select b.id_agent as id from belongs b join `group` g on g.id = b.id_group where g.name = ? order by b.id_agent"
 )
-NOT_ASKED_FOR = (1701, 1703, 1710, 1712, 1734, 1745, 1751, 1752)
-"""Codes that are not failures of a request that named no items: an agent or group has vanished meanwhile, is the
+NOT_ASKED_FOR = (1701, 1703, 1710, 1712, 1730, 1734, 1745, 1751, 1752)
+"""Codes that are not failures of a request that named no items: an agent, group or node is gone meanwhile, is the
 manager or `default`, is or is not a member, or has no other group."""
 
 
