@@ -77,8 +77,13 @@ def with_denied(answer: Value, access: Access) -> Value:
 def must_name(function: RegisteredFunction, request: ApiRequest) -> None:
     """Looks at the request as it came: permissions fill in what it does not name. Raises WireException 1000."""
     wanted = function.arguments.one_of
-    if wanted and all(request.f_kwargs.get(name) in (None, "", {}) for name in wanted):
+    if wanted and all(_is_nothing(request.f_kwargs.get(name)) for name in wanted):
         raise WireException(1000, f"one of {', '.join(wanted)} must be given", wire_class=INTERNAL_ERROR)
+
+
+def _is_nothing(value: Any) -> bool:
+    """Tells whether it names and excludes nothing; an empty list is one of no agents."""
+    return value in (None, "") or (isinstance(value, dict) and all(one is None for one in value.values()))
 
 
 def without_star(request: ApiRequest) -> ApiRequest:

@@ -132,7 +132,7 @@ def executed(node: AgentNode, qualname: str, module: str, permissions: dict[str,
     return run(encode_request(request), settings, serves_store=True)
 
 
-@pytest.mark.parametrize("nothing", [{}, {"filters": {}, "q": "", "agent_list": None}])
+@pytest.mark.parametrize("nothing", [{}, {"filters": {}, "q": "", "agent_list": None}, {"filters": {"status": None}}])
 @pytest.mark.parametrize("mode", ["black", "white"])
 def test_a_request_to_delete_agents_that_names_none_is_refused(
     node: AgentNode, mode: str, nothing: dict[str, Any]
