@@ -5,8 +5,11 @@ from typing import Any
 
 import pytest
 
+from clusterd.agent_keys import GREATEST_ID
 from clusterd.dapi.query.agent_query import AgentQuery, find_agents
 from clusterd.dapi.query.sql_condition import LONGEST_CONDITION, LONGEST_LIST, among
+from clusterd.dapi.query.table_query import IDS_AT_ONCE
+from clusterd.wdb.blocking import CUT_BYTES
 from tests.contracts.helpers import add_many
 from tests.dapi.agent_node import AgentNode, agent_node, code, found
 
@@ -61,3 +64,8 @@ def test_any_set_of_agents_can_be_named(big: AgentNode) -> None:
 
 def test_too_many_agents_that_are_too_far_apart_are_1731(big: AgentNode) -> None:
     assert code(big, ids=list(range(1, 4_000_000, 300))) == 1731
+
+
+def test_keys_of_ten_digits_fit_into_one_answer() -> None:
+    """After an agent was given such an id all later ones are longer still."""
+    assert len(f'{{"k":{GREATEST_ID}}},') * IDS_AT_ONCE < CUT_BYTES
