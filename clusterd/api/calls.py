@@ -108,8 +108,8 @@ class Caller:
                 413, f"the request would have {len(encoded)} bytes inside the cluster, above {LARGEST_REQUEST}"
             )
         longest_s = self._longest_s()
-        # A master gives up a late worker after `answer_s` behind the function's time, a silent one after twice that, and
-        # then has the answers of the others: who gave up before would get none of them.
+        # A master gives up a late worker `answer_s` after the function's time, a silent one after twice that, and then
+        # has the answers of the others: who gave up before would get none of them.
         patience_s = timeout_s + 2 * self._answer_s() + MARGIN_S
         wait_s = longest_s if asked.wait_for_complete else min(longest_s, patience_s)
         return await self._asker.ask(encoded, timeout_s=wait_s)

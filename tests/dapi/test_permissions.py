@@ -253,8 +253,7 @@ def test_what_is_as_wanted_already_is_no_failure_of_a_request_for_all_agents(
     node: AgentNode, permissions: dict[str, Any]
 ) -> None:
     node.db.command(
-        "global set-agent-groups "
-        '{"mode":"override","data":[{"id":1,"groups":["web"]},{"id":2,"groups":["default"]}]}'
+        'global set-agent-groups {"mode":"override","data":[{"id":1,"groups":["web"]},{"id":2,"groups":["default"]}]}'
     )
 
     def moved(qualname: str, **given: Any) -> tuple[list[str], list[int]]:
