@@ -143,6 +143,13 @@ def test_nodes_that_are_unknown_or_gone_are_failed_items() -> None:
     assert [(error.code, ids) for error, ids in merged.failed] == [(1730, ["nowhere", "away"])]
 
 
+def test_malformed_answer_of_the_only_node_that_exists_is_its_failure() -> None:
+    found = planned({"node_list": ["nowhere", "worker1"]})
+    answer = combine(request({}), found.allowed, [WireResult("AffectedItemsWazuhResult", {"affected_items": 5})])
+    assert isinstance(answer, WireException)
+    assert "affected items" in str(answer)
+
+
 def test_nodes_that_may_not_be_read_are_not_asked() -> None:
     permissions = {"rbac_mode": "white", "cluster:read": {"node:id:worker1": "allow"}}
     found = planned({"node_list": ["worker1", "worker2"]}, rbac_permissions=permissions)

@@ -207,7 +207,10 @@ def combine(request: ApiRequest, allowed: Items, answers: Sequence[Value]) -> Va
         if not answers:
             return answer
     if isinstance(answer, WireResult) and answer.wire_class != PLAIN:
-        items = Items.of_wire(answer)
+        try:
+            items = Items.of_wire(answer)
+        except WireException as malformed:
+            return malformed
         for error, ids in allowed.failed:
             if ids == [UNKNOWN] or (error.code == 4000 and request.remove_denied_nodes):
                 continue
