@@ -65,10 +65,13 @@ def test_a_request_reaches_the_framework_as_it_came(tmp_path: Path, name: str, r
 
 
 @pytest.mark.parametrize(("name", "most_s"), [("get_full_overview", 200.0), ("delete_agents", LONGEST_CHANGE_S)])
-def test_a_request_may_take_its_time_and_does_not_run_for_ever(tmp_path: Path, name: str, most_s: float) -> None:
+@pytest.mark.parametrize("limit", [{"wait_for_complete": True}, {"api_timeout": 1e9}])
+def test_a_request_may_take_its_time_and_does_not_run_for_ever(
+    tmp_path: Path, name: str, most_s: float, limit: dict[str, Any]
+) -> None:
     """Functions that hang would take the places of all others: nobody waits for longer than 200 s."""
     port = FakePort()
-    ask(Node(tmp_path, port), asked(f"wazuh.agent:{name}", wait_for_complete=True))
+    ask(Node(tmp_path, port), asked(f"wazuh.agent:{name}", **limit))
     assert port.asked[0]["timeout_s"] == most_s
 
 

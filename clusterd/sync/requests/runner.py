@@ -29,8 +29,9 @@ LOGIN_TIMEOUT_S = 60.0
 """The least time that a login gets. Checking a password costs 0.3 s of CPU: on a machine with 50 busy processes that
 takes ten seconds and more, and a user who gets 3021 tries again, at the same cost."""
 LONGEST_CHANGE_S = 3600.0
-"""How long a function that changes something may run when its asker sets no limit (`wait_for_complete`). One that only
-reads may run for as long as anybody waits for an answer. Without an end, functions that hang would take all places."""
+"""How long a function that changes something may run when its asker sets no limit (`wait_for_complete`), or a longer
+one. One that only reads may run for as long as anybody waits for an answer. Without an end, functions that hang would
+take all places."""
 _RELOAD = ("wazuh.analysis", "reload_ruleset")
 LARGEST_PART = 64 << 20
 """Most bytes of the request to one node. Written anew it may be several times as long as it came."""
@@ -89,10 +90,10 @@ class ApiRunner:
         return await self._execute(request, asked)
 
     async def _execute(self, request: Text, asked: AdmittedRequest) -> Text:
-        timeout_s = self._timeout_s(asked.envelope)
-        if asked.envelope.wait_for_complete:
-            longest_s = self._context.settings.communication.timeout_dapi_request_s
-            timeout_s = max(timeout_s, LONGEST_CHANGE_S if asked.row.changes else longest_s)
+        settings = self._context.settings
+        longest_s = LONGEST_CHANGE_S if asked.row.changes else settings.communication.timeout_dapi_request_s
+        longest_s = max(longest_s, settings.clusterd.request_timeout_s)
+        timeout_s = longest_s if asked.envelope.wait_for_complete else min(self._timeout_s(asked.envelope), longest_s)
         if asked.row.is_login:
             timeout_s = max(timeout_s, LOGIN_TIMEOUT_S)
         return await self._here.execute(request, asked, timeout_s)
