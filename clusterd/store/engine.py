@@ -28,6 +28,10 @@ MOST_IN_BATCH = 500
 BATCH_S = 0.02
 """How long a batch goes on taking in waiting writes."""
 CLOSE_S = 2.0
+LOG_BYTES = 64 << 20
+LOG_WAIT_MS = 200
+"""SQLite begins its log anew only in a moment without readers, which a busy store never has: from this size on (some
+MiB are usual) reads wait until those that run have ended, at most this long, and the log is emptied."""
 WALL_JUMP_US = 1_000_000
 """A step of the wall clock of this size is recorded; smaller steps do not matter for reports."""
 
@@ -113,6 +117,9 @@ class Engine:
         self.commits = 0
         self.writes = 0
         self._queue: queue.SimpleQueue[_Write | None] = queue.SimpleQueue()
+        self._log_limit = LOG_BYTES
+        self._may_read = threading.Lock()
+        """Held for a moment by each read that begins, and while none may."""
         self._local = threading.local()
         self._connections: list[sqlite3.Connection] = []
         self._readers = ThreadPoolExecutor(readers, thread_name_prefix="store-reader")
@@ -198,6 +205,8 @@ class Engine:
             connection.set_authorizer(authorize)
             self._local.connection = connection
             self._connections.append(connection)
+        with self._may_read:
+            pass
         try:
             return work(connection)
         except sqlite3.DatabaseError as failure:
@@ -228,6 +237,25 @@ class Engine:
             self._loop.call_soon_threadsafe(self._deliver, outcomes)
             if ended:
                 return
+            self._bound_log()
+
+    def _bound_log(self) -> None:
+        """Empties the log when it has become too large. If a read lasts too long, or the disk refuses, the next attempt
+        is made when it has grown by as much again."""
+        try:
+            size = os.stat(self._wal).st_size
+        except OSError:
+            return
+        if size < self._log_limit:
+            return
+        db, is_kept = self._session.db, True
+        with self._may_read, contextlib.suppress(sqlite3.Error):
+            db.execute(f"pragma busy_timeout = {LOG_WAIT_MS}")
+            try:
+                is_kept = bool(db.execute("pragma wal_checkpoint(truncate)").fetchone()[0])
+            finally:
+                db.execute(f"pragma busy_timeout = {schema.BUSY_MS}")
+        self._log_limit = size + LOG_BYTES if is_kept else LOG_BYTES
 
     def _begin(self) -> None:
         self._session.db.execute("begin immediate")

@@ -56,6 +56,42 @@ def test_reader_sees_every_write_answered_before(tmp_path: Path) -> None:
     run(tmp_path, work)
 
 
+def test_log_is_bounded_while_reads_never_cease(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SQLite by itself begins it anew only when nobody reads."""
+    monkeypatch.setattr(engine_module, "LOG_BYTES", 400_000)
+
+    def fill(number: int) -> Callable[[Session], Any]:
+        return lambda session: session.db.execute(f"update agent set os_uname = '{'x' * 4000}{number}'")
+
+    def hold(db: sqlite3.Connection) -> None:
+        found = db.execute("select id, os_uname from agent")
+        found.fetchone()
+        time.sleep(0.02)
+        found.close()
+
+    async def work(engine: Engine) -> None:
+        for agent_id in range(1, 51):
+            await engine.write(add(agent_id))
+
+        async def reads(after_s: float) -> None:
+            await asyncio.sleep(after_s)
+            while True:
+                await engine.read(hold)
+
+        readers = [asyncio.create_task(reads(place * 0.01)) for place in range(2)]
+        await asyncio.sleep(0.05)
+        for number in range(60):
+            await engine.write(fill(number))
+        for reader in readers:
+            reader.cancel()
+        await asyncio.gather(*readers, return_exceptions=True)
+        assert await engine.read(count) == 50
+        # All pages that were written have some 15 MB.
+        assert (tmp_path / f"{schema.DATABASE}-wal").stat().st_size < 8_000_000
+
+    run(tmp_path, work)
+
+
 def test_writes_that_wait_share_a_commit(tmp_path: Path) -> None:
     async def work(engine: Engine) -> None:
         held = threading.Event()
