@@ -1,5 +1,7 @@
 """The agent list where it is longer than one answer of the database."""
 
+import contextlib
+import sqlite3
 from collections.abc import Iterator
 from typing import Any
 
@@ -60,6 +62,18 @@ def test_any_set_of_agents_can_be_named(big: AgentNode) -> None:
         assert len(condition) <= LONGEST_CONDITION + 200
         assert found(big, ids=list(ids), select=["id"], limit=None) == [n for n in range(MANY + 1) if n in wanted]
     assert "x'" in among("id", range(0, 2 * LONGEST_LIST, 2)).sql
+
+
+def test_ids_need_not_begin_at_1() -> None:
+    """Where agents come and go for years, those of one group have ids of six digits and more, in no order."""
+    old = [0, 7, *(500_000 + n for n in range(20_000) if n % 3), *(3_000_000 + n for n in range(9000) if n % 7 == 1)]
+    condition = among("n", old)
+    assert condition.values == ()
+    with contextlib.closing(sqlite3.connect(":memory:")) as db:
+        db.execute("create table t (n integer)")
+        for first, count in ((0, 20), (499_000, 23_000), (2_999_000, 11_000)):
+            db.executemany("insert into t values (?)", ((first + n,) for n in range(count)))
+        assert [row[0] for row in db.execute(f"select n from t where {condition.sql} order by n")] == old
 
 
 def test_too_many_agents_that_are_too_far_apart_are_1731(big: AgentNode) -> None:

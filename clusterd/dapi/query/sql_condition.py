@@ -9,8 +9,12 @@ from clusterd.wdb.blocking import Value
 from clusterd.wire.results import BAD_REQUEST, WireException, shorten
 
 LONGEST_LIST = 20_000
-LONGEST_CONDITION = 48_000
+LONGEST_CONDITION = 48_400
 """Most characters of a condition: databases accept requests of 65,536 bytes at most (wdb.md 2.2)."""
+FARTHEST = 1000
+"""Numbers with a larger gap between them are not in one bitmap: the gap would take more room than a second bitmap."""
+BITMAP_FRAME = 200
+"""Characters of a bitmap's condition besides the bitmap itself."""
 MOST_DIGITS = 18
 _AGE = re.compile(r"(?:\d{1,9}[dhms])+", re.ASCII)
 _AGE_PART = re.compile(r"(\d+)([dhms])", re.ASCII)
@@ -57,14 +61,14 @@ def number_of(text: str) -> int | None:
 
 
 def among(column: str, numbers: Collection[int]) -> Condition:
-    """Matches rows whose integer column is one of these: as a list with ranges, or as a bitmap where the list would be
+    """Matches rows whose integer column is one of these: as a list with ranges, or as bitmaps where the list would be
     long.
 
-    Raises WireException 1731 if even the bitmap is too long, which needs thousands of numbers above 192,000."""
+    Raises WireException 1731 if even those are too long, which needs thousands of numbers that are far apart."""
     ordered = sorted(set(numbers))
     found = _listed(column, ordered)
-    if len(found.sql) > LONGEST_LIST and ordered[-1] < 4 * LONGEST_CONDITION:
-        return _bitmap(column, ordered)
+    if len(found.sql) > LONGEST_LIST:
+        found = _mapped(column, ordered)
     if len(found.sql) > LONGEST_CONDITION:
         raise WireException(1731, "so many of them cannot be named at once", wire_class=BAD_REQUEST)
     return found
@@ -87,15 +91,33 @@ def _listed(column: str, ordered: Sequence[int]) -> Condition:
     return any_of(ranges)
 
 
-def _bitmap(column: str, ordered: Sequence[int]) -> Condition:
-    """Builds the bitmap: number n is bit n % 8 of byte n / 8."""
-    bits = bytearray(ordered[-1] // 8 + 1)
+def _mapped(column: str, ordered: Sequence[int]) -> Condition:
+    """Lists what is far apart, and has a bitmap for each part in which the numbers are close together."""
+    parts: list[list[int]] = []
     for number in ordered:
-        bits[number // 8] |= 1 << number % 8
-    nibble = f"substr(hex(substr(x'{bits.hex()}', {column} / 8 + 1, 1)), 2 - {column} % 8 / 4, 1)"
-    return Condition(
-        f"({column} < {8 * len(bits)} and (instr('0123456789ABCDEF', {nibble}) - 1) >> ({column} % 4) & 1)"
-    )
+        if not parts or number - parts[-1][-1] > FARTHEST:
+            parts.append([])
+        parts[-1].append(number)
+    maps: list[Condition] = []
+    others: list[int] = []
+    for part in parts:
+        if len(_listed(column, part).sql) > BITMAP_FRAME + (part[-1] - part[0]) // 4:
+            maps.append(_bitmap(column, part))
+        else:
+            others += part
+    return any_of([*maps, *([_listed(column, others)] if others else [])])
+
+
+def _bitmap(column: str, ordered: Sequence[int]) -> Condition:
+    """Builds the bitmap: number `first` + n is bit n % 8 of byte n / 8."""
+    first = ordered[0]
+    bits = bytearray((ordered[-1] - first) // 8 + 1)
+    for number in ordered:
+        bits[(number - first) // 8] |= 1 << (number - first) % 8
+    place = f"({column} - {first})"
+    nibble = f"substr(hex(substr(x'{bits.hex()}', {place} / 8 + 1, 1)), 2 - {place} % 8 / 4, 1)"
+    inside = f"{column} between {first} and {first + 8 * len(bits) - 1}"
+    return Condition(f"({inside} and (instr('0123456789ABCDEF', {nibble}) - 1) >> ({place} % 4) & 1)")
 
 
 # ---- texts -----------------------------------------------------------------------------------------------------------
