@@ -49,9 +49,10 @@ PROGRAMS = ("run", "on_promote", "on_demote")
 MASK = "(not shown)"
 LOGIN = re.compile(r"//[^/@\s]+@")
 """A user, perhaps with a password, in a URL."""
-CLUSTER_BLOCK = re.compile(r"<cluster>.*?</cluster>", re.DOTALL | re.IGNORECASE)
-KEY_ELEMENT = re.compile(r"(<key>).*?(</key>)", re.DOTALL | re.IGNORECASE)
-SECRET_ELEMENT = re.compile(r"<(\w*(?:key|pass|secret|token)\w*)>([^<>]*)</\1>", re.IGNORECASE)
+CLUSTER_BLOCK = re.compile(r"<cluster\b[^<>]*>.*?</cluster\s*>", re.DOTALL | re.IGNORECASE)
+KEY_ELEMENT = re.compile(r"(<key\b[^<>]*>)(?:(?:(?!<key\b).)*?(?=</key\s*>)|[^<]*)", re.DOTALL | re.IGNORECASE)
+"""With or without an end: `support` is called just when such a file has mistakes."""
+SECRET_ELEMENT = re.compile(r"<\w*(?:key|pass|secret|token)\w*\b[^<>]*>([^<>]*)", re.IGNORECASE)
 PLACES_OF_SECRETS = ("etc", API_FILES, LEFT_BEHIND)
 PROC_FILES = ("status", "limits", "wchan", "schedstat", "smaps_rollup", "cgroup")
 KERNEL_FILES = (
@@ -100,7 +101,7 @@ def collect(root: str, target: str, now: float) -> Archive:
                 except OSError as problem:
                     missing[name] = f"{problem.filename}: {problem.strerror}" if problem.filename else str(problem)
                     continue
-                except (psutil.Error, ValueError) as problem:
+                except (psutil.Error, ValueError, RecursionError) as problem:
                     missing[name] = str(problem)
                     continue
                 _refuse_secrets(name, data, secrets)
@@ -122,11 +123,11 @@ def secrets_of(root: str) -> list[bytes]:
     if settings is not None:
         found.add(settings.cluster.key.value)
         etcd = settings.clusterd.ha.etcd  # absolute paths
-        found.update(line.strip().encode() for line in _text(root, etcd.password_file or EMPTY).splitlines())
+        found.update(map(_bytes, _text(root, etcd.password_file or EMPTY).splitlines()))
         found.update(_key_lines(_text(root, etcd.key or EMPTY)))
     for match in SECRET_ELEMENT.finditer(_text(root, "etc/ossec.conf")):
-        if "/" not in match[2]:  # a file's name
-            found.add(match[2].strip().encode())
+        if "/" not in match[1]:  # a file's name
+            found.add(_bytes(match[1]))
     for place in PLACES_OF_SECRETS:
         for directory, _, names in os.walk(os.path.join(root, place)):
             for name in names:
@@ -139,11 +140,11 @@ def _in_file(directory: str, name: str) -> Iterator[bytes]:
     kind = name.removeprefix(".").removesuffix(".before-promotion")
     if kind == os.path.basename(KEY_FILE):
         for line in _text(directory, name).splitlines():
-            yield line.rpartition(" ")[2].encode(errors="surrogateescape")
+            yield _bytes(line.rstrip().rpartition(" ")[2])
     elif kind in (os.path.basename(SECRET_FILE), "authd.pass"):
-        yield from (line.strip().encode() for line in _text(directory, name).splitlines())
+        yield from map(_bytes, _text(directory, name).splitlines())
     elif kind == os.path.basename(USERS_FILE):
-        yield from (text.encode() for text in re.findall(r'"(?:hash|salt)"\s*:\s*"([^"]+)"', _text(directory, name)))
+        yield from map(_bytes, re.findall(r'"(?:hash|salt)"\s*:\s*"([^"]+)"', _text(directory, name)))
     elif kind.endswith((".key", ".pem")):
         yield from _key_lines(_text(directory, name))
 
@@ -151,7 +152,12 @@ def _in_file(directory: str, name: str) -> Iterator[bytes]:
 def _key_lines(text: str) -> Iterator[bytes]:
     """Returns the lines of private keys in PEM format."""
     for block in re.findall(r"-----BEGIN [A-Z ]*PRIVATE KEY-----(.*?)-----END", text, re.DOTALL):
-        yield from (line.strip().encode() for line in block.splitlines())
+        yield from map(_bytes, block.splitlines())
+
+
+def _bytes(text: str) -> bytes:
+    """As they are in the file, which need not be UTF-8."""
+    return text.strip().encode(errors="surrogateescape")
 
 
 def _text(root: str, relative: str) -> str:
@@ -196,9 +202,9 @@ def _parts(root: str) -> Iterator[tuple[str, Callable[[], bytes]]]:
     yield "doctor.json", lambda: _json(msgspec.to_builtins(examine(root, connects=False)))
     yield "check-config.txt", lambda: "\n".join(check(root).lines).encode(errors="backslashreplace")
     yield "ossec.conf-cluster.xml", lambda: _cluster_blocks(root)
-    yield "cluster.json", lambda: _json(masked(json.loads(Path(root, CLUSTER_JSON).read_text())))
+    yield "cluster.json", lambda: _json(masked(json.loads(Path(root, CLUSTER_JSON).read_text("utf-8-sig"))))
     yield "journal.jsonl", lambda: _journal(root)
-    for name in ("cluster.log", "cluster.log.1", "clusterd-crash.log"):
+    for name in ("cluster.log", "cluster.log.1", "clusterd-crash.log", "clusterd-crash.log.1"):
         yield f"logs/{name}", lambda name=name: _tail(Path(root, "logs", name))  # type: ignore[misc]
     yield "tree.txt", lambda: _tree(root)
     for file in KERNEL_FILES:
@@ -222,9 +228,11 @@ def _versions() -> bytes:
 
 
 def _cluster_blocks(root: str) -> bytes:
-    """Returns only the cluster block: other blocks contain passwords of integrations."""
+    """Returns only the cluster block: other blocks contain passwords of integrations. A word of the form of a key is
+    not shown wherever it stands."""
     text = Path(root, "etc/ossec.conf").read_text(encoding="utf-8", errors="replace")
-    return "\n".join(KEY_ELEMENT.sub(rf"\1{MASK}\2", block) for block in CLUSTER_BLOCK.findall(text)).encode()
+    blocks = "\n".join(KEY_ELEMENT.sub(rf"\1{MASK}", block) for block in CLUSTER_BLOCK.findall(text))
+    return LONG_WORD.sub(MASK.encode(), blocks.encode())
 
 
 def masked(value: Any) -> Any:

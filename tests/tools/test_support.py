@@ -16,7 +16,7 @@ from clusterd.users import add_user, make_user
 from tests.monitor.written import write
 from tools.cli import cluster
 from tools.init_node import init_node
-from tools.support import CHILDREN, MASK, SecretSearch, masked, secrets_of
+from tools.support import CHILDREN, MASK, SecretSearch, _cluster_blocks, masked, secrets_of
 
 KEY = "0123456789abcdef0123456789abcdef"
 AGENT_KEY = "a" * 64
@@ -99,6 +99,38 @@ def test_every_kind_of_secret_is_known(root: Path) -> None:
     user = json.loads((root / "etc/clusterd-api-users.json").read_text())["users"][0]
     for secret in (KEY, AGENT_KEY, "b" * 64, "registration-password", "MIIEvgIBADANBg", user["hash"], user["salt"]):
         assert secret.encode() in found
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        f"<key>{KEY}</key>",
+        f"<key >{KEY}</key >",
+        f"<KEY a='b'>\n{KEY}</Key>",
+        f"<key>{KEY}<key>",
+        f"<key>{KEY}",
+        f"<key><!-- of May -->{KEY}</key>",
+        f"<!-- {KEY} --><key>short</key>",
+        f"<kye>{KEY}</kye>",
+    ],
+)
+def test_key_in_a_file_with_mistakes_is_not_shown(root: Path, written: str) -> None:
+    """Nothing else knows the key of a configuration that cannot be read."""
+    (root / "etc/ossec.conf").write_text(
+        f"<ossec_config><cluster >\n<name>c</name>{written}\n<node_name>m</node_name><port>none</port></cluster>"
+    )
+    shown = _cluster_blocks(str(root)).decode()
+    assert KEY not in shown
+    assert all(one in shown for one in ("<name>c</name>", MASK, "<node_name>m</node_name>", "<port>none</port>"))
+    if "<!--" not in written and "kye" not in written:
+        assert KEY.encode() in secrets_of(str(root))
+
+
+def test_password_in_another_encoding_is_known_and_never_shown(root: Path, tmp_path: Path) -> None:
+    (root / "etc/authd.pass").write_bytes(b"gr\xfc\xdfe-an-alle\n")
+    assert b"gr\xfc\xdfe-an-alle" in secrets_of(str(root))
+    done = run(root, "-o", str(tmp_path / "s.tar.gz"))
+    assert (done.exit_code, "an-alle" in done.output) == (0, False)
 
 
 def test_password_and_key_for_etcd_are_known_wherever_they_are(root: Path, tmp_path: Path) -> None:
