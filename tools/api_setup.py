@@ -53,7 +53,7 @@ def _pair(root: str, own: dict[str, Any]) -> tuple[Path, Path]:
 def _content(root: str) -> dict[str, Any]:
     path = Path(root, CLUSTER_JSON)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, RecursionError) as failure:

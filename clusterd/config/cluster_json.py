@@ -1,7 +1,9 @@
 """etc/cluster.json (wire.md 7.1 and our section `clusterd`): the file overrides any part of the built-in defaults."""
 
 import json
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -49,8 +51,15 @@ def read_json(path: Path, settings: Settings) -> JsonRead:
     if len(data) > LARGEST_FILE:
         found.problems.append(_unreadable(path, "", f"larger than {LARGEST_FILE} bytes"))
         return found
+    twice: list[str] = []
+
+    def members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        counts = Counter(name for name, _ in pairs)
+        twice.extend(name for name, count in counts.items() if count > 1)
+        return dict(pairs)
+
     try:
-        content = json.loads(text, parse_int=_integer)
+        content = json.loads(text, parse_int=_integer, object_pairs_hook=members)
         json.dumps(content, ensure_ascii=False).encode()
     except UnicodeEncodeError:
         found.problems.append(_unreadable(path, "", "a text holds half a character, an escape from \\ud800 to \\udfff"))
@@ -61,7 +70,10 @@ def read_json(path: Path, settings: Settings) -> JsonRead:
     except RecursionError:
         found.problems.append(_unreadable(path, "", "this is not JSON: nested too deeply"))
         return found
-    _JsonReader(str(path), found).read(content)
+    reader = _JsonReader(str(path), found)
+    for name in dict.fromkeys(twice):
+        reader.warn(name, "this key is given more than once in one object; the last one counts")
+    reader.read(content)
     return found
 
 

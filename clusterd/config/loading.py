@@ -51,6 +51,7 @@ def load(root: str, *, conf: str | None = None, with_api_files: bool = True, wit
         settings = settings if given is None else settings.with_role(given)
     if not problems and not settings.cluster.disabled:
         problems += missing_files(settings)
+        problems += _port_problems(settings)
         problems += ha_problems(settings, str(Path(root, CLUSTER_JSON)))
         if settings.clusterd.api.enabled and with_api_files:
             problems += _api_file_problems(settings)
@@ -90,10 +91,45 @@ def missing_files(settings: Settings) -> list[Problem]:
         wanted += [("tls.ca", tls.ca)]
     file = str(Path(settings.root, CLUSTER_JSON))
     return [
-        Problem(file, f"clusterd.{key}", "this file is not there", "a file in PEM format", value)
+        Problem(file, f"clusterd.{key}", problem, "a file in PEM format", value)
         for key, value in wanted
-        if value and not Path(settings.root, value).is_file()
+        if value and (problem := _file_problem(Path(settings.root, value)))
     ]
+
+
+def _port_problems(settings: Settings) -> list[Problem]:
+    """Two sockets of the node itself on one port: the second one would blame another program."""
+    own = settings.clusterd
+    ports = [("<port>", settings.cluster.bind_addr, settings.cluster.port)]
+    if not (settings.is_master or own.ha.enabled):
+        ports = []
+    if own.api.enabled:
+        ports.append(("clusterd.api.port", own.api.host, own.api.port))
+    if own.monitor.enabled:
+        ports.append(("clusterd.monitor.port", own.monitor.address, own.monitor.port))
+    file = str(Path(settings.root, CLUSTER_JSON))
+    return [
+        Problem(file, where, f"this node uses this port for {first}, too", "another port", str(port))
+        for number, (where, address, port) in enumerate(ports)
+        for first, other, taken in ports[:number]
+        if port == taken and (_covers(address, other) or _covers(other, address))
+    ]
+
+
+def _covers(one: str, other: str) -> bool:
+    """Whether who listens at one address leaves the other one to nobody else."""
+    return one in (other, "::") or (one in ("", "0.0.0.0") and ":" not in other)
+
+
+def _file_problem(path: Path) -> str:
+    """Why this is no file that can be used, empty if it is one. The node's user may not be allowed to look at it."""
+    try:
+        is_file = stat.S_ISREG(path.stat().st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        is_file = False
+    except OSError as failure:
+        return f"this file cannot be looked at: {failure.strerror}"
+    return "" if is_file else "this file is not there"
 
 
 def _api_file_problems(settings: Settings) -> list[Problem]:
@@ -102,8 +138,8 @@ def _api_file_problems(settings: Settings) -> list[Problem]:
     problems = []
     for where, value in (("clusterd.api.cert", api.cert), ("clusterd.api.key", api.key)):
         path = Path(settings.root, value)
-        if not path.is_file():
-            problems.append(Problem(file, where, "this file is not there", "a file in PEM format", value))
+        if problem := _file_problem(path):
+            problems.append(Problem(file, where, problem, "a file in PEM format", value))
         elif where.endswith("key") and path.stat().st_mode & stat.S_IRWXO:
             text = f"every user of this machine may read this key: chmod 600 {path}, and better make a new one"
             problems.append(Problem(file, where, text))

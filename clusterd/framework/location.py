@@ -23,8 +23,8 @@ def find(settings: Settings) -> Found:
     if own.mode == "off":
         return Found(why="clusterd.framework is off")
     python = Path(settings.root, own.python)
-    if not python.is_file():
-        is_half = (Path(settings.root) / "framework").is_dir()
+    if not os.path.isfile(python):  # unlike those of Path it takes what may not be looked at for absent
+        is_half = os.path.isdir(f"{settings.root}/framework")
         if own.mode == "on":
             return Found(why=f"clusterd.framework is on, but {python} is not there", is_wrong=True)
         if is_half:

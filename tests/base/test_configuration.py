@@ -189,6 +189,9 @@ def test_a_partial_cluster_json_changes_only_what_it_names(root: Path) -> None:
         ({"clusterd": {"version_rule": "loose"}}, "clusterd.version_rule"),
         ({"clusterd": {"limits": {"handshakes": 0}}}, "clusterd.limits.handshakes"),
         ({"clusterd": {"tls": {"enabled": True}}}, "clusterd.tls.cert"),
+        ({"clusterd": {"tls": {"enabled": True, "cert": "a" * 300}}}, "clusterd.tls.cert"),
+        ({"clusterd": {"monitor": {"port": 1516}}}, "clusterd.monitor.port"),
+        ({"clusterd": {"monitor": {"port": 99}, "api": {"enabled": True, "port": 99}}}, "clusterd.monitor.port"),
         ({"clusterd": {"link_targets": "/git"}}, "clusterd.link_targets"),
         ({"clusterd": {"link_targets": ["git"]}}, "clusterd.link_targets"),
         ({"clusterd": {"link_targets": ["/"]}}, "clusterd.link_targets"),
@@ -202,6 +205,15 @@ def test_a_wrong_value_is_named_by_its_key(root: Path, content: dict[str, Any], 
     loaded = load(str(root))
     assert loaded.settings is None
     assert loaded.problems[0].where == where
+
+
+def test_section_that_a_second_one_of_its_name_hides_is_warned_about(root: Path) -> None:
+    (root / "etc" / "cluster.json").write_text('{"clusterd": {"watch": false}, "clusterd": {"full_walk": 60}}')
+    loaded = load(str(root))
+    assert loaded.settings is not None
+    assert (loaded.settings.clusterd.watch, loaded.settings.clusterd.full_walk_s) == (True, 60)
+    (warning,) = loaded.warnings
+    assert str(warning).endswith("clusterd: this key is given more than once in one object; the last one counts")
 
 
 def test_broken_json_is_named_by_its_line(root: Path) -> None:
