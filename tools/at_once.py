@@ -53,14 +53,17 @@ def check(root: str, warn_s: float, crit_s: float, expect: int | None) -> int:
     from clusterd.printable import printable
     from clusterd.status.status import StatusReader
     from tools import nagios
-    from tools.show import write
+    from tools.show import in_short, write
 
     closed = closed_to_us(root) or run_dir_closed_to_us(root)
-    if closed is None:
-        status = StatusReader(root, may_wait=False).read()
-        found = nagios.check(status, warn_s=warn_s, crit_s=crit_s, expect=expect)
-    else:
-        found = nagios.unknown(closed)
+    try:
+        if closed is None:
+            status = StatusReader(root, may_wait=False).read()
+            found = nagios.check(status, warn_s=warn_s, crit_s=crit_s, expect=expect)
+        else:
+            found = nagios.unknown(closed)
+    except OSError as problem:  # the code of other commands that fail would be a warning here
+        found = nagios.unknown(in_short(problem))
     write(printable(found.line))
     return found.code
 

@@ -158,7 +158,9 @@ def _reader(root: str) -> JournalReader:
 
 def _show(event: dict[str, Any], *, as_json: bool, files: int = 5) -> None:
     if as_json:
-        click.echo(json.dumps(event, ensure_ascii=False, separators=(",", ":")))
+        # An escape of the stream's for what its encoding lacks (show.bear_any_text) would be no JSON.
+        encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+        click.echo(json.dumps(event, ensure_ascii=not encoding.lower().startswith("utf"), separators=(",", ":")))
         return
     width = shutil.get_terminal_size().columns if sys.stdout is not None and sys.stdout.isatty() else 0
     first, *more = lines(event, width, files=files)

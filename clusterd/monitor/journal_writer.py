@@ -198,7 +198,10 @@ class JournalWriter:
 
     async def _attempt(self, work: Callable[[], object]) -> bool:
         try:
-            return bool(await self._in_thread(work))
+            answer = await self._in_thread(work)
+            if not self._waiting:  # else the next batch shows whether it can be written again
+                self._works()
+            return bool(answer)
         except (sqlite3.Error, OSError) as failure:
             await self._in_thread(self._file.give_up)
             self._failed(failure)

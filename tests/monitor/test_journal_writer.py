@@ -24,6 +24,7 @@ class Disk(JournalFile):
     """A journal's file whose disk fails while the test wants it. `commits`: how many there were."""
 
     failure: Exception | None = None
+    failure_of_prune: Exception | None = None
     commits = 0
 
     def write(self, rows: Sequence[JournalRow]) -> int:
@@ -31,6 +32,11 @@ class Disk(JournalFile):
             raise self.failure
         self.commits += 1
         return super().write(rows)
+
+    def prune(self, oldest_ms: int, size_bytes: int) -> bool:
+        if self.failure_of_prune is not None:
+            raise self.failure_of_prune
+        return super().prune(oldest_ms, size_bytes)
 
 
 class Site:
@@ -135,6 +141,24 @@ def test_full_disk_is_logged_once_and_what_waited_is_written_when_there_is_room(
     site = play(tmp_path, story)
     assert [level for level, _ in site.said] == ["WARNING", "INFO"]
     assert site.writer.unwritten == 0
+
+
+def test_failure_of_a_look_for_old_events_is_over_with_the_next_look(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a node on which nothing happens no event would show it."""
+    monkeypatch.setattr(journal_writer, "PRUNE_EVERY_S", 0.05)
+
+    async def story(site: Site) -> None:
+        site.tell(1)
+        await site.until(lambda: site.last == 1)
+        site.file.failure_of_prune = sqlite3.OperationalError("database is locked")
+        await site.until(lambda: "is locked" in site.trouble)
+        site.file.failure_of_prune = None
+        await site.until(lambda: not site.trouble)
+
+    site = play(tmp_path, story)
+    assert [level for level, _ in site.said] == ["WARNING", "INFO"]
 
 
 def test_what_waits_is_bounded_and_the_rest_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -322,6 +322,22 @@ def test_damaged_or_locked_database_is_named(master: Settings) -> None:
 # ---- the machine -----------------------------------------------------------------------------------------------------
 
 
+def test_look_of_another_user_leaves_no_files_beside_the_database(
+    master: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They would be that user's, and the node could not open its database."""
+    path = Path(master.root, "queue/db/global.db")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        database.execute("pragma journal_mode = wal")
+        database.execute("create table agent (id integer)")
+    monkeypatch.setattr(os, "geteuid", lambda: 12345)
+    assert not named(files.databases(master))
+    assert [one.name for one in path.parent.iterdir()] == [path.name]
+    path.write_bytes(b"this is no database" * 1000)
+    assert "database damaged" in named(files.databases(master))
+
+
 def test_database_on_a_full_disk_is_not_called_damaged(master: Settings, tmp_path: Path) -> None:
     """As after a node that was killed: SQLite goes through what is in the -wal, and has no room for it."""
     path = Path(master.root, "queue/db/global.db")

@@ -18,7 +18,7 @@ from click.testing import CliRunner
 from clusterd import gate
 from clusterd.role import ROLE_FILE, RoleDamaged, read_role
 from clusterd.supervisor.privileges import WORKING_DIRECTORIES, tree_problem
-from tools import cluster_control, drawing
+from tools import at_once, cluster_control, drawing
 from tools.cli import COMMANDS, FOR_EVERYBODY, NEED_FILES, READ_BOARD, cluster, main
 
 NOBODY = 65534
@@ -138,6 +138,18 @@ def test_check_that_may_not_look_is_unknown_and_says_so_as_a_plugin(
     monkeypatch.setattr("tools.at_once.closed_to_us", lambda root: CLOSED)
     done = CliRunner().invoke(cluster, ["--root", str(tmp_path), "check"])
     assert (done.exit_code, done.output) == (3, f"CLUSTERD UNKNOWN - {CLOSED}\n")
+
+
+@needs_root
+def test_check_that_may_not_read_a_pid_file_is_unknown(root: Path) -> None:
+    """As of a node that root ran and that was killed: the code of other commands that fail would be a warning."""
+    for relative in ("etc", "queue", "queue/cluster", "var", "var/run"):
+        (root / relative).chmod(0o755)
+    pid_file = root / "var/run/wazuh-clusterd-7.pid"
+    pid_file.write_text("7\n")
+    pid_file.chmod(0o600)
+    assert at_once.check(str(root), 60.0, 600.0, None) == 2, "as root"
+    assert as_nobody(lambda: int(at_once.check(str(root), 60.0, 600.0, None))) == 3
 
 
 @pytest.mark.parametrize("line", ["stop", "store renew", "store backup x", "api user list", "api user remove x"])

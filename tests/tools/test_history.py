@@ -148,6 +148,13 @@ def test_mistake_names_what_is_known(root: Path, arguments: tuple[str, ...], tex
     assert text in " ".join(said.split())
 
 
+def test_json_is_json_whatever_the_encoding_of_the_terminal(tmp_path: Path) -> None:
+    root = tmp_path / "m"
+    write(root, [LoginEvent(user="Renée → Юля", address="10.0.0.9")])
+    done = CliRunner(charset="koi8-r").invoke(cluster, ["--root", str(root), "history", "--json"])
+    assert json.loads(done.output)["user"] == "Renée → Юля", done.output
+
+
 def test_moments() -> None:
     assert parse_moment("90s", NOW) == NOW - 90
     assert parse_moment("1.5h", NOW) == NOW - 5400

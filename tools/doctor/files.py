@@ -197,6 +197,14 @@ def certificates(settings: Settings, now: datetime | None = None) -> Iterator[Fi
             yield Finding("certificate expires soon", text, cure, is_fault=False)
 
 
+def _how_to_read(path: Path) -> str:
+    """Returns options of SQLite. It makes files beside the database that belong to who reads it (root gives them to the
+    owner): those of another user would keep the node from opening its database."""
+    if os.geteuid() in (0, path.stat().st_uid):
+        return "mode=ro"
+    return "mode=ro&readonly_shm=1" if os.path.exists(f"{path}-wal") else "immutable=1"
+
+
 def databases(settings: Settings) -> Iterator[Finding]:
     """Finds a database of ours that SQLite cannot read. Checks only while no node runs; a running node reports this
     itself."""
@@ -208,7 +216,8 @@ def databases(settings: Settings) -> Iterator[Finding]:
     if not path.exists():
         return
     try:
-        with sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=1.0) as database:
+        uri = f"{path.absolute().as_uri()}?{_how_to_read(path)}"
+        with contextlib.closing(sqlite3.connect(uri, uri=True, timeout=1.0)) as database:
             found = database.execute("pragma quick_check(1)").fetchone()[0]
     except sqlite3.OperationalError as problem:
         if "locked" in str(problem):
