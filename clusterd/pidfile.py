@@ -59,6 +59,26 @@ class PidFile:
         os.close(self._fd)
         self._fd = descriptor
 
+    def restore(self) -> bool:
+        """Writes the file again if another program has removed it: otherwise no command finds the node, and a second
+        start takes its sockets away. Returns whether it did. Children that live do not have the lock of the new file,
+        only those forked later. Raises OSError; leaves it to the next call while another start looks at the
+        directory."""
+        if os.path.lexists(self.path):
+            return False
+        directory, began_ns = os.path.dirname(self.path), os.fstat(self._fd).st_mtime_ns
+        try:
+            with _directory_lock(directory, wait_s=0.0):
+                if any(_is_held(path) for path, _ in _pid_files(directory)):
+                    return False  # a second node: it must not lose its file for ours
+                made = _write_own(directory)
+        except TimeoutError:
+            return False
+        os.utime(self.path, ns=(began_ns, began_ns))
+        os.dup2(made._fd, self._fd, os.get_inheritable(self._fd))
+        os.close(made._fd)
+        return True
+
     def remove(self) -> None:
         """Removes the file and closes the descriptor. Children that still live keep the lock, but nobody finds the
         file."""
@@ -221,19 +241,17 @@ def _is_stock(path: str, pid: int) -> bool:
 
 
 @contextlib.contextmanager
-def _directory_lock(directory: str) -> Iterator[None]:
+def _directory_lock(directory: str, wait_s: float = LOCK_WAIT_S) -> Iterator[None]:
     fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        deadline = time.monotonic() + LOCK_WAIT_S
+        deadline = time.monotonic() + wait_s
         while True:
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except BlockingIOError:
                 if time.monotonic() > deadline:
-                    raise TimeoutError(
-                        f"another start of clusterd has held {directory} for {LOCK_WAIT_S:g} s"
-                    ) from None
+                    raise TimeoutError(f"another start of clusterd has held {directory} for {wait_s:g} s") from None
             time.sleep(_POLL_S)
         yield
     finally:

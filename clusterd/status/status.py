@@ -12,7 +12,7 @@ from typing import Any
 from clusterd.adoption import notice
 from clusterd.errors import ClusterError
 from clusterd.pidfile import running_pid
-from clusterd.rundir import board_path, monitor_url_path, problem_path
+from clusterd.rundir import board_path, monitor_url_path, problem_path, run_dir
 from clusterd.status.absence import not_running
 from clusterd.status.control import NotAnswering, NotRunning, ask_json
 from clusterd.status.processes import ProcessReader
@@ -176,7 +176,9 @@ class StatusReader:
         try:
             board = Board.open(board_path(self._root))
         except (OSError, ValueError) as failure:
-            status["problem"] = f"clusterd (pid {pid}) is starting or stopping: {failure}"
+            is_gone = isinstance(failure, FileNotFoundError)
+            more = f", or another program has removed {run_dir(self._root)} (then: clusterd restart)" if is_gone else ""
+            status["problem"] = f"clusterd (pid {pid}) is starting or stopping{more}: {failure}"
             return status
         try:
             rows = board.rows()

@@ -10,8 +10,7 @@ import faulthandler
 import gc
 import os
 import signal
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import NoReturn
 
 import msgspec
@@ -20,6 +19,7 @@ from clusterd import stacks
 from clusterd.exits import ExitCode
 from clusterd.memory import bound_heaps
 from clusterd.scheduling import forgo_prompt_nice
+from clusterd.supervisor.standard_files import flush_streams
 
 SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD, signal.SIGIO})
 """Blocked in the supervisor, which waits for them; children inherit all but SIGCHLD blocked."""
@@ -77,6 +77,17 @@ class Child:
         return found.si_status if found.si_code == os.CLD_EXITED else -found.si_status
 
 
+def reap_orphans(ours: Collection[int]) -> None:
+    """For the first process of a container, which inherits whatever outlives its parent, as what a hook has started
+    does: waits for those that have ended, or each would take a place in the table of processes for ever. `ours`: for
+    these others wait."""
+    with contextlib.suppress(ChildProcessError):
+        while (ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)) is not None:
+            if ended.si_pid in ours:
+                return  # what stands behind it has its turn when this one is gone
+            os.waitid(os.P_PID, ended.si_pid, os.WEXITED)
+
+
 def freeze() -> None:
     """Call before the first fork: the garbage collector never touches the imported objects again, so children share
     their pages."""
@@ -86,8 +97,7 @@ def freeze() -> None:
 
 def fork(spec: ChildSpec, incarnation: int, now: float, plan: BirthPlan) -> Child:
     """Forks a process that runs `spec.main`. Raises OSError when the system cannot create one."""
-    sys.stdout.flush()
-    sys.stderr.flush()
+    flush_streams()
     parent = os.getpid()
     pid = os.fork()
     if pid == 0:

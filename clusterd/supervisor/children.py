@@ -1,6 +1,7 @@
 """All children of a node: those of its role, those that outlive a change of role, and the helpers of the framework.
 Starts and ends them in their order."""
 
+import os
 import random
 import signal
 import time
@@ -9,7 +10,7 @@ from collections.abc import Callable, Sequence
 from clusterd.listening.doors import doors
 from clusterd.logs import Log
 from clusterd.messages.journal import ProcessEvent
-from clusterd.supervisor.child import ChildSpec
+from clusterd.supervisor.child import ChildSpec, reap_orphans
 from clusterd.supervisor.family import SUBTAG, TAG, Family, Timing
 from clusterd.supervisor.helpers import STAGE as HELPERS_STAGE
 from clusterd.supervisor.helpers import Helpers
@@ -42,6 +43,7 @@ class Children:
         self._crash_log, self._reason, self._tell, self._wait = crash_log, reason, tell, wait
         self._own_descriptors = own_descriptors
         self.must_stop = False
+        self._is_first = os.getpid() == 1
         self._make()
         self._lasting = self._family_of(lasting(node))
 
@@ -94,6 +96,8 @@ class Children:
         """See Family.look. Does not see after helpers."""
         for family in self._families:
             family.look(now)
+        if self._is_first:
+            reap_orphans({*self._helpers.pids(), *(pid for family in self._families for pid in family.pids())})
 
     def look_after_helpers(self, now: float) -> None:
         self._helpers.look(now)

@@ -3,7 +3,6 @@
 import os
 import select
 import signal
-import sys
 import time
 from collections.abc import Callable
 from typing import NoReturn
@@ -13,6 +12,7 @@ import msgspec
 from clusterd.exits import START_TIMEOUT_S, ExitCode
 from clusterd.settings import Settings
 from clusterd.supervisor.run import supervise
+from clusterd.supervisor.standard_files import flush_streams, open_closed_ones
 from clusterd.supervisor.starter import StartResult
 
 ENDS_WITHIN_S = 5.0
@@ -33,6 +33,7 @@ def start_daemon(
     settings = msgspec.structs.replace(
         settings, root=os.path.abspath(settings.root), conf=settings.conf and os.path.abspath(settings.conf)
     )
+    open_closed_ones()
     read_fd, write_fd = os.pipe()
     try:
         pid = os.fork()
@@ -68,8 +69,7 @@ def _let_go_of_files(keep: int) -> None:
     null = os.open(os.devnull, os.O_RDWR)
     for fd in (0, 1, 2):
         os.dup2(null, fd)
-    for stream in (sys.stdout, sys.stderr):
-        stream.flush()  # what the caller has not written yet is the caller's: standard output becomes the log
+    flush_streams()  # what the caller has not written yet is the caller's: standard output becomes the log
     os.closerange(3, keep)
     os.closerange(keep + 1, os.sysconf("SC_OPEN_MAX"))
 

@@ -1,7 +1,9 @@
 """The children of one node: starts, watches, replaces and ends them. Single-threaded and never blocking; run.py drives
 it."""
 
+import contextlib
 import os
+import shutil
 import signal
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -20,6 +22,7 @@ TAG = "Cluster"
 SUBTAG = "Supervisor"
 SAME_LINE_S = 60.0
 LATEST_AGAIN_S = 5.0
+MOST_CRASH_LOG = 16 << 20
 
 
 class Timing(msgspec.Struct, frozen=True):
@@ -124,10 +127,15 @@ class Family:
         try:
             slot.child = fork(slot.spec, slot.incarnation, now, plan)
         except OSError as failure:
-            self._ended(slot, Life(0.0, failure.errno or 1, False), f"could not be forked ({failure.strerror})", now)
+            why = failure.strerror or str(failure)
+            self._ended(slot, Life(0.0, failure.errno or 1, False), "could not be forked", now, why)
             return
         slot.row.set_pid(slot.child.pid)
         self._tell(ProcessEvent(process=slot.spec.name, what="started", pid=slot.child.pid))
+
+    def pids(self) -> list[int]:
+        """Those that nobody has waited for."""
+        return [slot.child.pid for slot in self._slots if slot.child is not None]
 
     # ---- watching ----------------------------------------------------------------------------------------------------
 
@@ -209,18 +217,32 @@ class Family:
         except OSError as failure:
             self._say("WARNING", f"{self._crash_log} cannot be written: {failure.strerror}")
 
-    def _ended(self, slot: Slot, life: Life, what: str, now: float) -> None:
-        """Records the end of a life on the board and in the log, and plans the next one."""
+    def _bound_crash_log(self) -> None:
+        """A child that dies again and again must not fill the disk with its stacks. Those that live have the file
+        open: it is emptied, not moved."""
+        with contextlib.suppress(OSError):
+            if os.stat(self._crash_log).st_size <= MOST_CRASH_LOG:
+                return
+            try:
+                shutil.copyfile(self._crash_log, f"{self._crash_log}.1")
+            finally:
+                os.truncate(self._crash_log, 0)
+
+    def _ended(self, slot: Slot, life: Life, what: str, now: float, why: str = "") -> None:
+        """Records the end of a life on the board and in the log, and plans the next one. `why`: known to us; else the
+        child may have told it."""
         slot.kill_at = None
+        self._bound_crash_log()
         slot.due_at = now + LATEST_AGAIN_S  # whatever comes in between: a child that is gone comes back
-        reason = self._reason()
+        reason = why or self._reason()
         slot.history, answer = decide(slot.history, life, self._spread())
         name = slot.spec.name
         if isinstance(answer, GiveUp):
             slot.row.set_down(failed=True)
             slot.due_at = None
             if not self.failure:
-                self.failure = f"{name} {answer.why}: {reason}" if reason else f"{name} {answer.why}"
+                text = f"{name} {what if why else answer.why}"
+                self.failure = f"{text}: {reason}" if reason else text
             return
         slot.row.set_down()
         slot.due_at = now + answer.pause_s

@@ -77,6 +77,10 @@ class Helpers:
     def next_moment(self) -> float | None:
         return min((helper.kill_at for helper in self._living.values() if helper.kill_at is not None), default=None)
 
+    def pids(self) -> list[int]:
+        """Those that nobody has waited for."""
+        return [helper.pid for helper in self._living.values()]
+
     def look(self, now: float) -> None:
         """Reaps helpers that ended, kills those that are due, and carries out sync's requests. `now`: seconds on the
         monotonic clock."""

@@ -25,7 +25,7 @@ from clusterd.leadership import Leadership
 from clusterd.logs import Log, stderr_stream
 from clusterd.memory import MemoryGauge
 from clusterd.messages.journal import ProcessEvent, ReloadEvent
-from clusterd.pidfile import AlreadyRunning, claim
+from clusterd.pidfile import AlreadyRunning, PidFile, claim
 from clusterd.reload import adopt, changes
 from clusterd.rights import keep_memory_private, too_many_rights
 from clusterd.rounds import Rounds
@@ -42,6 +42,7 @@ from clusterd.supervisor.notify import Notifier
 from clusterd.supervisor.plan import NodeResources, lasting_plan, make_arena, plan
 from clusterd.supervisor.preload import preload
 from clusterd.supervisor.role_follow import RoleFollower
+from clusterd.supervisor.standard_files import open_closed_ones
 from clusterd.supervisor.starter import CouldNotStart, Starter, StartResult
 from ipc.board import SUPERVISOR, Board
 
@@ -74,6 +75,7 @@ def supervise(
     `ready_fd` (closed here) gets one line, a StartResult in JSON, once the node serves or cannot. In the foreground the
     log also goes to stderr, and so does the reason of a failed start without `ready_fd`. `log_level_override` is that
     of the command line (wire.md 7.4). `make_plan`, `make_lasting` and `pace` are for tests."""
+    open_closed_ones()
     starter = Starter(ready_fd, foreground=foreground)
     asked = log_level_override or 0
     settings = msgspec.structs.replace(
@@ -98,6 +100,8 @@ def supervise(
     except Exception as failure:
         starter.tell(CouldNotStart(f"{failure!r}; see logs/cluster.log", ExitCode.FAILED).result)
         raise
+    if starter.fd is not None:
+        starter.tell(CouldNotStart("it was stopped before it served").result)
     return int(ExitCode.OK)
 
 
@@ -168,7 +172,7 @@ def _run_node(
             sweep.sweep_before_start(root)
             if unreadable:
                 Path(problem_path(root, SUPERVISOR)).write_text(f"{unreadable}\n", encoding="utf-8")
-            supervisor = _Supervisor(settings, log, crash_log, crash_fd, starter, plans, pace)
+            supervisor = _Supervisor(settings, log, pid_file, crash_log, crash_fd, starter, plans, pace)
             supervisor.tell_of_earlier(stale)
             supervisor.run()
     except CouldNotStart as failure:
@@ -228,6 +232,7 @@ class _Supervisor:
         self,
         settings: Settings,
         log: Log,
+        pid_file: PidFile,
         crash_log: str,
         crash_fd: int,
         starter: Starter,
@@ -237,6 +242,7 @@ class _Supervisor:
         self._crash_fd = crash_fd
         self._root = settings.root
         self._log = log
+        self._pid_file = pid_file
         self._starter = starter
         self._pace = pace
         self._notifier = Notifier(os.environ, os.getpid())
@@ -271,6 +277,8 @@ class _Supervisor:
             changing=self._notifier.changing,
         )
         self._serving = False
+        self._status = ""
+        """What systemd shows of a node that serves."""
         self._holds: bool | None = None
         """What systemd was told of the lease of an election."""
         self._started = 0.0
@@ -323,11 +331,19 @@ class _Supervisor:
                     self._stop()
                     return
             if number == signal.SIGHUP:
+                self._notifier.reloading()
                 with self._rounds.survive("reloading the configuration"):
                     self._reload()
+                if self._serving:  # whatever came of it: systemd waits for this
+                    self._notifier.ready(self._status)
+                    self._holds = None
             self._children.look(now)
             with self._rounds.survive("looking after the framework"):
                 self._children.look_after_helpers(now)
+            with self._rounds.survive("keeping the pid file"):
+                if self._pid_file.restore():
+                    text = f"Another program has removed {self._pid_file.path}: it is there again."
+                    self._log.line("WARNING", TAG, SUBTAG, text)
             self._row.stamp()
             self._gauge.tick(now)
             self._tell_lease()
@@ -362,9 +378,9 @@ class _Supervisor:
         self._serving = True
         self._row.set_ready()
         cluster = self._node.settings.cluster
-        text = f"{self._node.settings.role_text} {cluster.node_name} of cluster {cluster.name}"
-        self._log.line("INFO", TAG, SUBTAG, f"The node serves: {text}, pid {os.getpid()}.")
-        self._notifier.ready(text)
+        self._status = f"{self._node.settings.role_text} {cluster.node_name} of cluster {cluster.name}"
+        self._log.line("INFO", TAG, SUBTAG, f"The node serves: {self._status}, pid {os.getpid()}.")
+        self._notifier.ready(self._status)
         self._starter.tell(StartResult(True, pid=os.getpid()))
 
     def _tell_lease(self) -> None:
@@ -380,7 +396,6 @@ class _Supervisor:
 
     def _reload(self) -> None:
         """SIGHUP: read the files again; with a mistake in them everything stays as it is."""
-        self._notifier.reloading()
         loaded = load(self._root, conf=self._node.settings.conf or None)
         if loaded.settings is None:
             count, first = len(loaded.problems), loaded.problems[0]
@@ -396,8 +411,6 @@ class _Supervisor:
             needs = f" These changes need a restart: {', '.join(waiting)}." if waiting else ""
             self._log.line("INFO", TAG, SUBTAG, f"The configuration was reloaded.{needs}")
             self._children.send_all(signal.SIGHUP)
-        if self._serving:
-            self._notifier.ready("reloaded")
 
     def _set_pace(self, before: Clusterd, own: Clusterd) -> None:
         if (before.stuck_after_s, before.stuck_busy_after_s) == (own.stuck_after_s, own.stuck_busy_after_s):

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import signal
+import subprocess
 import sys
 
 import msgspec
@@ -73,6 +74,33 @@ def test_output_of_a_library_in_a_child_is_in_the_crash_log(node: FakeNode) -> N
     assert node.crash_log == "Assertion failed: pipe (src/router.cpp:511)\n"
     links = [os.readlink(f"/proc/{node.row('sync').pid}/fd/{fd}") for fd in (0, 1, 2)]
     assert links[1:] == [f"{node.root}/logs/cluster.log", f"{node.root}/logs/clusterd-crash.log"]
+
+
+def test_start_needs_no_standard_files(node: FakeNode) -> None:
+    command = [sys.executable, "-m", "tests.supervisor.fake_node", str(node.root), "run"]
+    closing = ["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *command]
+    assert subprocess.run(closing, env=os.environ | {MARK: node.mark, DEBUGGABLE: "1"}, timeout=60).returncode == 0
+
+    pid = node.row("supervisor").pid
+    assert [os.readlink(f"/proc/{pid}/fd/{fd}") for fd in (0, 1, 2)] == [
+        f"{node.root}/var/run/wazuh-clusterd-{pid}.pid",
+        f"{node.root}/logs/cluster.log",
+        "/dev/null",
+    ]
+    assert node.row("net").state == "ready"
+
+
+def test_start_that_was_stopped_says_so(node: FakeNode) -> None:
+    node.behave("net", "late")
+    command = [sys.executable, "-m", "tests.supervisor.fake_node", str(node.root), "run"]
+    with (node.root / "result").open("wb") as printed:
+        started = WARM.start(command, os.environ | {MARK: node.mark, DEBUGGABLE: "1"}, out=printed.fileno())
+    until(lambda: "up net 1" in node.story, "net was forked")
+    os.kill(running_pid(str(node.root)) or 0, signal.SIGTERM)
+
+    assert started.wait(60) == ExitCode.COULD_NOT_START
+    result = msgspec.json.decode((node.root / "result").read_bytes(), type=StartResult)
+    assert result.reason == "it was stopped before it served"
 
 
 def test_failed_start_gives_the_reason_when_nothing_is_left(node: FakeNode) -> None:

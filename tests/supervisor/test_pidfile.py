@@ -68,6 +68,31 @@ def files(root: str) -> list[str]:
     return sorted(os.listdir(f"{root}/var/run"))
 
 
+def test_file_that_another_program_has_removed_is_written_again(root: str) -> None:
+    pid_file, _ = claim(root)
+    os.utime(pid_file.path, (1000, 1000))
+    assert not pid_file.restore()
+    os.unlink(pid_file.path)
+    assert running_pid(root) is None
+    assert pid_file.restore()
+    assert running_pid(root) == os.getpid()
+    assert os.stat(pid_file.path).st_mtime == 1000, "when the node began"
+    pid_file.remove()
+    assert files(root) == []
+
+
+def test_file_that_was_removed_leaves_that_of_a_second_node_alone(root: str) -> None:
+    pid_file, _ = claim(root)
+    os.unlink(pid_file.path)
+    second = Holder(root)
+    try:
+        assert not pid_file.restore()
+        assert running_pid(root) == second.process.pid
+    finally:
+        second.kill()
+        pid_file.remove()
+
+
 def test_file_has_the_stock_name_content_and_mode(root: str) -> None:
     pid_file, stale = claim(root)
     assert stale == []

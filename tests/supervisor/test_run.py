@@ -1,9 +1,12 @@
 """The supervisor with real forks and fake children: starts, stops, and everything between."""
 
 import contextlib
+import errno
+import json
 import os
 import re
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -17,12 +20,20 @@ import psutil
 import pytest
 
 from clusterd.exits import ExitCode
-from clusterd.supervisor.family import Family
+from clusterd.logs import Log
+from clusterd.pidfile import running_pid
+from clusterd.supervisor.child import ChildSpec, reap_orphans
+from clusterd.supervisor.family import Family, Timing
 from clusterd.supervisor.restart import LIVES_TO_TRY
+from ipc.board import Board
 from tests.supervisor.conftest import FakeNode
 from tests.supervisor.helpers import until
 
 pytestmark = pytest.mark.slow
+CONFIGURATION = (
+    f"<ossec_config><cluster><node_name>fake</node_name><key>{'k' * 32}</key><nodes><node>10.0.0.1</node></nodes>"
+    "</cluster></ossec_config>"
+)
 
 
 def killed_and_back(node: FakeNode, name: str) -> None:
@@ -201,16 +212,31 @@ def test_the_pool_hears_of_a_reload_before_sync_gives_it_work_by_the_new_setting
 
 def test_reload_changes_how_long_a_child_may_be_silent(node: FakeNode) -> None:
     node.serve(stuck_after_s=3600.0)
-    (node.root / "etc/ossec.conf").write_text(
-        f"<ossec_config><cluster><node_name>fake</node_name><key>{'k' * 32}</key><nodes><node>10.0.0.1</node></nodes>"
-        "</cluster></ossec_config>"
-    )
+    (node.root / "etc/ossec.conf").write_text(CONFIGURATION)
     (node.root / "etc/cluster.json").write_text('{"clusterd": {"stuck_after": 2}}')
     os.kill(node.pid, signal.SIGHUP)
     until(lambda: "hup sync" in node.story, "the children are told")
     os.kill(node.row("sync").pid, signal.SIGSTOP)
 
     until(lambda: node.row("sync").incarnation == 2 and node.row("sync").state == "ready", "sync is replaced")
+
+
+def test_systemd_hears_the_end_of_every_reload(node: FakeNode, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A configuration that cannot even be looked at must not leave the unit reloading for ever."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(str(tmp_path / "notify"))
+        systemd.settimeout(60)
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+        node.serve()
+        serving = systemd.recv(1000)
+        assert serving.startswith(b"READY=1\nSTATUS=master fake of cluster wazuh\n")
+        (node.root / "etc/ossec.conf").write_text(CONFIGURATION)
+        tls = {"enabled": True, "cert": "x" * 300}
+        (node.root / "etc/cluster.json").write_text(json.dumps({"clusterd": {"tls": tls}}))
+        node.signal(signal.SIGHUP)
+        assert systemd.recv(1000).startswith(b"RELOADING=1\n")
+        assert systemd.recv(1000) == serving
+    assert "The configuration was not reloaded" in node.log
 
 
 def silence_s(node: FakeNode, name: str) -> float:
@@ -305,6 +331,73 @@ def test_crash_loop_is_given_up_loudly(node: FakeNode) -> None:
     assert node.left() == []
 
 
+def test_first_process_of_a_container_waits_for_orphans_and_leaves_its_own_children_alone() -> None:
+    """In a process of its own: this one has other children."""
+    first = os.fork()
+    if first == 0:
+        code = 1
+        try:
+            ours = os.posix_spawn("/bin/sleep", ["sleep", "600"], {})
+            orphan = os.posix_spawn("/bin/true", ["true"], {})
+
+            def is_gone() -> bool:
+                reap_orphans({ours})
+                return not psutil.pid_exists(orphan)
+
+            until(is_gone, "the orphan is waited for")
+            os.kill(ours, signal.SIGKILL)
+            until(lambda: psutil.Process(ours).status() == psutil.STATUS_ZOMBIE, "it has ended")
+            reap_orphans({ours})
+            code = 0 if os.waitpid(ours, 0) == (ours, signal.SIGKILL) else 2
+        finally:
+            os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(first, 0)[1]) == 0
+
+
+def family_that_cannot_fork(root: Path, monkeypatch: pytest.MonkeyPatch) -> Family:
+    def fork(*_: object) -> None:
+        raise OSError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    monkeypatch.setattr("clusterd.supervisor.family.fork", fork)
+    return Family(
+        [ChildSpec("net", lambda: 0)],
+        Board.create(str(root / "board")),
+        Log(str(root / "log")),
+        Timing(),
+        crash_log=str(root / "crash.log"),
+        reason=str,
+        spread=lambda: 0.0,
+        not_for_child=lambda name: (),
+        tell=lambda event: None,
+    )
+
+
+def test_stacks_of_a_child_that_dies_for_ever_do_not_fill_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("clusterd.supervisor.family.MOST_CRASH_LOG", 10)
+    with open(tmp_path / "crash.log", "a") as child:
+        child.write("0123456789")
+        child.flush()
+        family = family_that_cannot_fork(tmp_path, monkeypatch)
+        family.start(0.0)
+        assert (tmp_path / "crash.log").read_text() == "0123456789"
+        child.write("!")
+        child.flush()
+        family.look(10.0)
+        child.write("what comes then")
+    assert (tmp_path / "crash.log").read_text() == "what comes then"
+    assert (tmp_path / "crash.log.1").read_text() == "0123456789!"
+
+
+def test_node_that_may_start_no_process_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    family = family_that_cannot_fork(tmp_path, monkeypatch)
+    family.start(0.0)
+    for moment in range(1, LIVES_TO_TRY):
+        family.look(10.0 * moment)
+    assert family.failure == "net could not be forked: Resource temporarily unavailable"
+
+
 def test_node_that_is_never_ready_gives_up_and_names_the_late_process(node: FakeNode) -> None:
     node.behave("pool-2", "late")
     node.start(start_s=0.5)
@@ -361,6 +454,18 @@ def test_second_start_names_the_pid_and_disturbs_nothing(node: FakeNode, make_no
     assert f"clusterd: clusterd is already running with pid {node.pid}" in (node.root / "stderr").read_text()
     assert Path(node.root, "var/run/clusterd/board").stat().st_ino == board
     assert node.row("net").incarnation == 1
+
+
+def test_node_whose_pid_file_is_removed_is_found_all_the_same(node: FakeNode) -> None:
+    """A script that clears var/run must not make room for a second node."""
+    node.serve()
+    (node.root / f"var/run/wazuh-clusterd-{node.pid}.pid").unlink()
+    until(lambda: running_pid(str(node.root)) == node.pid, "the file is there again")
+    assert f"WARNING: [Cluster] [Supervisor] Another program has removed {node.root}/var/run/wazuh-" in node.log
+    killed_and_back(node, "sync")
+    node.signal(signal.SIGTERM)
+    assert node.wait() == ExitCode.OK
+    assert node.left() == []
 
 
 def test_restart_right_after_a_kill_works(node: FakeNode) -> None:
