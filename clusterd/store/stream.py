@@ -97,21 +97,28 @@ class StreamServer:
 
     def start(self) -> None:
         """Binds and accepts. Raises SocketTaken, OSError."""
-        self._socket = bind(self._path)
-        self._inode = os.stat(self._path).st_ino
-        self._accepting = asyncio.create_task(self._accept(self._socket))
+        listening = bind(self._path)
+        try:
+            self._inode = os.stat(self._path).st_ino
+        except OSError:
+            listening.close()
+            raise
+        self._socket = listening
+        self._accepting = asyncio.create_task(self._accept(listening))
 
     async def stop(self) -> None:
         """Stops accepting, ends the connections, and removes the file unless it belongs to another program by now."""
-        if self._socket is None or self._accepting is None:
+        listening, self._socket = self._socket, None
+        if listening is None or self._accepting is None:
             return
         tasks = [self._accepting, *self._tasks]
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        self._socket.close()
-        self._socket = None
-        remove_own(self._path, self._inode)
+        try:
+            await asyncio.gather(*tasks, return_exceptions=True)
+        finally:
+            listening.close()
+            remove_own(self._path, self._inode)
 
     @property
     def connections(self) -> int:
@@ -124,8 +131,7 @@ class StreamServer:
             await self._room.acquire()
             try:
                 with self._rounds.survive(f"connections to {os.path.basename(self._path)}"):
-                    client, _ = await asyncio.get_running_loop().sock_accept(listening)
-                    is_begun = self._begin(client)
+                    is_begun = self._begin(await _accepted(listening))
             finally:
                 if not is_begun:
                     self._room.release()
@@ -141,10 +147,11 @@ class StreamServer:
         self._of_process[caller] += 1
         task = asyncio.create_task(self._serve(client))
         self._tasks.add(task)
-        task.add_done_callback(functools.partial(self._ended, caller))
+        task.add_done_callback(functools.partial(self._ended, caller, client))
         return True
 
-    def _ended(self, caller: str, task: "asyncio.Task[None]") -> None:
+    def _ended(self, caller: str, client: socket.socket, task: "asyncio.Task[None]") -> None:
+        client.close()  # of a task that was cancelled before its first step
         self._tasks.discard(task)
         self._of_process[caller] -= 1
         if not self._of_process[caller]:
@@ -188,6 +195,22 @@ class StreamServer:
                 return await reader.readexactly(size)
         except (asyncio.IncompleteReadError, TimeoutError):
             return None
+
+
+async def _accepted(listening: socket.socket) -> socket.socket:
+    """Returns the next connection. Not by `sock_accept`, which loses one that comes together with a cancellation."""
+    loop = asyncio.get_running_loop()
+    while True:
+        with contextlib.suppress(BlockingIOError):
+            client, _ = listening.accept()
+            client.setblocking(False)
+            return client
+        is_readable = loop.create_future()
+        loop.add_reader(listening.fileno(), lambda: is_readable.done() or is_readable.set_result(None))
+        try:
+            await is_readable
+        finally:
+            loop.remove_reader(listening.fileno())
 
 
 def process_of(client: socket.socket, _: object) -> str:
