@@ -131,7 +131,11 @@ def put_back(settings: Settings) -> None:
             fd = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
                 if path.exists() and before.samefile(path):
-                    before.unlink()  # not replaced; a rename to itself would leave both names
+                    # Not replaced; a rename to itself would leave both names. What is beside the database now is its
+                    # journal: the program that had locked it may have written, closed and opened it since.
+                    if path == database:
+                        _beside(path, JOURNAL).unlink(missing_ok=True)
+                    before.unlink()
                 else:
                     if path == database:
                         _remove_journal(path)  # of the replica, if it has one by now
@@ -147,15 +151,12 @@ def put_back(settings: Settings) -> None:
 
 
 def _put_back_journal(database: Path) -> None:
-    kept, journal = _beside(database, JOURNAL), Path(f"{database}-wal")
-    if not kept.exists():
-        return
-    if journal.exists() and journal.samefile(kept):
-        kept.unlink()
-    else:
+    """Of a database that has just been put back, also by a life of this process that was killed then."""
+    kept = _beside(database, JOURNAL)
+    if kept.exists():
         _remove_journal(database)
-        os.replace(kept, journal)
-    sync_path(database.parent)
+        os.replace(kept, f"{database}-wal")
+        sync_path(database.parent)
 
 
 def _remove_journal(database: Path) -> None:

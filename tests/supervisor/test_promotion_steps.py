@@ -4,6 +4,7 @@ import contextlib
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -151,6 +152,42 @@ def test_logins_are_taken_and_a_certificate_with_its_key_only_where_there_is_nei
     )
     assert (Path(root) / USERS_FILE).read_text() == "theirs users.json"
     assert (Path(root) / SECRET_FILE).stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_journal_that_was_kept_is_not_laid_beside_a_database_that_went_on_without_it(
+    root: str, monkeypatch: pytest.MonkeyPatch, killed: bool
+) -> None:
+    """The program that had locked it has closed it, opened it again and written to it; no step has replaced it."""
+    monkeypatch.setattr(database_copy, "WAIT_S", 0.05)
+    make_replica(root, {1: "a"})
+    schema.prepare(root, "w1", "4.14.1")
+    database = Path(root) / schema.DATABASE
+    with contextlib.closing(sqlite3.connect(database, isolation_level=None)) as locking:
+        locking.execute("pragma locking_mode = exclusive").fetchone()
+        locking.execute("create table own (number integer)")
+        locking.execute("insert into own values (1)")
+        promotion.keep_before(settings_of(root))
+    with contextlib.closing(sqlite3.connect(database, isolation_level=None)) as again:
+        again.execute("update own set number = 2")
+    if killed:
+        monkeypatch.setattr(Path, "unlink", _killed_at(".before-promotion", Path.unlink))
+        with pytest.raises(ZeroDivisionError):
+            promotion.put_back(settings_of(root))
+        monkeypatch.undo()
+    promotion.put_back(settings_of(root))
+    with contextlib.closing(sqlite3.connect(database)) as db:
+        assert db.execute("select number from own").fetchall() == [(2,)]
+        assert db.execute("pragma quick_check").fetchone() == ("ok",)
+
+
+def _killed_at(ending: str, unlink: Callable[..., None]) -> Callable[..., None]:
+    def removed(path: Path, **how: bool) -> None:
+        unlink(path, **how)
+        if path.name.endswith(ending):
+            raise ZeroDivisionError
+
+    return removed
 
 
 LOCKING = """
