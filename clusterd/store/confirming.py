@@ -58,6 +58,11 @@ class ConfirmingChoice:
         """The candidate that is waited for; empty: nobody is, or that is not known."""
         return self._set or NOBODY
 
+    @property
+    def answered(self) -> int:
+        """All up to there may have been answered; while there is a `name`, that candidate has it on its disk."""
+        return self._answered
+
     async def run(self) -> None:
         """For ever."""
         while True:

@@ -24,6 +24,7 @@ from clusterd.messages.replica import MOST_AGAIN, AskChanges, Changes
 from clusterd.rundir import COPY_FILE, REPLICA_DIR, REPLICA_FILE
 from clusterd.store import schema
 from clusterd.store.change_log import GREATEST, REPLICA_MARKS, Joined, mark
+from clusterd.store.first_digest import FirstDigest, is_small
 from clusterd.store.replica_db import CHECKED, HEARD, ReplicaDb, remove_file
 from clusterd.store.replica_source import KEPT_PAST, SLICES, unpack_units
 from clusterd.store.units import UnitDigest, digest_of
@@ -79,6 +80,7 @@ class ReplicaCopy:
         self._copy: ReplicaDb | None = None
         self._is_open = False
         self._digest: UnitDigest | None = None
+        self._first_digest: FirstDigest | None = None
         self._slice = 0
         self._is_closing = False
         self._compare_at = 0.0
@@ -94,6 +96,7 @@ class ReplicaCopy:
         self._close_files()
 
     def _close_files(self) -> None:
+        self._give_up_digest()
         for file in (self._replica, self._copy):
             if file is not None:
                 file.close()
@@ -174,7 +177,7 @@ class ReplicaCopy:
             "" if target is None else target.epoch,
             0 if target is None else target.position,
             held,
-            is_whole and join is None and time.monotonic() >= self._compare_at,
+            is_whole and join is None and time.monotonic() >= self._compare_at and self._has_digest(),
             FOLLOWING if is_whole and join is None else COPYING,
             None if replica is None else replica.moment(CHECKED),
             None if replica is None else replica.is_equal,
@@ -217,10 +220,11 @@ class ReplicaCopy:
         if target is self._copy:
             if changes.behind == 0:
                 self._end_copy(target)
-        elif self._digest is not None:
+        elif self._digest is not None or self._first_digest is not None:
+            put = self._digest.put if self._digest is not None else self._first_digest.note  # type: ignore[union-attr]
             for unit in written:
-                self._digest.put((unit.kind, unit.id), digest_of(unit))
-        if changes.digest and self._copy is None:
+                put((unit.kind, unit.id), digest_of(unit))
+        if changes.digest and self._copy is None and self._first_digest is None:
             self._compare(changes.digest)
         return self._ask()
 
@@ -265,6 +269,7 @@ class ReplicaCopy:
         except sqlite3.DatabaseError as failure:
             self._give_up_if_damaged(replica, failure)
             raise
+        self._give_up_digest()
         self._digest, self._compare_at, self._behind = None, 0.0, 0
         text = f"The replica goes on with the log of the master of now, from position {join.found.position} on."
         self._say("INFO", text)
@@ -296,6 +301,24 @@ class ReplicaCopy:
         assert self._replica is not None
         (count,) = self._replica.db.execute("select count(*) from agent where id > 0").fetchone()
         self._say("INFO", f"The replica is whole: {count} agents.")
+
+    def _has_digest(self) -> bool:
+        """Whether there is a digest to compare, or it is read soon enough; begins to read the first one."""
+        assert self._replica is not None
+        if self._digest is None and self._first_digest is None:
+            if is_small(self._replica.db):
+                return True
+            db = schema.connect(self._root, readonly=True, name=REPLICA_FILE)
+            db.text_factory = bytes
+            self._first_digest = FirstDigest(db, lambda: self._is_closing)
+        elif self._first_digest is not None and self._first_digest.has_ended:
+            self._digest, self._first_digest = self._first_digest.take(), None
+        return self._digest is not None
+
+    def _give_up_digest(self) -> None:
+        if self._first_digest is not None:
+            self._first_digest.close()
+            self._first_digest = None
 
     def _compare(self, theirs: str) -> None:
         assert self._replica is not None

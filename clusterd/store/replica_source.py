@@ -15,6 +15,7 @@ from clusterd.store import change_log, schema
 from clusterd.store.candidates import FOLLOWING, Candidates
 from clusterd.store.change_log import KINDS
 from clusterd.store.confirming import ConfirmingChoice
+from clusterd.store.first_digest import FirstDigest, is_small
 from clusterd.store.units import ENCODER, PIECE, Unit, UnitDigest, digest_of, read_units
 
 T = TypeVar("T")
@@ -47,8 +48,8 @@ class ReplicaSource:
         self, root: str, *, synchronous: bool, limit_s: float, say: Callable[[str, str], None], pace_s: float = PACE_S
     ) -> None:
         """The log is on. Raises sqlite3.Error."""
-        self._db = schema.connect(root, readonly=True)
-        self._db.text_factory = bytes
+        self._root = root
+        self._db = self._connect()
         self._pace_s = pace_s
         self._epoch = str(change_log.mark(self._db, change_log.EPOCH))
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="store-replica")
@@ -59,6 +60,7 @@ class ReplicaSource:
         self._most = PIECE
         """So many units are read for an answer: somewhat more than what the last one could hold."""
         self._digest: UnitDigest | None = None
+        self._first_digest: FirstDigest | None = None
         self._digest_at = 0
         self._told: dict[tuple[int, int], tuple[int, int]] = {}
         self._slice = 0
@@ -71,10 +73,17 @@ class ReplicaSource:
         self.confirming: ConfirmingChoice | None = None
         """Only in an election."""
 
+    def _connect(self) -> sqlite3.Connection:
+        db = schema.connect(self._root, readonly=True)
+        db.text_factory = bytes
+        return db
+
     def close(self) -> None:
         self._is_closing = True
         self._db.interrupt()
         self._thread.shutdown()
+        if self._first_digest is not None:
+            self._first_digest.close()
         self._db.close()
         self._wake()
 
@@ -112,8 +121,10 @@ class ReplicaSource:
         candidate = self.candidates.heard(node, ask)
         until = time.monotonic() + (OBJECTING_S if ask.objection else WAIT_S)
         pace_s = min(self._pace_s, OBJECTING_S) if ask.objection else self._pace_s
+        loop = asyncio.get_running_loop()
+        has_digest = ask.digest and await self._run(self._has_digest, lambda: loop.call_soon_threadsafe(self._wake))
         # Who has not everything, or wants to know whether it has, waits for no change.
-        at_once = ask.digest or bool(ask.again) or ask.state != FOLLOWING
+        at_once = has_digest or bool(ask.again) or ask.state != FOLLOWING
         ready_at = 0.0 if candidate.has_more or at_once else candidate.answered_at + pace_s
         while time.monotonic() < ready_at and self.candidates.wanted <= ask.held:
             await self._news(ready_at)
@@ -123,7 +134,7 @@ class ReplicaSource:
             found = await (prepared or self._run(self._read, ask))
             prepared = None
             is_news = found.upto > ask.since or (found.epoch, found.since) != (ask.epoch, ask.since)
-            if is_news or at_once or time.monotonic() >= until:
+            if is_news or at_once or found.digest or time.monotonic() >= until:
                 break
             if commits == self._commits:
                 await self._news(until)
@@ -178,6 +189,7 @@ class ReplicaSource:
             "registrations": mode,
             "registrations_reason": why or None,
             "confirming": None if confirming is None else confirming.name,
+            "answered": None if confirming is None else confirming.answered,
             "candidates": self.candidates.shown(
                 head, lambda position: behind.get(position, 0), None if confirming is None else confirming.name
             ),
@@ -257,7 +269,21 @@ class ReplicaSource:
             self._most = min(PIECE, 2 * most)
         return packed, listed[-1][0]
 
+    def _has_digest(self, is_ready: Callable[[], object]) -> bool:
+        """Whether there is a digest to go on with; begins to read the first one. `is_ready`: called when it is there,
+        in another thread."""
+        if self._digest is None and self._first_digest is None:
+            if is_small(self._db):
+                return True
+            self._first_digest = FirstDigest(self._connect(), lambda: self._is_closing, change_log.head, is_ready)
+        elif self._first_digest is not None and self._first_digest.has_ended:
+            self._digest, self._digest_at, self._first_digest = self._first_digest.take(), self._first_digest.at, None
+        return self._digest is not None
+
     def _digested(self, db: sqlite3.Connection, head: int) -> str:
+        """Empty: it is being read."""
+        if self._first_digest is not None and not self._has_digest(lambda: None):
+            return ""
         if self._digest is None:
             digest = UnitDigest(lambda: self._is_closing)
             digest.read_all(db)
