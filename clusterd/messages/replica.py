@@ -35,7 +35,8 @@ class Changes(msgspec.Struct, frozen=True, array_like=True):
     To a question that cannot be answered otherwise than with everything `past` has the lives of this log that are over
     (epoch, last position, by what moments were moved; clusterd/store/change_log.py), and `floor` up to where deletions
     are forgotten. `is_offer`: there is nothing but these; the candidate may go on from where both logs are one, or ask
-    for everything."""
+    for everything. `unanswered`: agents whose registration may not have been answered yet: if this master is lost, who
+    asks for the same one again is given another (clusterd/store/decisions.py)."""
 
     epoch: str
     since: int
@@ -49,6 +50,7 @@ class Changes(msgspec.Struct, frozen=True, array_like=True):
     past: tuple[tuple[str, int, int], ...] = ()
     floor: int = 0
     is_offer: bool = False
+    unanswered: tuple[int, ...] = ()
 
 
 class ApiFiles(msgspec.Struct, frozen=True):
@@ -113,18 +115,20 @@ class Undrain(msgspec.Struct, frozen=True, tag="undrain"):
 
 
 class Mark(msgspec.Struct, frozen=True, tag="mark"):
-    """To a master's store, from a command that has changed a file of the REST API. Answer: Marked, as late as that of a
-    registration."""
+    """To a master's store, from who has changed a file of the REST API, or groups of agents, which are committed.
+    Answer: Marked, as late as that of a registration."""
 
 
 StoreRequest = FirstAsk | Apply | Tell | Gone | Show | Drain | Undrain | Mark
 
 
 class Marked(msgspec.Struct, frozen=True):
-    """Whether a candidate has the file, too; `why` not. Both empty on a candidate, which keeps those of its master."""
+    """Whether a candidate has the change, too; `why` not. Both empty on a candidate, which keeps those of its master.
+    `is_refused`: it may not be answered either, as a registration would not be."""
 
     is_kept: bool = False
     why: str = ""
+    is_refused: bool = False
 
 
 class Drained(msgspec.Struct, frozen=True):

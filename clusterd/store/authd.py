@@ -29,6 +29,7 @@ from clusterd.store.late_rows import LateRows
 from clusterd.store.registry import RegisteredAgents, Registration
 
 MOST_IN_BATCH = 1000
+LULL_S = 1.0
 ATTEMPTS = 3
 """How often a batch is decided again because another program wrote client.keys meanwhile."""
 _NOT_BEGUN = "nothing is changed, because no candidate could confirm it: {}"
@@ -75,6 +76,9 @@ class Authd:
         self._is_failing = False
         self._is_ending = False
         self._dates_fail = False
+        self._has_answered = False
+        """Registrations that are still noted as unanswered."""
+        self._knows_unheard = False
         self._told_bad = 0
         self.file_writes = 0
 
@@ -96,7 +100,7 @@ class Authd:
     async def run(self) -> None:
         """Handles one batch after another, until `finish`."""
         while not self._is_ending:
-            batch = [await self._waiting.get()]
+            batch = [await self._next()]
             while len(batch) < MOST_IN_BATCH and not self._waiting.empty():
                 batch.append(self._waiting.get_nowait())
             outcomes = await self._serve([request for request, _ in batch])
@@ -106,12 +110,26 @@ class Authd:
                 if not future.done():
                     future.set_result(outcome.answer if isinstance(outcome, Granted) else outcome.answer())
 
+    async def _next(self) -> tuple[AuthRequest, "asyncio.Future[bytes]"]:
+        """The first request of a batch. Meanwhile those before are answered: that is noted with the next change, or when
+        nobody asks for a while."""
+        if self._has_answered:
+            self._has_answered = False
+            try:
+                async with asyncio.timeout(LULL_S):
+                    return await self._waiting.get()
+            except TimeoutError:
+                await self._agents.note_answered()
+        return await self._waiting.get()
+
     async def finish(self) -> None:
         """Begins no further batch. Returns when the one under way is written and its askers have heard so: who got no
         answer would ask again, and find the name taken."""
         self._is_ending = True
         await self.is_idle.wait()
         await asyncio.sleep(0)  # whoever waits for an answer passes it on
+        if self._gate is None or (self._gate.is_open and self._gate.holds):
+            await self._agents.note_answered()
 
     async def _serve(self, requests: list[AuthRequest]) -> list[Outcome]:
         try:
@@ -177,6 +195,9 @@ class Authd:
         is_new = await asyncio.to_thread(self._file.refresh)
         self._late.forget(self._file.table)
         self._file.table.count_from(await self._agents.greatest())
+        if not self._knows_unheard:
+            self._decisions.unheard = {one for one in await self._agents.unanswered() if one in self._file.table}
+            self._knows_unheard = True
         if is_new and self._file.bad_lines != self._told_bad:
             self._told_bad = self._file.bad_lines
             if self._told_bad:
@@ -230,7 +251,11 @@ class Authd:
         finally:
             may_answer = await self._agents.replicated()
         if not may_answer:
+            self._decisions.unheard.update(changes.added)
             raise NotAnswered(_UNCONFIRMED)
+        self._decisions.unheard.difference_update(changes.added, changes.removed)
+        self._agents.answered(self._decisions.unheard)
+        self._has_answered = True
 
     async def _tell_people(self, changes: KeyChanges, now: int) -> None:
         """Dates and events are for people; the keys themselves are safe."""

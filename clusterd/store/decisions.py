@@ -74,6 +74,8 @@ class Decisions:
         self._agents = agents
         self._rules = rules
         self._host_name = host_name
+        self.unheard: set[int] = set()
+        """Agents whose registration nobody may have heard of: who asks for the same one again is given another."""
 
     async def decide(self, request: AuthRequest, table: KeyTable, changes: KeyChanges) -> Outcome:
         """Raises sqlite3.Error."""
@@ -107,7 +109,10 @@ class Decisions:
         async def make_room(holder: Callable[[], Key | None], number: int) -> None:
             # A file written by other programs can have several agents with one name.
             while (key := holder()) is not None:
-                if not await self._may_replace(key, rules, arguments.get("key_hash"), changes):
+                is_again = key.number in self.unheard and (key.name, key.ip) == (name, parse_address(arguments["ip"]))
+                if not (is_again and await self._has_never_connected(key)) and not await self._may_replace(
+                    key, rules, arguments.get("key_hash"), changes
+                ):
                     raise AuthdError(number)
                 table.remove(key.number, purge=False)
                 changes.remove(key)
@@ -142,6 +147,10 @@ class Decisions:
         if not all((self._shared / name).is_dir() for name in names):
             raise AuthdError(9014)
         return ",".join(names)
+
+    async def _has_never_connected(self, key: Key) -> bool:
+        facts = await self._agents.facts(key.number)
+        return facts is not None and facts.connection_status == "never_connected"
 
     async def _may_replace(self, key: Key, rules: ForceRules, key_hash: object, changes: KeyChanges) -> bool:
         """Whether an existing agent may be replaced (wdb.md 8.4)."""

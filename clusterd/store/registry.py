@@ -1,6 +1,6 @@
 """The part of the agent database that authd needs."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Protocol
 
 import msgspec
@@ -33,6 +33,15 @@ class RegisteredAgents(Protocol):
 
     async def keyed(self) -> set[int]:
         """Agents whose key this node has had and that nobody has removed."""
+
+    async def unanswered(self) -> set[int]:
+        """Agents whose registration may not have been answered, by this process or the one before it."""
+
+    def answered(self, but: Collection[int]) -> None:
+        """Every registration until now was answered, except these. On the disk with the next change."""
+
+    async def note_answered(self) -> None:
+        """The same, on the disk now."""
 
     async def greatest(self) -> int:
         """The highest id ever given, as far as the table remembers agents that are gone; 0: it does not."""

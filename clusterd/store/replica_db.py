@@ -32,6 +32,7 @@ from clusterd.store.change_log import (
     set_mark,
 )
 from clusterd.store.replica_source import unpack_units
+from clusterd.store.table import UNANSWERED
 from clusterd.store.units import Unit, parts_of, write_units
 from hashing.atomic import sync_path
 
@@ -150,6 +151,9 @@ class ReplicaDb:
         for kind, name in (("boot", changes.boot), ("wall", changes.wall)):
             db.execute("delete from clusterd_seen where kind = ?", (kind,))
             db.execute("insert into clusterd_seen (kind, name) values (?, ?)", (kind, name))
+        db.execute("delete from clusterd_seen where kind = ?", (UNANSWERED,))
+        names = [(UNANSWERED, str(one)) for one in changes.unanswered]
+        db.executemany("insert or ignore into clusterd_seen (kind, name) values (?, ?)", names)
         set_mark(db, EPOCH, changes.epoch, REPLICA_MARKS)
         set_mark(db, POSITION, changes.upto, REPLICA_MARKS)
         set_mark(db, HEARD, int(time.time()), REPLICA_MARKS)

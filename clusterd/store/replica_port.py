@@ -93,7 +93,7 @@ class ReplicaPort:
             return Marked()
         why = await side.ready()
         if why or not await side.have(await self._mark()):
-            return Marked(why=why or "no candidate has confirmed it")
+            return Marked(why=why or "no candidate has confirmed it", is_refused=True)
         mode, why = side.mode()
         return Marked(mode == "synchronous", why)
 

@@ -11,7 +11,7 @@ import lz4.block
 import msgspec
 
 from clusterd.messages.replica import MOST_AGAIN, WAIT_S, AskChanges, Changes
-from clusterd.store import change_log, schema
+from clusterd.store import change_log, schema, table
 from clusterd.store.candidates import FOLLOWING, Candidates
 from clusterd.store.change_log import KINDS
 from clusterd.store.confirming import ConfirmingChoice
@@ -33,6 +33,7 @@ OBJECTING_S = 0.5
 a change of master registrations wait for that."""
 KEPT_PAST = 8
 """So many lives of the log are told to the election."""
+MOST_UNANSWERED = 1000
 MOST_TOLD = 50_000
 """So many units that were read for answers need not be read again for the digest."""
 
@@ -227,6 +228,7 @@ class ReplicaSource:
                 digest,
                 past,
                 floor,
+                unanswered=tuple(sorted(map(int, table.seen(db, table.UNANSWERED)))[-MOST_UNANSWERED:]),
             )
         finally:
             db.execute("rollback")

@@ -1,7 +1,9 @@
 """Changes to agents by authd and the follower, through the engine."""
 
+import contextlib
+import json
 import sqlite3
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 
 from clusterd.store import agents, change_log, groups
 from clusterd.store.engine import Engine, Session
@@ -12,6 +14,9 @@ from clusterd.store.registry import AgentFacts, Registration
 
 KEYS = "key"
 """Kind of clusterd_seen rows that name agents whose key this node has had."""
+UNANSWERED = "unanswered"
+"""Kind of those that name agents whose registration may not have been answered: this process, or that of the master of
+before, may be killed in between."""
 
 
 class StoreTable:
@@ -35,6 +40,8 @@ class StoreTable:
         self._unsure: set[int] | None = set() if replicated is None else None
         """Agents that only this node may have; None: any, of those that an earlier life has made."""
         self._remembers: bool | None = None
+        self._heard_of: frozenset[int] | None = None
+        """All but these were answered; None: nothing is to be noted."""
 
     async def facts(self, agent_id: int) -> AgentFacts | None:
         def work(db: sqlite3.Connection) -> AgentFacts | None:
@@ -52,7 +59,11 @@ class StoreTable:
         """Applies all changes; StoreFailed: none; NotKept: all, but a power failure may undo them."""
         has_log = self._replicated is not None
 
+        heard_of, self._heard_of = self._heard_of, None
+
         def work(session: Session) -> int:
+            if heard_of is not None:
+                _keep_unanswered(session, heard_of)
             _apply(session, added, removed)
             return change_log.head(session.db) if has_log else 0
 
@@ -66,6 +77,18 @@ class StoreTable:
             raise StoreFailed(str(failure)) from failure
         for agent_id in {*removed, *(agent.id for agent in added)}:
             self._private.unlink(agent_id)
+
+    async def unanswered(self) -> set[int]:
+        return await self._engine.read(lambda db: {int(name) for name in seen(db, UNANSWERED)})
+
+    def answered(self, but: Collection[int]) -> None:
+        self._heard_of = frozenset(but)
+
+    async def note_answered(self) -> None:
+        heard_of, self._heard_of = self._heard_of, None
+        if heard_of is not None:
+            with contextlib.suppress(sqlite3.Error):  # then they count as unanswered, as after a kill
+                await self._engine.write(lambda session: _keep_unanswered(session, heard_of))
 
     async def greatest(self) -> int:
         if self._remembers is None:
@@ -97,7 +120,9 @@ def _apply(session: Session, added: Sequence[Registration], removed: Sequence[in
         for agent in added:
             _register(session, agent)
         forget_seen(session, KEYS, map(str, removed))
-        note_seen(session, KEYS, (str(agent.id) for agent in added))
+        forget_seen(session, UNANSWERED, map(str, removed))
+        for kind in (KEYS, UNANSWERED):
+            note_seen(session, kind, [str(agent.id) for agent in added])
     except Exception as failure:
         session.db.execute("rollback to registration")
         session.db.execute("release registration")
@@ -128,6 +153,14 @@ def _register(session: Session, agent: Registration) -> None:
                 groups.insert_group(session, name)
         assignment = groups.Assignment(session, "override", "syncreq", on_worker=False)
         assignment.do({"id": agent.id, "groups": agent.group.split(",")})
+
+
+def _keep_unanswered(session: Session, numbers: Collection[int]) -> None:
+    """All others were answered."""
+    session.db.execute(
+        "delete from clusterd_seen where kind = ? and name not in (select value from json_each(?))",
+        (UNANSWERED, json.dumps([str(number) for number in numbers])),
+    )
 
 
 def note_seen(session: Session, kind: str, names: Iterable[str]) -> None:

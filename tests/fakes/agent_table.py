@@ -1,7 +1,7 @@
 """The agent database as authd uses it, in a dictionary."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 
 import msgspec
 
@@ -26,6 +26,7 @@ class FakeAgentTable:
         self.confirms: asyncio.Event | None = None
         self.cannot = ""
         self.lost: set[int] = set()
+        self.unheard: set[int] = set()
 
     async def facts(self, agent_id: int) -> AgentFacts | None:
         found = self.agents.get(agent_id)
@@ -36,6 +37,15 @@ class FakeAgentTable:
 
     async def keyed(self) -> set[int]:
         return set(self.agents)
+
+    async def unanswered(self) -> set[int]:
+        return self.unheard
+
+    def answered(self, but: Collection[int]) -> None:
+        self.unheard = set(but)
+
+    async def note_answered(self) -> None:
+        pass
 
     async def greatest(self) -> int:
         return self.highest
