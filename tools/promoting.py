@@ -22,7 +22,6 @@ from clusterd.status.verdict import verdict
 from tools.role_follow import POLL_S, RoleOutcome, Say, follow, own_address, own_note, refused, tell_supervisor
 
 ASK_S = 5.0
-GOOD_RESULTS = ("equal", "synced")
 ELECTED = (
     "an election decides who leads here (clusterd.ha.enabled). To hand over without a loss: clusterd ha switchover "
     "--to NODE. To make a node lead that would not by itself: clusterd ha failover --to NODE --force"
@@ -113,14 +112,12 @@ def _of_files(status: dict[str, Any], wanted: PromoteOptions) -> Iterator[str]:
     cure = "promote another worker; or, if they are complete: --unchecked-files"
     if wanted.unchecked_files:
         return
-    if result is None:
-        yield (
-            "no check of this node's files has ended since it started: whether they are complete is not known. " + cure
-        )
-    elif problems:
+    if problems:
         path, why = next(iter(problems.items()))
         yield f"this node's files are incomplete: {path}: {why}. {cure}"
-    elif result not in GOOD_RESULTS:
+    elif result is None and not own.get("complete"):
+        yield "no check of this node's files has ended yet: whether they are complete is not known. " + cure
+    elif result == "partly" or not own.get("complete"):
         yield f"this node's files are incomplete: its last sync: {result} {own.get('detail') or ''}. {cure}"
     elif any(sync["kind"].startswith("integrity") for sync in status["syncs"]):
         yield f"this node's files are incomplete: a sync is under way. {cure}"

@@ -4,6 +4,7 @@ from typing import Protocol
 
 import msgspec
 
+from clusterd.messages.election import HeldChanges
 from clusterd.messages.journal import ElectionEvent
 
 
@@ -14,7 +15,8 @@ class Facts(msgspec.Struct, frozen=True):
 
     `is_known`: the store has answered, so the following members hold. `state`: `master`, or that of the replica;
     `epoch`, `past`: the present life of the log and the earlier ones; `followers`: on a master, how much of its log
-    each candidate with a whole replica has, empty while no candidate is linked; `known`: every candidate that the store
+    each candidate with a whole replica has, empty while no candidate is linked; `confirming`, `answered`: on a master,
+    the candidate that confirms (empty: none does) and up to where it has everything answered; `known`: every candidate that the store
     has ever sent something; `heard_at`: on a candidate, when its master last sent something. `may_not_lead`: the
     objection to this node."""
 
@@ -36,6 +38,8 @@ class Facts(msgspec.Struct, frozen=True):
     digest_equal: bool | None = None
     digest_at: float | None = None
     followers: dict[str, int] = {}
+    confirming: str = ""
+    answered: int = 0
     known: tuple[str, ...] = ()
     heard_at: float | None = None
     may_not_lead: str = ""
@@ -74,13 +78,17 @@ class NodePort(Protocol):
     def hear_of(self, term: int, master: str, name: str) -> str:
         """Notes that another node is master. Returns the reason if that cannot be noted."""
 
+    async def hold(self, for_s: float) -> HeldChanges:
+        """Makes sync begin no request of the API that changes something. Raises ClusterError."""
+
     async def drain(self, for_s: float) -> int:
         """Makes the store refuse further writes; returns the last position. Raises ClusterError."""
 
-    async def undrain(self) -> None: ...
+    async def undrain(self) -> None:
+        """Takes `hold` and `drain` back."""
 
     async def lacking(self, name: str) -> "Lacking":
-        """Returns what that worker lacks of this master's files: nothing, if that is not known."""
+        """Returns what that worker lacks of this master's files: nothing, if the master does not know that itself."""
 
     async def settle(self) -> None:
         """Waits until every write that was carried out has been answered, for at most two seconds."""

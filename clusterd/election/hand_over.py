@@ -25,13 +25,16 @@ PAUSED = "the election is paused: clusterd ha resume"
 
 class _Under(msgspec.Struct):
     """A switchover under way. `ordered_at`: since when this node has it; `drained_at`: since when writes wait, None
-    before; `position`: of the last write."""
+    before; `position`: of the last write; `held_at`: since when no request of the API begins to change something, and
+    `changed_at`: when the last of them ended, None if there was none."""
 
     order: str
     to: str
     ordered_at: float
     drained_at: float | None = None
     position: int = 0
+    held_at: float | None = None
+    changed_at: float | None = None
 
 
 class HandOvers:
@@ -76,9 +79,11 @@ class HandOvers:
         elif facts.followers.get(over.to, -1) >= over.position:
             # Also client.keys, which has come to rest: agents are not registered meanwhile.
             lacking = await self._node.lacking(over.to)
-            if not self._has_all_of(over.drained_at, lacking):
+            if not self._has_all_of(over.drained_at + NOTICED_S, lacking):
                 if self._times.boot() < over.drained_at + LAST_FILES_S:
                     return
+                if over.changed_at is not None and not self._has_all_of(over.changed_at, lacking):
+                    return  # what was answered is carried to it, or it does not lead
                 text = f"{over.to} takes over although {lacking.files} files have just changed"
                 self._node.say("WARNING", f"{text}: see left-behind of this node.")
             await self._hand_to(over, order, facts)
@@ -108,30 +113,41 @@ class HandOvers:
             lacking = await self._node.lacking(over.to)
             if lacking.files > FEW_FILES:
                 why = f"it lacks {lacking.files} files of the leader"  # nobody is to wait for the end of a large sync
-            elif not self._has_all_of(over.ordered_at, lacking) and now < over.ordered_at + FILES_S:
+            elif not self._has_all_of(over.ordered_at + NOTICED_S, lacking) and now < over.ordered_at + FILES_S:
                 return
         if why:
             if now > over.ordered_at + HAND_OVER_S:
                 await self._refuse(order, f"{over.to} may not lead: {why}")
             return
+        over.held_at = now if over.held_at is None else over.held_at
         try:
+            # First: what changes files may write into the store, too.
+            held = await self._node.hold(DRAIN_S)
+            if held.runs:
+                if now > over.held_at + HAND_OVER_S:
+                    await self._refuse(order, f"{held.runs} has not ended within {HAND_OVER_S:g} s")
+                return
+            if held.changed_s is not None:
+                over.changed_at = self._times.boot() - held.changed_s
             over.position = await self._node.drain(DRAIN_S)
         except ClusterError as failure:
-            await self._refuse(order, f"the store of {self._me.name} does not stop taking writes: {failure}")
+            await self._refuse(order, f"{self._me.name} does not stop taking writes: {failure}")
             return
         over.drained_at = self._times.boot()
 
     def _has_all_of(self, moment: float, lacking: Lacking) -> bool:
         """Whether that node has all files as they were at this moment. Later changes are not waited for: on a busy
         master some file changes all the time."""
-        return lacking.age_s is not None and self._times.boot() - lacking.age_s >= moment + NOTICED_S
+        return lacking.age_s is not None and self._times.boot() - lacking.age_s >= moment
 
     async def _hand_to(self, over: _Under, order: OrderKey, facts: Facts) -> None:
         """Hands the lead to `to`, which has everything: `last` lets only that node take it."""
-        at = over.position
+        at, boot = over.position, self._times.boot
         await self._node.settle()
         try:
-            now_at = await self._node.drain(DRAIN_S)
+            held = await self._node.hold(DRAIN_S)
+            is_held = not held.runs and (held.changed_s is None or boot() - held.changed_s <= (over.drained_at or 0.0))
+            now_at = await self._node.drain(DRAIN_S) if is_held else -1
         except ClusterError:
             now_at = -1
         view = self._session.view

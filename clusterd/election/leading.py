@@ -268,8 +268,11 @@ class Leading:
         if before is None or before.epoch != epoch:
             self._heads.clear()
         if before is not None:
-            position = max(min(before.position, ended), floor or 0, self._settled_head(facts))
             floor = max(before.floor, floor or 0)
+            if confirming and (confirming, epoch) == (facts.confirming, facts.epoch):
+                # A disk that was set back shows it by this after a failure of all nodes.
+                floor = max(floor, facts.answered)
+            position = max(min(before.position, ended), floor, self._settled_head(facts))
         if floor is None:
             # Changes that this node had when it took the lead may have been answered; later ones were not.
             floor = past[-1][1] if past else position

@@ -16,7 +16,7 @@ import msgspec
 from clusterd.config.hooks import program_problem
 from clusterd.election.facts import Facts, Kept, Lacking
 from clusterd.errors import ClusterError, calm
-from clusterd.messages.election import LIMIT_S, AskFailsafe, FailsafeAnswers
+from clusterd.messages.election import LIMIT_S, AskFailsafe, FailsafeAnswers, HeldChanges
 from clusterd.messages.journal import ElectionEvent
 from clusterd.messages.replica import Drain, Drained, Gone, Show, Undrain
 from clusterd.programs import environment, run_program
@@ -40,7 +40,7 @@ FORGET_S = 10.0
 """How long the store's last answer counts while it does not answer."""
 PROGRAM_S = 30.0
 BY = "clusterd election"
-GOOD_RESULTS = ("equal", "synced")
+UNCHECKED = "it is not known whether its files are complete: no check has ended yet"
 
 
 class Node:
@@ -60,7 +60,7 @@ class Node:
         self._shown: dict[str, Any] = {}
         self._shown_at = float("-inf")
         self._files_at = float("-inf")
-        self._files_why = "it is not known whether its files are complete: no check has ended since it was started"
+        self._files_why = UNCHECKED
         self._given: NodeRole | None = None
         self._damage = ""
         self._programs: set[asyncio.Task[None]] = set()
@@ -107,6 +107,8 @@ class Node:
             followers={
                 row["name"]: int(row["position"]) for row in rows if row["connected"] and row["state"] == "following"
             },
+            confirming=str(shown.get("confirming") or ""),
+            answered=int(shown.get("answered") or 0),
             known=tuple(row["name"] for row in rows),
             heard_at=shown.get("heard_at"),
             may_not_lead=self._objection(shown, is_known=is_known, is_worker=not is_master and not now.is_deposed),
@@ -145,15 +147,15 @@ class Node:
             self._look_at_files((found.get("results") or {}).get("self") or {})
 
     def _look_at_files(self, own: dict[str, Any]) -> None:
-        """Files that were complete once stay so when a later check or package is interrupted: each is old or new."""
+        """See clusterd/sync/integrity/complete_files.py."""
         problems = own.get("problems") or {}
         if problems:
             path, why = next(iter(problems.items()))
             self._files_why = f"its files are incomplete: {path}: {why}"
-        elif own.get("result") in GOOD_RESULTS:
-            self._files_why = ""
         elif own.get("result") == "partly":
             self._files_why = f"its files are incomplete: {own.get('detail') or 'see its status'}"
+        else:
+            self._files_why = "" if own.get("complete") else UNCHECKED
 
     def board(self) -> tuple[int, int]:
         return self._board.lead()
@@ -226,6 +228,13 @@ class Node:
         os.kill(os.getppid(), signal.SIGHUP)
         return ""
 
+    async def hold(self, for_s: float) -> HeldChanges:
+        work = functools.partial(ask, self._root, commands.HOLD, f"{for_s:g}".encode(), timeout_s=STATUS_S)
+        try:
+            return msgspec.json.decode(await asyncio.to_thread(work), type=HeldChanges)
+        except (NotAnswering, msgspec.MsgspecError) as failure:
+            return HeldChanges(f"sync, which does not answer ({failure}),")
+
     async def drain(self, for_s: float) -> int:
         answer = await self._store.ask(Drain(for_s), DRAIN_WAIT_S)
         try:
@@ -240,6 +249,8 @@ class Node:
 
     async def undrain(self) -> None:
         with contextlib.suppress(ClusterError):
+            await self.hold(0)
+        with contextlib.suppress(ClusterError):
             await self._store.ask(Undrain(), DRAIN_WAIT_S)
 
     async def lacking(self, name: str) -> Lacking:
@@ -248,7 +259,9 @@ class Node:
             found = await asyncio.to_thread(work)
         except (NotAnswering, ClusterError, ValueError):
             return Lacking()
-        own = found.get("result") or {}
+        own = found.get("result")
+        if own is None:
+            return Lacking(1, None)  # it has not been checked by this master yet
         if own.get("result") == "unknown" or own.get("lag_s") is None:
             return Lacking()
         whole_of = own.get("whole_of")

@@ -1,6 +1,6 @@
 """What others say to the process `election`, on its socket `election.sock`: frames of a length of 4 bytes, little
 endian, and msgpack; a request, its answer, the next request (docs/ha.md). The other way election asks the store
-(clusterd/messages/replica.py: Drain, Undrain, Show) and sync (the local command `askfailsafe`)."""
+(clusterd/messages/replica.py: Drain, Undrain, Show) and sync (the local commands `askfailsafe`, `hold`)."""
 
 from typing import Any, Literal
 
@@ -88,6 +88,15 @@ class FailsafeAnswers(msgspec.Struct, frozen=True):
     """Of each node that answered: whether it said yes."""
 
     yes: dict[str, bool] = {}
+
+
+class HeldChanges(msgspec.Struct, frozen=True):
+    """The answer to the local command `hold`. `runs`: a request of the API that still changes something, empty if none
+    does; `changed_s`: how many seconds ago the last one ended, None if there was none. The manifest has what they
+    changed."""
+
+    runs: str = ""
+    changed_s: float | None = None
 
 
 LIMIT_S = 2.0

@@ -24,6 +24,7 @@ from clusterd.rundir import jobs_socket, sync_socket
 from clusterd.settings import Settings
 from clusterd.signals import heed_signals
 from clusterd.sync.core import Core
+from clusterd.sync.links.change_gate import ChangeGate
 from clusterd.sync.links.context import Context
 from clusterd.sync.links.outgoing import Sender
 from clusterd.sync.links.roster import Roster
@@ -194,6 +195,7 @@ class _SyncProcess:
             else None,
         )
         manifests.adopt(settings.clusterd, settings.rules, is_master=settings.is_master)
+        may_hand_over = settings.is_master and settings.has_election
         return Context(
             settings=settings,
             clock=clock,
@@ -210,7 +212,8 @@ class _SyncProcess:
             events=events,
             roster=Roster(),
             framework=self._make_framework(spool, clock),
-            leadership=Leadership(self._board, settings) if settings.is_master and settings.has_election else None,
+            leadership=Leadership(self._board, settings) if may_hand_over else None,
+            changes=ChangeGate(clock) if may_hand_over else None,
         )
 
     def _make_framework(self, spool: Spool, clock: Clock) -> Framework | None:

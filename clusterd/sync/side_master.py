@@ -9,6 +9,7 @@ from clusterd.leadership import NOT_LEADING
 from clusterd.messages.links import HelloRefused
 from clusterd.sync.agents.groups_master import AgentGroupsMaster
 from clusterd.sync.agents.info import AgentInfoMaster
+from clusterd.sync.integrity import complete_files
 from clusterd.sync.integrity.digest_master import DigestMaster
 from clusterd.sync.integrity.master import IntegrityMaster
 from clusterd.sync.integrity.requests import MasterIntegrityRequests
@@ -41,6 +42,7 @@ class MasterSide:
 
     def __init__(self, context: Context) -> None:
         self._context = context
+        complete_files.forget(context, context.tag_log(MASTER, "Integrity guard"))
         self._integrity = integrity = IntegrityMaster(context)
         self._digest = digest = DigestMaster(context, integrity)
         # In this order: the records say who is to be told of a change.
@@ -69,7 +71,7 @@ class MasterSide:
         self.sealed: dict[str, SealedHandler] = both.sealed | {commands.SYN_BUCKETS: digest.compare}
         operators = MasterIntegrityRequests(context, integrity, digest)
         own = FailsafeMaster(context).local | {commands.FORGET: self.forget}
-        own |= HandingOver(lambda: self._sendsync.giving + both.giving, self._files_of).local
+        own |= HandingOver(context, lambda: self._sendsync.giving + both.giving, self._files_of).local
         self.local: dict[str, Handler] = both.local | asked.table | operators.local | own
 
     def forever(self) -> list[Coroutine[Any, Any, None]]:

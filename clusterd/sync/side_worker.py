@@ -111,7 +111,7 @@ class WorkerSide:
             problem = f"The master is not connected: {away or 'no answer yet'}."
         return SideStatus(
             problem,
-            results_of_this_worker(self._integrity.last),
+            results_of_this_worker(self._integrity.last, complete=self._integrity.complete.are_known),
             agents_of_this_worker(self._info.last, self._groups.last),
             left_out=self._exchange.left_out(),
             clocks=self._exchange.clocks(),

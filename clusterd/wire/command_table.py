@@ -86,6 +86,7 @@ TABLE = (
     Command(c.FAILSAFE, MASTER, "FailsafeWorker.asked", capability="term"),
     Command(c.ASK_FAILSAFE, LOCAL, "FailsafeMaster.ask", "master", privileged=_privileged(c.ASK_FAILSAFE)),
     Command(c.LACKING, LOCAL, "HandingOver.lacking", "master"),
+    Command(c.HOLD, LOCAL, "HandingOver.hold", "master", privileged=_privileged(c.HOLD)),
     Command(c.SETTLE, LOCAL, "HandingOver.settle", "master"),
     # Agents and their groups.
     Command(c.SYN_A_W_M_P, WORKER, "MasterRequests.agent_info_permission"),

@@ -116,6 +116,8 @@ ASK_FAILSAFE = "askfailsafe"
 """Local: asks all candidates that (clusterd/sync/requests/failsafe.py)."""
 LACKING = "lacking"
 """Local: what a worker lacks of this master's files (clusterd/sync/requests/handing_over.py)."""
+HOLD = "hold"
+"""Local: a master that hands over begins no change of its files (clusterd/sync/requests/handing_over.py)."""
 SETTLE = "settle"
 """Local: answered when what was carried out for others was answered (clusterd/sync/requests/handing_over.py)."""
 

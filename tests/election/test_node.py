@@ -107,8 +107,10 @@ def test_damaged_role_keeps_what_was_known_and_the_node_from_leading(world: Worl
     ("results", "reason"),
     [
         ([{}], "no check has ended"),
-        ([{"result": "equal"}], ""),
-        ([{"result": "synced"}, {"result": "failed", "detail": "the link ended"}], ""),
+        ([{"result": "equal", "complete": True}], ""),
+        ([{"result": "synced", "complete": True}, {"result": "failed", "detail": "", "complete": True}], ""),
+        ([{"result": None, "complete": True}], ""),
+        ([{"result": "equal", "complete": True}, {"result": None, "complete": False}], "no check has ended"),
         ([{"result": "failed", "detail": "the link ended"}], "no check has ended"),
         ([{"result": "equal"}, {"result": "partly", "detail": "2 deletions wait"}], "2 deletions wait"),
         ([{"result": "synced", "problems": {"etc/rules/a.xml": "no room"}}], "etc/rules/a.xml: no room"),
@@ -125,7 +127,7 @@ def test_files_that_were_complete_stay_so_while_a_later_check_is_interrupted(
 
 
 def test_a_store_that_does_not_answer_keeps_a_candidate_from_leading(world: World) -> None:
-    world.node._look_at_files({"result": "equal"})
+    world.node._look_at_files({"result": "equal", "complete": True})
     asyncio.run(world.node.refresh())
     facts = world.node.facts()
     assert not facts.is_known
@@ -157,7 +159,7 @@ def test_who_takes_the_lead_does_not_wait_for_what_sync_says_of_files(
         ({"result": "synced", "lag_s": 0.2, "lag_files": 0, "whole_of": None}, Lacking(1, None)),
         ({"result": "failed", "lag_s": 20.0, "lag_files": 12, "whole_of": 101.0}, Lacking(12, 0.0)),
         ({"result": "unknown", "lag_s": 20.0, "lag_files": None, "whole_of": None}, Lacking()),
-        (None, Lacking()),
+        (None, Lacking(1, None)),
     ],
 )
 def test_files_that_a_worker_lacks_are_those_that_status_shows(
@@ -190,7 +192,8 @@ def test_store_is_told_whether_its_node_may_lead(world: World, monkeypatch: pyte
     monkeypatch.setattr(world.node._store, "ask", answer)
     for result in ("partly", "equal"):
         asyncio.run(world.node.refresh())
-        world.node._look_at_files({"result": result, "detail": "2 files are left out"})
+        found = {"result": result, "detail": "2 files are left out", "complete": result == "equal"}
+        world.node._look_at_files(found)
     asyncio.run(world.node.refresh())
     assert heard[1:] == ["its files are incomplete: 2 files are left out", ""]
     assert (heard[0] or "").startswith("it is not known whether its files are complete")

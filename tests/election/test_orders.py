@@ -77,6 +77,59 @@ async def test_switchover_waits_for_files_before_writes_stop_and_a_moment_for_th
 
 
 @told
+async def test_switchover_begins_no_change_of_files_and_waits_for_those_under_way(
+    clock: HandClock, store: EtcdStore
+) -> None:
+    """Whoever changes files by the API hears that it is done, and the next leader has it."""
+    one, two, other = await three(store)
+    one.node.runs = "upload_rule_file"
+    assert (await order(one, "switchover", "two")).ok
+    await pass_time(3, one, two, other, tick_s=0.1)
+    assert (one.leads, one.node.is_held, one.node.drained) == (True, True, None), "a change may write to the store"
+    one.node.runs, one.node.changed_at, one.node.files = "", clock.now, {"two": Lacking(1, LAST_FILES_S + 1)}
+    await pass_time(LAST_FILES_S + 0.8, one, two, other, tick_s=0.1)
+    assert (one.leads, one.node.drained) == (True, 10), "longer than for files that nobody was told of"
+    one.node.files = {}
+    await pass_time(0.5, one, two, other, tick_s=0.1)
+    assert two.leads
+
+
+@pytest.mark.parametrize(
+    ("runs", "why"),
+    [
+        ("upload_rule_file", "upload_rule_file has not ended within 10 s"),
+        ("", "two did not catch up within 10 s"),
+    ],
+)
+def test_switchover_is_given_up_rather_than_losing_an_answered_change_of_files(runs: str, why: str) -> None:
+    async def story() -> None:
+        clock = HandClock()
+        store = EtcdStore(clock)
+        one, two, other = await three(store)
+        one.node.runs, one.node.changed_at, one.node.files = runs, clock.now, {"two": Lacking(1, 1000.0)}
+        assert (await order(one, "switchover", "two")).ok
+        await pass_time(FILES_S + HAND_OVER_S + 2, one, two, other)
+        assert (one.leads, one.node.is_held, one.node.drained) == (True, False, None)
+        assert why in json.loads(store.items[f"{P}order"].value)["refused"]
+
+    asyncio.run(story())
+
+
+@told
+async def test_change_of_files_while_the_lead_is_handed_over_keeps_it_here(clock: HandClock, store: EtcdStore) -> None:
+    """The gate opens by itself when nobody asks for a while."""
+    one, two, other = await three(store)
+    one.node.files = {"two": Lacking(1, 0.4)}
+    assert (await order(one, "switchover", "two")).ok
+    while one.node.drained is None:
+        await pass_time(0.1, one, two, other, tick_s=0.1)
+    one.node.changed_at = clock.now + 0.1
+    await pass_time(3, one, two, other, tick_s=0.1)
+    assert one.leads
+    assert "has taken writes meanwhile" in json.loads(store.items[f"{P}order"].value)["refused"]
+
+
+@told
 async def test_switchover_on_a_master_whose_files_always_change_loses_none_of_before(
     clock: HandClock, store: EtcdStore
 ) -> None:

@@ -105,6 +105,42 @@ async def test_node_that_took_the_lead_and_never_served_may_take_it_again(clock:
     assert two.leads, two.elector.session.waits_for
 
 
+@pytest.mark.parametrize(("position", "leads"), [(40, True), (45, True), (39, False)])
+def test_confirming_candidate_that_is_there_again_leads_with_all_that_was_answered_and_not_with_less(
+    position: int, leads: bool
+) -> None:
+    """All nodes have lost power, and the leader does not come back. A disk that was set back has an earlier replica."""
+
+    async def story() -> None:
+        clock = HandClock()
+        store = EtcdStore(clock)
+        one, two, other = await three(store)
+        one.node.set(confirming="two", answered=40, position=60)
+        await pass_time(6, one, two, other)
+        assert last(store).floor == 40
+        clock.now += 100
+        two.node.set(position=position)
+        two.reboot()
+        other.reboot()
+        await pass_time(40, two, other)
+        assert two.leads == leads, two.elector.session.waits_for
+        assert not other.leads
+
+    asyncio.run(story())
+
+
+@told
+async def test_what_no_candidate_confirmed_is_asked_of_none(clock: HandClock, store: EtcdStore) -> None:
+    one, two, other = await three(store)
+    one.node.set(confirming="", answered=40, position=60)
+    await pass_time(6, one, two, other)
+    assert last(store).floor == 10, "etcd still has the name of the one that confirmed before"
+    assert (await one.elector.leading.set_confirming(one.elector.tenure.term, "", 40)).ok
+    one.node.set(answered=60)
+    await pass_time(6, one, two, other)
+    assert (last(store).floor, last(store).confirming) == (40, None)
+
+
 @told
 async def test_confirming_candidate_stays_when_the_leaders_store_restarts(clock: HandClock, store: EtcdStore) -> None:
     """It still has everything answered; the next answer waits until etcd has the confirming name."""

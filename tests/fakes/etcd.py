@@ -13,6 +13,7 @@ from clusterd.election.etcd import Compare, Delete, EtcdUnavailable, Item, Lease
 from clusterd.election.facts import Facts, Kept, Lacking
 from clusterd.election.session import Identity
 from clusterd.errors import ClusterError
+from clusterd.messages.election import HeldChanges
 from clusterd.messages.journal import ElectionEvent
 from ipc.board import FOR_EVER_NS
 
@@ -185,6 +186,8 @@ class NodeDouble:
         self.asked: list[tuple[str, ...]] = []
         self.on_ask: Callable[[], None] = lambda: None
         self.drained: int | None = None
+        self.runs, self.changed_at, self.is_held = "", float("-inf"), False
+        """What changes files, and when the last change ended."""
         self.drains = True
         self.files: dict[str, Lacking] = {}
         """What workers lack of the files of this node."""
@@ -264,6 +267,12 @@ class NodeDouble:
             self.set(term=term, master=master, master_name=name)
         return ""
 
+    async def hold(self, for_s: float) -> HeldChanges:
+        await asyncio.sleep(0)
+        self.is_held = for_s > 0
+        changed_s = self.clock.now - self.changed_at
+        return HeldChanges(self.runs, None if changed_s == float("inf") else changed_s)
+
     async def drain(self, for_s: float) -> int:
         await asyncio.sleep(0)
         if not self.drains:
@@ -272,7 +281,7 @@ class NodeDouble:
         return self.true.position
 
     async def undrain(self) -> None:
-        self.drained = None
+        self.drained, self.is_held = None, False
 
     async def settle(self) -> None:
         await asyncio.sleep(0)

@@ -168,3 +168,26 @@ def test_frozen_leader_serves_nothing_when_it_wakes_and_becomes_a_worker(rig: Ri
     assert later > first
     assert {first, later} <= ids(new)
     assert leader(rig) == new
+
+
+def test_nodes_that_all_lost_power_have_a_leader_again_without_the_old_one(rig: Rig) -> None:
+    """Nobody gives an order: the confirming candidate proves by what is on its disk that it lacks nothing."""
+    old, etcd = leader(rig), rig.etcd
+    assert old is not None
+    assert etcd is not None
+    first = registered(old, "before-the-failure")
+    others = [node for node in rig.nodes if node != old]
+    for node in rig.nodes:
+        candidates.kill(node)
+    for name in etcd.names:
+        etcd.kill(name)
+    etcd.start()
+    etcd.wait_leader()
+    rig.start(*(node.name for node in others))
+    wait_until(lambda: leader(rig, old) is not None, PATIENCE_S, "a leader of those that are back")
+    new = leader(rig, old)
+    assert new is not None
+    assert registered(new, "after-the-failure") > first
+    assert first in ids(new)
+    rig.start(old.name)
+    wait_until(lambda: rig.status(old.name)[old.name]["node"]["type"] == "worker", PATIENCE_S, "it is a worker")

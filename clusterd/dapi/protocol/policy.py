@@ -33,6 +33,20 @@ ORIGINS: Mapping[RequestType, frozenset[Origin]] = {
 asked from its own machine (dapi.md 3.1)."""
 
 
+_ELSEWHERE = frozenset({"reconnect_agents", "upgrade_agents", "end_logtest_session", "run_logtest", "restart"})
+"""Functions of a master that change something at agents, or in a daemon."""
+_OF_GROUPS = frozenset(
+    {
+        "assign_agents_to_group",
+        "create_group",
+        "delete_groups",
+        "remove_agent_from_group",
+        "remove_agent_from_groups",
+        "remove_agents_from_group",
+    }
+)
+
+
 class Row(msgspec.Struct, frozen=True):
     """A function that may be requested. `changes`: it must not run twice. `gives_secrets`: what it reads is as
     dangerous as a change. `has_configuration`: it shows or takes the node's configuration, which contains the cluster
@@ -56,6 +70,18 @@ class Row(msgspec.Struct, frozen=True):
     def is_sensitive(self) -> bool:
         """Whether it changes something or discloses secrets."""
         return self.changes or self.gives_secrets
+
+    @property
+    def changes_master(self) -> bool:
+        """Whether a master has changed something of its own afterwards, which the next master must have: files, agents,
+        users."""
+        return self.changes and LOCAL_MASTER in self.types and self.shown not in _ELSEWHERE
+
+    @property
+    def changes_groups(self) -> bool:
+        """Whether it changes the groups of agents. Candidates have them in their replica; agents are there, too, but
+        authd waits for candidates itself."""
+        return self.module == "wazuh.agent" and self.shown in _OF_GROUPS
 
     @property
     def is_login(self) -> bool:

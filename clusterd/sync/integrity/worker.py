@@ -16,6 +16,7 @@ from clusterd.messages.packages import (
     PackMetadata,
     UnpackRange,
 )
+from clusterd.sync.integrity.complete_files import CompleteFiles
 from clusterd.sync.integrity.events import applied_event
 from clusterd.sync.integrity.leftovers import Leftovers
 from clusterd.sync.integrity.waiting import LATE, NOT_WHOLE, wait_for_file
@@ -84,6 +85,7 @@ class IntegrityWorker:
         self.tried: Callable[[], None] = lambda: None
         """Called when another check or package has replaced `last.problems`."""
         self.last = LastSync()
+        self.complete = CompleteFiles(context, context.tag_log(self._tag, OWN))
 
     @property
     def _tag(self) -> str:
@@ -422,4 +424,5 @@ class IntegrityWorker:
 
     def note_result(self, result: str, detail: str) -> None:
         self.last.result, self.last.detail = result, detail
+        self.complete.note(result)
         self.last.checked_at = self._context.clock.wall()

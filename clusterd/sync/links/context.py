@@ -12,6 +12,7 @@ from clusterd.left_behind import LeftBehind, shown
 from clusterd.logs import Log
 from clusterd.role import NodeRole, RoleDamaged, read_role
 from clusterd.settings import Settings
+from clusterd.sync.links.change_gate import ChangeGate
 from clusterd.sync.links.outgoing import Progress, Sender
 from clusterd.sync.links.roster import Roster
 from clusterd.sync.links.tags import role_tag
@@ -32,7 +33,7 @@ class Context(msgspec.Struct):
     """`settings` is replaced as a whole by a reload; `progress` holds the syncs under way, `troubles` what hinders
     them, both for status; `events` takes what happens, for the journal; `framework` is None where none is installed or
     none is wanted. `needs_restart`: settings that were changed in the files and wait for one; `reloaded_at`: when the
-    files were read again, wall-clock seconds. `leadership`: of a master in an election. `heard_role`, `left_behind`:
+    files were read again, wall-clock seconds. `leadership`, `changes`: of a master in an election. `heard_role`, `left_behind`:
     what the last question for `status` found on disk."""
 
     settings: Settings
@@ -51,6 +52,7 @@ class Context(msgspec.Struct):
     roster: Roster
     framework: Framework | None = None
     leadership: Leadership | None = None
+    changes: ChangeGate | None = None
     needs_restart: tuple[str, ...] = ()
     reloaded_at: float | None = None
     heard_role: NodeRole | None = None

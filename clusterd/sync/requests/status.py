@@ -185,8 +185,8 @@ def agents_of_this_worker(report: LastReport, taken: LastGroups) -> dict[str, An
     }
 
 
-def results_of_this_worker(last: LastSync) -> dict[str, Any]:
-    """A worker: its last check and package."""
+def results_of_this_worker(last: LastSync, *, complete: bool) -> dict[str, Any]:
+    """A worker: its last check and package. `complete`: see CompleteFiles."""
     return {
         "self": {
             "result": last.result or None,
@@ -197,6 +197,7 @@ def results_of_this_worker(last: LastSync) -> dict[str, Any]:
             "updated": last.updated,
             "deleted": last.deleted,
             "problems": last.problems,
+            "complete": complete,
         }
     }
 

@@ -4,6 +4,8 @@ framework that is installed here. The table (clusterd/dapi/protocol/policy.py) s
 import asyncio
 from typing import Any, NamedTuple
 
+import msgspec
+
 from clusterd.dapi.execution import as_value, check_daemons, unexpected, with_denied, without_star
 from clusterd.dapi.functions.table import FUNCTIONS
 from clusterd.dapi.protocol.access import Scope, check
@@ -22,16 +24,21 @@ from clusterd.dapi.protocol.unopened import check_unopened
 from clusterd.errors import ClusterError
 from clusterd.messages.api import RunFunction
 from clusterd.messages.base import Text
+from clusterd.messages.replica import Mark, Marked
 from clusterd.sync.links.context import Context
 from clusterd.sync.ports.framework_port import NotBegun
 from clusterd.sync.ports.pool_port import DIED, JobError
 from clusterd.sync.requests.blobs import JsonBlobs
 from clusterd.sync.requests.passwords import FrameworkLogins
+from clusterd.wdb.replica import ReplicaStore
 from clusterd.wire.results import INTERNAL_ERROR, WireException, dump_json
 
 READ_ASIDE_BYTES = 1 << 16
 """A longer request for a function of this process is read in a thread: the digests of 20,000 files have 3 MiB."""
 TOOK_TOO_LONG = 3021
+UNCONFIRMED = "it is done on this node, but no candidate has confirmed it, ask again"
+LONGEST_SET_S = 15.0
+"""How long the store may wait for etcd, beside its waiting for a candidate."""
 MAY_BE_DONE = "the process that ran it died: it may have been done, or in part"
 _EXCEPTION = b'{"__wazuh_exception__"'
 
@@ -58,10 +65,18 @@ class ThisNode:
         """Returns the answer. `timeout_s`: how long the function may take, None without a limit.
 
         Raises ClusterError, JobError, OSError."""
+        gate = self._context.changes
+        if gate is None or not asked.row.changes_master:
+            return await self._execute(request, asked, timeout_s)
+        async with gate.change(asked.row.shown):
+            return await self._execute(request, asked, timeout_s)
+
+    async def _execute(self, request: Text, asked: AdmittedRequest, timeout_s: float | None) -> Text:
         self._context.check_lead()
         self._log.debug("Starting to execute request locally")
         try:
-            return await self._by_whoever_can(request, asked, timeout_s)
+            answer = await self._by_whoever_can(request, asked, timeout_s)
+            return await self._once_kept(answer) if asked.row.changes_groups else answer
         except TimeoutError:
             raise WireException(TOOK_TOO_LONG, None, wire_class=INTERNAL_ERROR) from None
         finally:
@@ -94,6 +109,26 @@ class ThisNode:
             except NotBegun as refusal:
                 why = str(refusal.extra)
         raise not_available(name, self._context.node_name, why)
+
+    async def _once_kept(self, answer: Text) -> Text:
+        """On a master with candidates: returns the answer when it may be given, as a registration is answered
+        (docs/ha.md, Synchronous). Raises ClusterError 1000 if it may not."""
+        settings = self._context.settings
+        if not (settings.is_master and settings.has_replica) or _is_failure(answer):
+            return answer
+        limit_s = LONGEST_SET_S + 2 * settings.clusterd.ha.synchronous_timeout_s
+        try:
+            marked = msgspec.msgpack.decode(await ReplicaStore(settings.root).ask(Mark(), limit_s), type=Marked)
+            why = marked.why if marked.is_refused else ""
+        except ClusterError as failure:
+            why = str(failure.extra or failure)
+        except BaseException:
+            self._texts.remove(answer)
+            raise
+        if not why:
+            return answer
+        self._texts.remove(answer)
+        raise WireException(1000, f"{UNCONFIRMED}: {why}", wire_class=INTERNAL_ERROR)
 
     # ---- the framework -----------------------------------------------------------------------------------------------
 
