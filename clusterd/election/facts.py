@@ -16,9 +16,9 @@ class Facts(msgspec.Struct, frozen=True):
     `is_known`: the store has answered, so the following members hold. `state`: `master`, or that of the replica;
     `epoch`, `past`: the present life of the log and the earlier ones; `followers`: on a master, how much of its log
     each candidate with a whole replica has, empty while no candidate is linked; `confirming`, `answered`: on a master,
-    the candidate that confirms (empty: none does) and up to where it has everything answered; `known`: every candidate that the store
-    has ever sent something; `heard_at`: on a candidate, when its master last sent something. `may_not_lead`: the
-    objection to this node."""
+    the candidate that confirms (empty: none does) and up to where it has everything answered; `known`: every candidate
+    that the store has ever sent something; `heard_at`: on a candidate, when its master last sent something.
+    `may_not_lead`: the objection to this node."""
 
     is_configured_master: bool = False
     is_master: bool = False

@@ -111,8 +111,8 @@ class Authd:
                     future.set_result(outcome.answer if isinstance(outcome, Granted) else outcome.answer())
 
     async def _next(self) -> tuple[AuthRequest, "asyncio.Future[bytes]"]:
-        """The first request of a batch. Meanwhile those before are answered: that is noted with the next change, or when
-        nobody asks for a while."""
+        """The first request of a batch. Those before are answered meanwhile: that is noted with the next change, or
+        when nobody asks for a while."""
         if self._has_answered:
             self._has_answered = False
             try:

@@ -199,16 +199,16 @@ class StreamServer:
 
 async def _accepted(listening: socket.socket) -> socket.socket:
     """Returns the next connection. Not by `sock_accept`, which loses one that comes together with a cancellation."""
-    loop = asyncio.get_running_loop()
+    loop, has_some = asyncio.get_running_loop(), asyncio.Event()
     while True:
         with contextlib.suppress(BlockingIOError):
             client, _ = listening.accept()
             client.setblocking(False)
             return client
-        is_readable = loop.create_future()
-        loop.add_reader(listening.fileno(), lambda: is_readable.done() or is_readable.set_result(None))
+        has_some.clear()
+        loop.add_reader(listening.fileno(), has_some.set)
         try:
-            await is_readable
+            await has_some.wait()
         finally:
             loop.remove_reader(listening.fileno())
 

@@ -112,7 +112,7 @@ def test_mark_that_cannot_be_written_is_tried_again_with_the_next_check(
         assert not (tmp_path / NAME).exists()
         monkeypatch.setattr(complete_files, "FileOps", FileOps)
         files.note("equal")
-        await until(lambda: (tmp_path / NAME).exists())
+        await until((tmp_path / NAME).exists)
 
     asyncio.run(story())
 

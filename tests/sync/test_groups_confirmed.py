@@ -97,9 +97,7 @@ def test_groups_that_no_candidate_confirms_are_answered_as_a_registration_is(
 
 
 @pytest.mark.parametrize("name", GROUPS)
-def test_all_functions_that_change_groups_wait_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
+def test_all_functions_that_change_groups_wait_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     async def story() -> None:
         store, node = Store(monkeypatch), master(tmp_path)
         await node.run(asked(f"wazuh.agent:{name}"), "client")

@@ -15,7 +15,6 @@ from clusterd.sync.links.context import Context
 from clusterd.sync.ports.tag_log import TagLog
 from clusterd.sync.ports.tasks import Tasks
 from hashing.atomic import OPEN_DIRECTORY, FileOps, sync_path
-from hashing.manifest import Rules
 from hashing.write import write_atomic
 
 NAME = f"{OWN_DIR}/files-complete"

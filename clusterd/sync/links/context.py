@@ -33,8 +33,8 @@ class Context(msgspec.Struct):
     """`settings` is replaced as a whole by a reload; `progress` holds the syncs under way, `troubles` what hinders
     them, both for status; `events` takes what happens, for the journal; `framework` is None where none is installed or
     none is wanted. `needs_restart`: settings that were changed in the files and wait for one; `reloaded_at`: when the
-    files were read again, wall-clock seconds. `leadership`, `changes`: of a master in an election. `heard_role`, `left_behind`:
-    what the last question for `status` found on disk."""
+    files were read again, wall-clock seconds. `leadership`, `changes`: of a master in an election. `heard_role`,
+    `left_behind`: what the last question for `status` found on disk."""
 
     settings: Settings
     clock: Clock
