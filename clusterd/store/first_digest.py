@@ -27,7 +27,7 @@ class FirstDigest:
         db: sqlite3.Connection,
         is_given_up: Callable[[], bool],
         position: Callable[[sqlite3.Connection], int] = lambda db: 0,
-        is_ready: Callable[[], None] = lambda: None,
+        is_ready: Callable[[], object] = lambda: None,
     ) -> None:
         """`db`: a connection of its own. `is_given_up`: also for the digest's owner. `is_ready`: called in the thread
         when it has ended. Raises sqlite3.Error."""
