@@ -8,11 +8,12 @@ from clusterd.messages.links import HelloRefused
 from clusterd.role import deposed_text, has_term
 from clusterd.sync.agents.groups_worker import AgentGroupsWorker
 from clusterd.sync.agents.info import AgentInfoWorker
+from clusterd.sync.integrity.complete_files import CompleteFiles
 from clusterd.sync.integrity.digest_worker import DigestWorker
 from clusterd.sync.integrity.former_master import sort_left_behind
 from clusterd.sync.integrity.requests import WorkerIntegrityRequests
 from clusterd.sync.integrity.rounds import IntegrityRounds
-from clusterd.sync.integrity.worker import IntegrityWorker
+from clusterd.sync.integrity.worker import OWN, IntegrityWorker
 from clusterd.sync.links.caps import offer_caps
 from clusterd.sync.links.context import Context
 from clusterd.sync.links.exchange import LeftOutFiles, StatusExchange, bounded
@@ -38,6 +39,8 @@ class WorkerSide:
         self._context = context
         reload = RulesetReload(context)
         self._integrity = integrity = IntegrityWorker(context, reload.round_ended)
+        self._complete = CompleteFiles(context, context.tag_log(context.tag, OWN))
+        integrity.noted = self._complete.note
         checks = DigestWorker(context, integrity)
         self._rounds = rounds = IntegrityRounds(context, integrity, checks)
         asked = WorkerIntegrityRequests(context, checks, rounds)
@@ -111,7 +114,7 @@ class WorkerSide:
             problem = f"The master is not connected: {away or 'no answer yet'}."
         return SideStatus(
             problem,
-            results_of_this_worker(self._integrity.last, complete=self._integrity.complete.are_known),
+            results_of_this_worker(self._integrity.last, complete=self._complete.are_known),
             agents_of_this_worker(self._info.last, self._groups.last),
             left_out=self._exchange.left_out(),
             clocks=self._exchange.clocks(),

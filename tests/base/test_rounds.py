@@ -12,6 +12,7 @@ import pytest
 from clusterd.net.bridge import Bridge
 from clusterd.pidfile import claim
 from clusterd.rounds import Rounds
+from clusterd.store import stream
 from clusterd.store.private import PrivateDatabases, database_name
 from clusterd.store.stream import StreamServer, remove_own
 from clusterd.supervisor.family import Family
@@ -34,7 +35,7 @@ def test_cancelling_passes() -> None:
         raise asyncio.CancelledError
 
 
-def test_a_socket_goes_on_accepting_whatever_happens_once(tmp_path: Path) -> None:
+def test_a_socket_goes_on_accepting_whatever_happens_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def answer(payload: bytes) -> list[bytes]:
         return [payload]
 
@@ -43,15 +44,14 @@ def test_a_socket_goes_on_accepting_whatever_happens_once(tmp_path: Path) -> Non
         path = str(tmp_path / "wdb")
         rounds = Rounds(lambda level, text: said.append(text))
         server = StreamServer(path, answer, most=1, rounds=rounds)
-        loop = asyncio.get_running_loop()
-        accept, failures = loop.sock_accept, [OSError(errno.EPERM, "not now"), RuntimeError("nobody foresaw this")]
+        accept, failures = stream._accepted, [OSError(errno.EPERM, "not now"), RuntimeError("nobody foresaw this")]
 
         async def failing(listening: socket.socket) -> Any:
             if failures:
                 raise failures.pop(0)
             return await accept(listening)
 
-        cast(Any, loop).sock_accept = failing
+        monkeypatch.setattr(stream, "_accepted", failing)
         server.start()
         reader, writer = await asyncio.open_unix_connection(path)
         writer.write((2).to_bytes(4, "little") + b"hi")

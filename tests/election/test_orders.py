@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from clusterd.election import hand_over
 from clusterd.election.facts import Lacking
 from clusterd.election.hand_over import FILES_S, LAST_FILES_S
 from clusterd.leadership import HAND_OVER_S
@@ -92,6 +93,29 @@ async def test_switchover_begins_no_change_of_files_and_waits_for_those_under_wa
     one.node.files = {}
     await pass_time(0.5, one, two, other, tick_s=0.1)
     assert two.leads
+
+
+@pytest.mark.parametrize(("age_s", "is_late"), [(0.0, False), (30.0, True)])
+def test_leader_that_is_stopped_waits_a_moment_for_files_that_were_answered(
+    monkeypatch: pytest.MonkeyPatch, age_s: float, is_late: bool
+) -> None:
+    async def story() -> None:
+        monkeypatch.setattr(hand_over, "CARRY_S", 0.0)
+        clock = HandClock()
+        one, _two, _other = await three(EtcdStore(clock))
+        one.node.changed_at, one.node.files = clock.now - 0.1, {"two": Lacking(1, age_s)}
+        asked: list[bool] = []
+
+        async def lacking(name: str) -> Lacking:
+            asked.append(one.leads)
+            return one.node.files[name]
+
+        monkeypatch.setattr(one.node, "lacking", lacking)
+        await one.elector.stop()
+        assert asked == [True] * (hand_over.CARRY_TRIES if is_late else 1), "as long as it leads"
+        assert not one.leads
+
+    asyncio.run(story())
 
 
 @pytest.mark.parametrize(

@@ -202,10 +202,13 @@ def test_what_no_candidate_has_confirmed_is_not_answered_as_done(tmp_path: Path)
         answer = await bench.add("one")
         assert b'"error":9009' in answer
         assert b"no candidate has confirmed it" in answer
-        answer = await bench.add("one")
+        taken = (ADD % b"one").replace(b"any", b"10.0.0.1")
+        answer = await bench.authd.answer(taken)
         assert b'"error":9009' in answer
         assert b"may be lost" in answer, "nor is what follows from it: that the name is taken"
         bench.may_answer = True
+        assert b'"error":9008' in await bench.authd.answer(taken)
+        assert b'"error":0' in await bench.add("one"), "nobody was told of it"
         assert b'"error":9008' in await bench.add("one")
         assert b'"error":0' in await bench.add("two")
 

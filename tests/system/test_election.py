@@ -1,9 +1,11 @@
 """Three candidates and a real etcd: the leader is killed or frozen, another one leads with everything that was
 answered, and the old one comes back as a worker."""
 
+import contextlib
 import json
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -13,6 +15,7 @@ import pytest
 from clusterd.left_behind import LEFT_BEHIND
 from clusterd.pidfile import running_pid
 from tests.conftest import rigs
+from tests.system.dapi_client import ask, result
 from tests.system.test_agents import QUICK
 from tests.warm import read_ha
 from tools.rig import candidates
@@ -23,6 +26,7 @@ from tools.rig.wdb_client import WdbError, authd
 pytestmark = pytest.mark.slow
 PATIENCE_S = 60.0
 LEASE_S = 10
+RULE = '<group name="g,"><rule id="100001" level="3"><description>d</description></rule></group>'
 
 
 @pytest.fixture(scope="module")
@@ -168,6 +172,44 @@ def test_frozen_leader_serves_nothing_when_it_wakes_and_becomes_a_worker(rig: Ri
     assert later > first
     assert {first, later} <= ids(new)
     assert leader(rig) == new
+
+
+def test_files_that_were_uploaded_during_a_switchover_are_the_next_leaders(rig: Rig) -> None:
+    """Whoever heard that a file is there finds it on the next leader, and not in what the old one has left behind."""
+    old = leader(rig)
+    assert old is not None
+    uploaded: dict[str, str] = {}
+    is_over = threading.Event()
+
+    def upload() -> None:
+        number = 0
+        while not is_over.is_set():
+            number += 1
+            name, content = f"{number}.xml", RULE.replace("100001", str(100001 + number))
+            with contextlib.suppress(Exception):  # the lead changes hands
+                answer = ask(
+                    old,
+                    "wazuh.rule",
+                    "upload_rule_file",
+                    {"filename": name, "content": content},
+                    request_type="local_master",
+                )
+                if "__wazuh_result__" in answer and result(answer)["affected_items"]:
+                    uploaded[name] = content
+
+    uploading = threading.Thread(target=upload)
+    uploading.start()
+    try:
+        wait_until(lambda: len(uploaded) > 3, PATIENCE_S, "uploads")
+        done = rig.command(old, "ha", "switchover", "--json", timeout_s=120)
+        assert done.returncode == 0, done.stdout + done.stderr
+        new = rig.node(json.loads(done.stdout)["leader"])
+    finally:
+        is_over.set()
+        uploading.join()
+    there = {path.name: path.read_text() for path in (new.root / "etc/rules").glob("*.xml")}
+    assert {name: there.get(name) for name in uploaded} == uploaded
+    wait_until(lambda: leader(rig) == new, PATIENCE_S, "it leads")
 
 
 def test_nodes_that_all_lost_power_have_a_leader_again_without_the_old_one(rig: Rig) -> None:

@@ -16,7 +16,6 @@ from clusterd.messages.packages import (
     PackMetadata,
     UnpackRange,
 )
-from clusterd.sync.integrity.complete_files import CompleteFiles
 from clusterd.sync.integrity.events import applied_event
 from clusterd.sync.integrity.leftovers import Leftovers
 from clusterd.sync.integrity.waiting import LATE, NOT_WHOLE, wait_for_file
@@ -84,8 +83,9 @@ class IntegrityWorker:
         """Called after a package was applied or failed, with the number of changed files."""
         self.tried: Callable[[], None] = lambda: None
         """Called when another check or package has replaced `last.problems`."""
+        self.noted: Callable[[str], None] = lambda result: None
+        """Called with each result."""
         self.last = LastSync()
-        self.complete = CompleteFiles(context, context.tag_log(self._tag, OWN))
 
     @property
     def _tag(self) -> str:
@@ -424,5 +424,5 @@ class IntegrityWorker:
 
     def note_result(self, result: str, detail: str) -> None:
         self.last.result, self.last.detail = result, detail
-        self.complete.note(result)
+        self.noted(result)
         self.last.checked_at = self._context.clock.wall()
