@@ -148,6 +148,8 @@ class _Look:
             self.whole(around)
         else:
             if stat.S_ISDIR(mode) or (stat.S_ISLNK(mode) and self.leads_to_directory(around, path)):
+                if stat.S_ISLNK(mode):
+                    self.walk.findings.again.append(path + "/")  # the watch does not follow it, if it is new
                 if path not in self.trees:
                     self.tree(path)
                     self.files.add(path)

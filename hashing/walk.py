@@ -311,7 +311,7 @@ class Walk:
                     and self.links.any_below
                     and entry.is_symlink()
                     and not _is_file(entry)
-                    and not self.was_file_there(prefix + name, before.get(name))
+                    and (_is_directory(entry) or not self.was_file_there(prefix + name, before.get(name)))
                 ):
                     if self.is_text(prefix, name) and self.leads_to_directory(item, prefix + name):
                         directories.append(name)
@@ -409,5 +409,13 @@ def _is_file(entry: os.DirEntry[str]) -> bool:
     """Whether a link leads to a file in the end; not, if it leads nowhere or in a circle."""
     try:
         return entry.is_file()
+    except OSError:
+        return False
+
+
+def _is_directory(entry: os.DirEntry[str]) -> bool:
+    """The same for a directory."""
+    try:
+        return entry.is_dir()
     except OSError:
         return False

@@ -169,12 +169,24 @@ def test_events_behind_a_link_find_what_a_walk_finds(top: Path) -> None:
     (top / "git/rules/new.xml").write_text("new")
     (top / "git/rules/deep/b.xml").unlink()
     looked = rescan(str(top / "root"), rules, live, ["etc/rules/team"])
+    assert "etc/rules/team/" in looked.again, "a link that is new is not watched"
     live.patch(looked.changes)
     assert live.root_digest == build_manifest(file_rows(scan(top, rules).rows)).root_digest
     assert "etc/rules/team/" in scan(top, rules).again
     (top / "root/etc/rules/team").unlink()
     live.patch(rescan(str(top / "root"), rules, live, ["etc/rules/team"]).changes)
     assert len(live) == 0
+
+
+def test_link_to_a_directory_in_the_place_of_a_file_is_followed_at_once(top: Path) -> None:
+    rules = allowing(top / "git")
+    (top / "root/etc/rules/team").write_text("a file")
+    before = scan(top, rules)
+    (top / "root/etc/rules/team").unlink()
+    link(top, "etc/rules/team", top / "git/rules")
+    after = scan(top, rules, before.rows)
+    assert found(after) == {"etc/rules/team/a.xml", "etc/rules/team/deep/b.xml"}
+    assert whys(after) == {}
 
 
 def test_worker_follows_an_allowed_link_and_refuses_another(top: Path) -> None:
