@@ -179,6 +179,9 @@ class StreamServer:
         except (ConnectionError, TimeoutError):
             # The client hung up or sent nothing in time.
             return
+        except asyncio.CancelledError:
+            writer.transport.abort()  # closing waits until all is read, and this client may never read
+            raise
         finally:
             writer.close()
             with contextlib.suppress(ConnectionError):

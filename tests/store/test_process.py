@@ -242,6 +242,29 @@ def test_many_idle_connections_leave_room_for_others(tmp_path: Path) -> None:
                 client.close()
 
 
+def test_a_client_that_never_reads_its_answer_does_not_keep_the_store_from_ending(tmp_path: Path) -> None:
+    asyncio.run(_never_reads(tmp_path))
+
+
+async def _never_reads(directory: Path) -> None:
+    is_asked = asyncio.Event()
+
+    async def long_answer(payload: bytes) -> list[bytes]:
+        is_asked.set()
+        return [b"x" * 65_000] * 100
+
+    path = str(directory / "socket")
+    server = StreamServer(path, long_answer, most=8, rounds=Rounds(lambda level, text: None))
+    server.start()
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(path)
+        client.sendall(struct.pack("<I", 3) + b"any")
+        async with asyncio.timeout(60):
+            await is_asked.wait()
+            await asyncio.sleep(0)
+            await server.stop()
+
+
 def test_one_process_leaves_half_of_the_connections_to_others(tmp_path: Path) -> None:
     asyncio.run(_one_process(tmp_path))
 
