@@ -2,6 +2,7 @@
 
 import datetime
 import os
+import time
 import uuid
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 
 from clusterd.dapi.execution import run
 from clusterd.dapi.files.daemons import DAEMONS, daemon_states, not_ready
+from clusterd.dapi.functions.manager import log_lines
 from clusterd.dapi.protocol.request import DISTRIBUTED, ApiRequest, encode_request
 from clusterd.settings import ClusterBlock, Settings
 from clusterd.wire.results import WireCallable, WireException, WireResult
@@ -185,6 +187,15 @@ def test_only_the_end_of_a_large_log_is_read(root: Path) -> None:
     answer = called(root, "manager.ossec_log", limit=1, search_text="line 119999 ")
     assert len(items(answer)) == 1
     assert called(root, "manager.ossec_log", limit=1).fields["total_affected_items"] == 2000
+
+
+def test_lines_of_brackets_take_no_longer_than_others(root: Path) -> None:
+    """A program may be made to log them."""
+    line = "2025/11/23 10:00:00 " + "[" * 60_000
+    (root / "logs/ossec.log").write_text(f"{line}\n" * 60 + "2025/11/23 10:00:00 wazuh-db[1 x]: INFO: good\n")
+    began = time.process_time()
+    assert [one["tag"] for one in log_lines(str(root))] == ["wazuh-db"]
+    assert time.process_time() - began < 5
 
 
 def test_summary_counts_by_tag_and_level(root: Path) -> None:

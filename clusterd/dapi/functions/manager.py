@@ -22,8 +22,9 @@ LOG_LINES = 2000
 MOST_LOG_BYTES = 4 * 1024 * 1024
 """Bytes at the end of the log that are read: 2,000 lines of the usual length. The whole file may have gigabytes."""
 LEVELS = ("DEBUG", "INFO", "CRITICAL", "ERROR", "WARNING")
+# With bounds: a line of brackets alone, as a program may be made to log it, would take minutes otherwise.
 _LINE = re.compile(
-    r"(?P<date>\d{4}/\d\d/\d\d \d\d:\d\d:\d\d) (?P<tag>\S+?)(?:\[[^\]]*\])?: "
+    r"(?P<date>\d{4}/\d\d/\d\d \d\d:\d\d:\d\d) (?P<tag>\S{1,200}?)(?:\[[^\]]{0,200}\])?: "
     rf"(?P<level>{'|'.join(LEVELS)}):(?P<description>.*)"
 )
 LOG_FIELDS = ("timestamp", "tag", "level", "description")

@@ -1,6 +1,5 @@
 """The files of a group as objects (dapi.md 5.3): `agent.conf`, and the lists and policies of rootcheck."""
 
-import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal
 
@@ -10,7 +9,6 @@ from clusterd.dapi.ruleset.xml import as_objects, parse_ruleset
 Form = Literal["conf", "rootkit_files", "rootkit_trojans", "rcl"]
 _LISTS = frozenset({"localfile", "wodle"})
 """Sections that are a list even if there is only one."""
-_CONTROL = re.compile(r"\[([^\]]*)\]")
 
 
 class UnknownForm(Exception):
@@ -80,7 +78,7 @@ def _parse_policy(text: str) -> dict[str, Any]:
             name, _, value = line[1:].partition("=")
             variables[name.strip()] = value.strip().removesuffix(";")
         elif line.startswith("["):
-            name, condition, reference = (*_CONTROL.findall(line), "", "", "")[:3]
+            name, condition, reference = (*_in_brackets(line, 3), "", "", "")[:3]
             controls.append(
                 {
                     "name": name.strip(),
@@ -92,6 +90,16 @@ def _parse_policy(text: str) -> dict[str, Any]:
         elif controls:
             controls[-1]["checks"].append(line)
     return {"vars": variables, "controls": controls}
+
+
+def _in_brackets(line: str, most: int) -> list[str]:
+    """Returns what the first pairs of brackets contain. Without a pattern, which would look for the end of each bracket
+    of a line that has no end."""
+    found: list[str] = []
+    end = 0
+    while len(found) < most and (start := line.find("[", end)) >= 0 and (end := line.find("]", start)) >= 0:
+        found.append(line[start + 1 : end])
+    return found
 
 
 def _lines(text: str) -> Iterator[str]:
