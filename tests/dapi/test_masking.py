@@ -1,6 +1,7 @@
 """No node sends the cluster key in a configuration, and writing a shown configuration back keeps the key."""
 
 import json
+import time
 
 import pytest
 
@@ -29,6 +30,14 @@ def test_another_key_and_other_stars_are_left_alone() -> None:
     for text in (CONF, "<key>another</key>", "<pass>*****</pass> <key>****</key> <key>******</key> *****"):
         given = json.dumps({"new_conf": text}).encode()
         assert restore_key(given, KEY) == given
+
+
+def test_white_space_without_end_is_not_matched() -> None:
+    """Sync does this on its loop."""
+    given = b"<key>" + b" " * 5_000_000
+    began = time.process_time()
+    assert restore_key(given, KEY) == given
+    assert time.process_time() - began < 0.2
 
 
 def test_a_node_without_a_key_changes_nothing() -> None:

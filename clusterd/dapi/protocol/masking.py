@@ -5,8 +5,8 @@ import re
 
 from clusterd.settings import MASKED_KEY, Secret
 
-_SPACE = rb"(?:\s|\\[nrt])*"
-"""White space between the tags and the key, as JSON writes it."""
+_SPACE = rb"(?:\s|\\[nrt]){0,200}"
+"""White space between the tags and the key, as JSON writes it. Bounded: 5 MB of it would take 700 MB to match."""
 _MASKED = re.compile(rb"(<key>" + _SPACE + rb")" + re.escape(MASKED_KEY.encode()) + rb"(" + _SPACE + rb"<\\?/key>)")
 
 
