@@ -67,8 +67,8 @@ def with_denied(answer: Value, access: Access) -> Value:
     if not isinstance(answer, WireResult) or answer.wire_class == PLAIN or not (access.denied or access.names_none):
         return answer
     items = Items.of_wire(answer)
-    for name, error in access.denied:
-        items.fail(name, error)
+    for names, error in access.denied:
+        items.fail_all(names, error)
     if access.names_none:
         items.drop_failed(NOT_ASKED_FOR)
     return items.wire()

@@ -211,8 +211,7 @@ def known_agents(call: Call, wanted: Sequence[str] | None) -> tuple[list[int] | 
 
 
 def with_unknown(items: Items, missing: Sequence[str]) -> Items:
-    for agent_id in missing:
-        items.fail(agent_id, WireException(1701, wire_class=NOT_FOUND))
+    items.fail_all(missing, WireException(1701, wire_class=NOT_FOUND))
     return items
 
 

@@ -69,8 +69,7 @@ async def _connected(call: SyncCall, wanted: list[str] | str | None) -> tuple[li
 
 
 def _with_absent(items: Items, absent: list[str]) -> Items:
-    for name in absent:
-        items.fail(name, WireException(1730, None, wire_class=NOT_FOUND))
+    items.fail_all(absent, WireException(1730, None, wire_class=NOT_FOUND))
     return items
 
 

@@ -93,7 +93,8 @@ def get_agent_groups(call: Call, given: GroupList) -> Items:
     """Returns the groups with the number of their agents and the hashes of merged.mg and agent.conf; the hash of a
     missing file is left out. Groups that do not exist are failed items 1710."""
     there = _names(call.root)
-    wanted = there if given.group_list is None else [name for name in there if name in frozenset(given.group_list)]
+    named = frozenset(given.group_list or ())
+    wanted = there if given.group_list is None else [name for name in there if name in named]
     counts = member_counts(call.database)
     found = [_group(call.root, name, counts.get(name, 0), given.hash_algorithm) for name in wanted]
     page, total = cut_list(found, given, _GROUPS)
@@ -105,9 +106,7 @@ def get_agent_groups(call: Call, given: GroupList) -> Items:
         total=total,
         sort_fields=["name"],
     )
-    for name in dict.fromkeys(given.group_list or ()):
-        if name not in wanted:
-            items.fail(name, _unknown())
+    items.fail_all(sorted(named.difference(wanted)), _unknown())
     return items
 
 

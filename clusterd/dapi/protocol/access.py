@@ -31,7 +31,7 @@ class Access(NamedTuple):
     in, or it is about all there are."""
 
     request: ApiRequest
-    denied: list[tuple[str, WireException]]
+    denied: list[tuple[list[str], WireException]]
     names_none: bool
 
 
@@ -132,7 +132,10 @@ def _narrowed(access: Access, need: Need, allowed: frozenset[str], universe: fro
         raise _denied(need)
     if len(kept) == len(names):
         return access
-    denied = [] if request.broadcasting else [(name, _denied(need)) for name in names if name not in kept]
+    if request.broadcasting:
+        denied = []
+    else:
+        denied = [([name for name in names if name in universe and name not in allowed], _denied(need))]
     return access._replace(request=_with(request, need.argument, kept), denied=access.denied + denied)
 
 

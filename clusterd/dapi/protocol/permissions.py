@@ -37,17 +37,26 @@ def permitted(
     """Returns those of `universe` that `action` may touch. `members`: the agents of a group.
 
     Mode `black` begins with everything allowed, any other mode with nothing. Resources are applied in their order, and
-    the last one that matches decides. Resources of other kinds, and combinations with them, are ignored."""
+    the last one that matches decides. Resources of other kinds, and combinations with them, are ignored. A request may
+    state any number of them: each costs what it names, and those that name everything cost nothing."""
     everything = frozenset(universe)
-    allowed = set(everything) if permissions.get("rbac_mode") == "black" else set()
+    is_allowed = permissions.get("rbac_mode") == "black"
+    changes: list[tuple[frozenset[str], object]] = []
     resources = permissions.get(action)
-    if not isinstance(resources, dict):
-        return frozenset(allowed)
-    for resource, effect in resources.items():
+    for resource, effect in resources.items() if isinstance(resources, dict) else ():
+        if effect not in ("allow", "deny"):
+            continue
         named = _combined(str(resource), kind, everything, members)
+        if named is everything:
+            is_allowed = effect == "allow"
+            changes.clear()
+        else:
+            changes.append((named, effect))
+    allowed = set(everything) if is_allowed else set()
+    for named, effect in changes:
         if effect == "allow":
             allowed |= named
-        elif effect == "deny":
+        else:
             allowed -= named
     return frozenset(allowed)
 
@@ -64,9 +73,12 @@ def allows_all(permissions: Mapping[str, Any], action: str, kind: str) -> bool:
 
 
 def _combined(resource: str, kind: str, everything: frozenset[str], members: Members | None) -> frozenset[str]:
+    """Returns `everything` itself where the resource names all there are."""
     named = everything
     for part in resource.split("&"):
-        named = named & _named(part, kind, everything, members)
+        found = _named(part, kind, everything, members)
+        if found is not everything:
+            named = found if named is everything else named & found
     return named
 
 

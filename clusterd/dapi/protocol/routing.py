@@ -157,11 +157,10 @@ def _listing(request: ApiRequest, solvers: Mapping[str, Any], connected: Sequenc
     known = frozenset(request.nodes)
     readable = permitted(request.rbac_permissions, READ_NODES, "node", known)
     there = frozenset(connected)
-    for node in wanted:
-        if node not in known or (node in readable and node not in there):
-            items.fail(node, WireException(1730, wire_class=NOT_FOUND))
-        elif node not in readable:
-            items.fail(node, WireException(4000, "Resource type: node:id", wire_class=PERMISSION_ERROR))
+    absent = [node for node in wanted if node not in known or (node in readable and node not in there)]
+    items.fail_all(absent, WireException(1730, wire_class=NOT_FOUND))
+    denied = [node for node in wanted if node in known and node not in readable]
+    items.fail_all(denied, WireException(4000, "Resource type: node:id", wire_class=PERMISSION_ERROR))
     asked = frozenset(wanted)
     items.affected = [node for node in connected if node in asked and node in known and node in readable]
     return items
@@ -214,8 +213,7 @@ def combine(request: ApiRequest, allowed: Items, answers: Sequence[Value]) -> Va
         for error, ids in allowed.failed:
             if ids == [UNKNOWN] or (error.code == 4000 and request.remove_denied_nodes):
                 continue
-            for item in ids:
-                items.fail(item, error)
+            items.fail_all(ids, error)
         return items.wire()
     return answer
 
