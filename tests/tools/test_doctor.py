@@ -275,18 +275,36 @@ def test_link_that_is_not_followed_is_named(worker: Settings, tmp_path: Path) ->
     assert "linked.xml" in named(files.links_and_mounts(worker))["linked file"].what
 
 
-def test_full_disk_and_no_inodes_are_named(worker: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(path: Path) -> os.statvfs_result:
-        #        bsize frsize blocks bfree bavail files ffree favail flag namemax
-        return os.statvfs_result((4096, 4096, 1 << 24, 100, 100, 1000, 5, 5, os.ST_RDONLY, 255))
+#       bsize frsize blocks bfree bavail files ffree favail flag namemax
+FULL = (4096, 4096, 1 << 24, 100, 100, 1000, 5, 5, 0, 255)
 
-    monkeypatch.setattr(files.os, "statvfs", full)
-    found = list(files.disks(worker))
-    assert [one.name for one in found if one.name != "disk read-only"] == ["disk full", "inodes used up"]
-    # Each may be a mount of its own.
-    assert [one.what.partition(worker.root)[2] for one in found if one.name == "disk read-only"] == [
-        f"/{place} is mounted read-only" for place in ("queue/cluster", "logs", "etc", "queue/db")
-    ]
+
+def test_full_disk_and_no_inodes_are_named(worker: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files.os, "statvfs", lambda path: os.statvfs_result(FULL))
+    assert [one.name for one in files.disks(worker)] == ["disk full", "inodes used up"]
+
+
+def test_read_only_disk_is_named_once_for_each_mount(worker: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its paths are named with it, and the cure names what can be mounted again: the mount point."""
+    monkeypatch.setattr(files.os, "statvfs", lambda path: os.statvfs_result((*FULL[:8], os.ST_RDONLY, 255)))
+    points = {"logs": f"{worker.root}/logs"}
+    monkeypatch.setattr(files, "mount_of", lambda path: points.get(path.name, "/the disk"))
+    found = {one.cure: one.what for one in files.disks(worker) if one.name == "disk read-only"}
+    others = ", ".join(f"{worker.root}/{place}" for place in ("queue/cluster", "etc", "queue/db"))
+    assert found == {
+        "see dmesg; then mount -o remount,rw '/the disk'": f"/the disk is mounted read-only, and with it {others}",
+        f"see dmesg; then mount -o remount,rw {worker.root}/logs": f"{worker.root}/logs is mounted read-only",
+    }
+
+
+def test_mount_of_a_path_is_the_nearest_one_above_it(tmp_path: Path) -> None:
+    (tmp_path / "a b/logs").mkdir(parents=True)
+    (tmp_path / "linked").symlink_to("a b/logs")
+    points = ("/", f"{tmp_path}/a\\040b", f"{tmp_path}/a\\040b/log")
+    (tmp_path / "mountinfo").write_text("".join(f"1 2 0:1 / {point} rw - ext4 /dev/sda rw\n" for point in points))
+    for path, point in ((tmp_path / "linked", f"{tmp_path}/a b"), (tmp_path, "/")):
+        assert files.mount_of(path, str(tmp_path / "mountinfo")) == point
+    assert files.mount_of(tmp_path, str(tmp_path / "none")) == str(tmp_path)
 
 
 @pytest.mark.parametrize(("days", "name"), [(-1, "certificate expired"), (10, "certificate expires soon"), (90, None)])

@@ -136,18 +136,22 @@ def links_and_mounts(settings: Settings) -> Iterator[Finding]:
 
 def mounted_files(settings: Settings, mounts: str = MOUNTS) -> list[str]:
     """Returns single files below the rules' directories that are mount points."""
+    tops = tuple(f"{settings.root.rstrip('/')}/{rule.key.strip('/')}/" for rule in settings.rules.items)
+    return [point for point in _mount_points(mounts) if point.startswith(tops) and os.path.isfile(point)]
+
+
+def _mount_points(mounts: str) -> list[str]:
     try:
         with open(mounts, encoding="utf-8", errors="surrogateescape") as file:
-            points = [OCTAL.sub(lambda found: chr(int(found[1], 8)), line.split(" ")[4]) for line in file]
+            return [OCTAL.sub(lambda found: chr(int(found[1], 8)), line.split(" ")[4]) for line in file]
     except OSError:
         return []
-    tops = tuple(f"{settings.root.rstrip('/')}/{rule.key.strip('/')}/" for rule in settings.rules.items)
-    return [point for point in points if point.startswith(tops) and os.path.isfile(point)]
 
 
 def disks(settings: Settings) -> Iterator[Finding]:
-    """Checks room and inodes of every file system that the node writes."""
+    """Checks rights, room and inodes of every file system that the node writes."""
     seen = set()
+    closed: dict[str, list[str]] = {}
     for relative in ("queue/cluster", "logs", "etc", "queue/db"):
         path = Path(settings.root, relative)
         try:
@@ -155,9 +159,7 @@ def disks(settings: Settings) -> Iterator[Finding]:
         except OSError:
             continue
         if found.f_flag & os.ST_RDONLY:  # of a mount: others of the same disk may be writable
-            yield Finding(
-                "disk read-only", f"{path} is mounted read-only", f"see dmesg; then mount -o remount,rw {path}"
-            )
+            closed.setdefault(mount_of(path), []).append(str(path))
         if device in seen:
             continue
         seen.add(device)
@@ -168,6 +170,18 @@ def disks(settings: Settings) -> Iterator[Finding]:
         if found.f_files and found.f_favail < LOW_INODES * found.f_files:
             text = f"{found.f_favail} of {found.f_files} inodes are free at {path}"
             yield Finding("inodes used up", text, "remove small files on this file system; look at queue/ first")
+    for point, paths in closed.items():
+        below = "" if paths == [point] else f", and with it {', '.join(paths)}"
+        cure = f"see dmesg; then mount -o remount,rw {shlex.quote(point)}"
+        yield Finding("disk read-only", f"{point} is mounted read-only{below}", cure)
+
+
+def mount_of(path: Path, mounts: str = MOUNTS) -> str:
+    """Returns the mount point that `path` is below: the one that `mount -o remount` takes; `path` itself where /proc
+    does not say."""
+    real = os.path.realpath(path)
+    above = {real, *map(str, Path(real).parents)}
+    return max((point for point in _mount_points(mounts) if point in above), key=len, default=str(path))
 
 
 def certificates(settings: Settings, now: datetime | None = None) -> Iterator[Finding]:
