@@ -8,7 +8,17 @@ import pytest
 
 from clusterd.errors import ClusterError
 from clusterd.messages.links import LinkInfo
-from clusterd.sync.links.exchange import LONGEST_PATH, MOST_FILES, LeftOutFiles, _Clock, _parse, bounded
+from clusterd.sync.links.exchange import (
+    AGAIN_S,
+    LONGEST_PATH,
+    LOOK_S,
+    MOST_FILES,
+    LeftOutFiles,
+    StatusExchange,
+    _Clock,
+    _parse,
+    bounded,
+)
 from clusterd.sync.links.peer import Peer
 from clusterd.wire import commands
 from clusterd.wire.command_table import SMALL
@@ -132,6 +142,32 @@ def test_clocks_are_compared_with_half_of_the_answers_time_as_their_doubt(tmp_pa
         await node.says(asked, json.dumps({"wall_s": begun + 100.25}).encode())
         await node.until(lambda: bool(node.side._exchange.clocks()))
         assert (await status(node))["clocks"] == {"m": {"offset_s": 100.0, "off_by_s": 0.25, "at": begun + 0.5}}
+
+    on(node, story())
+
+
+def clock_of(exchange: StatusExchange) -> float | None:
+    row = exchange.clocks().get("m")
+    return None if row is None else row["offset_s"]
+
+
+def test_clock_that_differs_is_looked_at_again_soon_and_one_that_does_not_within_a_minute(tmp_path: Path) -> None:
+    """Whoever has set it right does not wait a minute to see that nothing is wrong any more."""
+    node = Node(tmp_path, "worker", caps=CAPS)
+
+    async def story() -> None:
+        await linked(node, MASTER, *CAPS)
+        exchange = node.side._exchange
+        for count, (offset_s, again_s) in enumerate(((100.0, LOOK_S), (0.5, AGAIN_S)), 1):
+            await node.until(lambda count=count: len(requests(node)) == count)  # type: ignore[misc]
+            asked = [sent for sent in node.sent if getattr(sent, "command", "") == commands.NODE_STATE][-1]
+            await node.says(asked, json.dumps({"wall_s": node.clock.wall() + offset_s}).encode())  # type: ignore[arg-type]
+            await node.until(lambda offset_s=offset_s: clock_of(exchange) == offset_s)  # type: ignore[misc]
+            for seconds, more in ((again_s - 0.1, 0), (0.2, 1)):
+                node.clock.move(seconds)
+                exchange._timers[1].wake()
+                await node.until(lambda: exchange._timers[1]._due is None)  # it has looked
+                assert len(requests(node)) == count + more
 
     on(node, story())
 

@@ -11,6 +11,7 @@ from typing import Annotated, Any, TypeVar
 import msgspec
 
 from clusterd.errors import ClusterError, in_passing
+from clusterd.status.verdict import is_apart
 from clusterd.sync.links.caps import STATUS
 from clusterd.sync.links.context import Context
 from clusterd.sync.links.handlers import Handler
@@ -32,7 +33,8 @@ LATEST_S = 1e11
 LOOK_S = 5.0
 """How soon a change is told that nothing has woken us for."""
 AGAIN_S = 60.0
-"""How often the same is told again: the other node may have lost it, and its clock may have been set."""
+"""How often the same is told again: the other node may have lost it, and its clock may have been set. While the clocks
+differ it is LOOK_S: whoever sets one right wants to see that it is."""
 OWN = "Integrity guard"
 T = TypeVar("T")
 
@@ -60,6 +62,12 @@ class _Neighbour(msgspec.Struct):
     offset_s: float | None = None
     off_by_s: float = 0.0
     measured_at: float = 0.0
+
+    def clock(self) -> dict[str, Any] | None:
+        """Its row of `clocks`."""
+        if self.offset_s is None:
+            return None
+        return {"offset_s": round(self.offset_s, 6), "off_by_s": round(self.off_by_s, 6), "at": self.measured_at}
 
 
 def bounded(problems: Mapping[str, str], count: int = 0) -> LeftOutFiles:
@@ -99,7 +107,7 @@ class StatusExchange:
         asked_at = 0.0
         while True:
             now = self._own(), self._tries
-            if now != before or self._context.clock.monotonic() - asked_at >= AGAIN_S:
+            if now != before or self._context.clock.monotonic() - asked_at >= self._again_s(peer):
                 asked_at = self._context.clock.monotonic()
                 with round_survives(log, self._context.troubles, _telling(peer)):
                     try:
@@ -110,6 +118,11 @@ class StatusExchange:
                     except ClusterError as failure:
                         log.debug(f"{peer.name} was not told the state of this node: {in_passing(failure)}")
             await timer.rest(LOOK_S)
+
+    def _again_s(self, peer: Peer) -> float:
+        told = self._told.get(peer.link)
+        row = None if told is None else told.clock()
+        return LOOK_S if row is not None and is_apart(row) else AGAIN_S
 
     async def _ask(self, peer: Peer, own: LeftOutFiles) -> None:
         clock = self._context.clock
@@ -156,15 +169,8 @@ class StatusExchange:
     def clocks(self) -> dict[str, Any]:
         """By node: `offset_s` (its wall clock less ours), `off_by_s` (how wrong that can be), `at` (when it was
         measured)."""
-        return {
-            told.node: {
-                "offset_s": round(told.offset_s, 6),
-                "off_by_s": round(told.off_by_s, 6),
-                "at": told.measured_at,
-            }
-            for told in self._told.values()
-            if told.offset_s is not None
-        }
+        rows = {told.node: told.clock() for told in self._told.values()}
+        return {node: row for node, row in rows.items() if row is not None}
 
 
 def _telling(peer: Peer) -> str:
