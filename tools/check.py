@@ -61,7 +61,7 @@ def check(root: str) -> Checked:
     lines += programs_of(loaded.settings) if loaded.settings is not None else []
     framework = location.find(loaded.settings) if loaded.settings is not None else location.Found()
     if framework.is_wrong and loaded.settings is not None and loaded.settings.clusterd.framework.mode == "on":
-        lines.append(framework.why)
+        lines.append(framework.told)
     ok = not lines
     lines += [f"warning: {warning}" for warning in loaded.warnings]
     rights = too_many_rights(loaded.settings.clusterd.owner) if loaded.settings is not None else None
@@ -73,8 +73,8 @@ def check(root: str) -> Checked:
         lines.append(f"note: the role of this node is {loaded.settings.role_text}, see {ROLE_FILE}")
     if loaded.settings is not None and loaded.settings.cluster.disabled:
         lines.append("warning: the cluster is disabled (or there is no <cluster> block): start will refuse")
-    if framework.is_wrong and framework.why not in lines:
-        lines.append(f"warning: {framework.why}")
+    if framework.is_wrong and framework.told not in lines:
+        lines.append(f"warning: {framework.told}")
     if loaded.settings is not None:
         lines += [f"warning: {line}" for line in _replica_warnings(loaded.settings)]
     put_back = notice(root)

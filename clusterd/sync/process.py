@@ -224,7 +224,7 @@ class _SyncProcess:
         if fd is None:
             if not found.is_wrong:
                 return None
-            self._troubles.begin("framework", f"The framework is not used: {found.why}", tag_log, "ERROR")
+            self._troubles.begin("framework", f"The framework is not used: {found.told}", tag_log, "ERROR")
             return MissingFramework(found.why, self._settings.clusterd.framework.mode)
         names = _framework_names()
         self._crew = Crew(

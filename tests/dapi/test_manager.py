@@ -129,9 +129,12 @@ def test_master_without_a_framework_has_a_uuid_of_its_own(root: Path) -> None:
 
 def test_uuid_of_a_manager_with_a_framework_is_that_ones(root: Path) -> None:
     (root / "etc").mkdir()
-    (root / "framework").mkdir()
+    (root / "framework/python").mkdir(parents=True)
+    (root / "framework/python/pyvenv.cfg").touch()
     assert uuid_of(root) is None
     assert not list((root / "etc").iterdir())
+    (root / "framework/python/pyvenv.cfg").unlink()
+    assert uuid_of(root) is not None, "it was removed"
 
 
 # ---- who may know its name -------------------------------------------------------------------------------------------

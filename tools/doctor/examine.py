@@ -79,9 +79,9 @@ def _configuration(root: str) -> Iterator[Finding]:
         return
     checked = check(root)
     settings = load(root, with_api_files=False).settings
-    framework = location.find(settings).why if settings is not None else ""
+    framework = location.find(settings) if settings is not None else location.Found()
     for line in checked.lines:
-        if line.removeprefix("warning: ") == framework:
+        if framework.is_wrong and line.removeprefix("warning: ") == framework.told:
             continue  # has a check of its own
         is_warning = line.startswith("warning: ")
         # Links have a check of their own, and a running node reports its rights itself.

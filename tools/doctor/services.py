@@ -19,7 +19,8 @@ def framework(settings: Settings, status: dict[str, Any]) -> Iterator[Finding]:
     if not status["running"]:
         found = location.find(settings)
         if found.is_wrong:
-            yield Finding("framework not found", found.why, FRAMEWORK, is_fault=own.mode == "on")
+            text = f"{found.why}; {location.REFUSED}"
+            yield Finding("framework not found", text, found.cure, is_fault=own.mode == "on")
         return
     shown = status["framework"]
     if shown is None or shown["state"] == "off":
@@ -28,12 +29,11 @@ def framework(settings: Settings, status: dict[str, Any]) -> Iterator[Finding]:
         found = location.find(settings)
         if own.mode == "on" or found.is_wrong or found.python:
             text = f"{found.why or shown['reason']}; the node answers by itself"
-            yield Finding("framework not found", text, FRAMEWORK, is_fault=own.mode == "on")
+            yield Finding("framework not found", text, found.cure or FRAMEWORK, is_fault=own.mode == "on")
         return
     found = location.find(settings)
     if shown["state"] == "failed" and found.is_wrong:
-        text = f"{found.why}; logins, tokens and permissions of its users are refused"
-        yield Finding("framework not found", text, FRAMEWORK)
+        yield Finding("framework not found", f"{found.why}; {location.REFUSED}", found.cure)
     elif shown["state"] == "failed":
         cure = 'clusterd log --grep Framework; without it: "framework": "off" in cluster.json, then restart'
         yield Finding("framework fails", shown["reason"] or "no process of it stays", cure)

@@ -3,21 +3,19 @@ kept."""
 
 import re
 import uuid
-from pathlib import Path
 
 from clusterd.dapi.files.tree_files import locked_directory, read_text, write_file
+from clusterd.framework.location import rest_of
 from hashing.atomic import FileOps
 from hashing.errors import FileVanished, HashingError
 
 DIRECTORY, NAME = "etc", "clusterd-uuid"
-FRAMEWORK = "framework"
-"""Where it is, the manager has an identifier that only the framework knows."""
 _UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 def manager_uuid(root: str) -> str | None:
     """Returns the identifier, always the same. None where the framework has another one, or ours cannot be kept."""
-    if Path(root, FRAMEWORK).exists():
+    if rest_of(root):
         return None
     try:
         found = _kept(root)
