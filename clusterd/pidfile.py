@@ -25,8 +25,9 @@ slow disk may take a while."""
 ENDED = ("zombie", "dead")
 """States of psutil."""
 _POLL_S = 0.02
-_UNFINISHED = ".clusterd-pid-"
-"""Beginning of the name under which a pid file is written: scripts that look for pid files do not see it."""
+UNFINISHED = ".clusterd-pid-"
+"""Beginning of the name under which a pid file is written: scripts that look for pid files do not see it. What begins
+like this and is left over is removed by the next start."""
 _NAME = re.compile(r"wazuh-clusterd(_child_\d+)?-(\d+)\.pid")
 
 
@@ -152,7 +153,7 @@ def is_process(pid: int) -> bool:
 def _write_own(directory: str) -> PidFile:
     pid = os.getpid()
     path = _path(directory, pid)
-    unfinished = f"{directory}/{_UNFINISHED}{pid}"
+    unfinished = f"{directory}/{UNFINISHED}{pid}"
     fd = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, MODE)
     try:
         os.fchmod(fd, MODE)
@@ -170,7 +171,7 @@ def _remove_stale(directory: str) -> list[str]:
     former. Raises AlreadyRunning for one that lives."""
     stale = []
     for name in os.listdir(directory):
-        if name.startswith(_UNFINISHED):  # nobody writes one now: the directory is locked
+        if name.startswith(UNFINISHED):  # nobody writes one now: the directory is locked
             _unlink(f"{directory}/{name}")
     for path, pid in _pid_files(directory):
         if _is_held(path):

@@ -1,11 +1,14 @@
 """`clusterd start` and `clusterd restart`: the commands that load the whole daemon, because they become it."""
 
 import contextlib
+import os
 import time
+from collections.abc import Iterator
 from typing import Literal
 
 import click
 
+from clusterd.config.loading import load
 from clusterd.exits import START_TIMEOUT_S, ExitCode
 from clusterd.gate import has_node, no_node
 from clusterd.pidfile import running_pid
@@ -76,14 +79,16 @@ def _say_master(root: str, wait_s: float) -> None:
 @click.option("--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True)
 @click.pass_obj
 def restart(root: str, timeout_s: float, debug: int, log_format: LogFormat) -> None:
-    """Stop the node if it runs, then start it. A configuration with mistakes stops nothing."""
+    """Stop the node if it runs, then start it. A configuration with mistakes, or a disk without room for a start, stops
+    nothing."""
     _need_short(root)
     checked = check(root)
     if not checked.ok:
         show_lines(checked.lines)
         fail("the configuration has mistakes; the node was left as it is", ExitCode.BAD_CONFIGURATION)
-    with goes_on("the node goes on stopping, and is not started again: clusterd start"):
-        stopped = stopping.stop(root, timeout_s=timeout_s)
+    with _can_start_again(root):
+        with goes_on("the node goes on stopping, and is not started again: clusterd start"):
+            stopped = stopping.stop(root, timeout_s=timeout_s)
     if not stopped.ok:
         if running_pid(root) is not None:
             fail(stopped.reason, stopped.code)
@@ -100,6 +105,29 @@ def restart(root: str, timeout_s: float, debug: int, log_format: LogFormat) -> N
         fail(started.reason, started.code)
     echo(f"clusterd runs (pid {started.pid}).")
     _say_master(root, WAIT_MASTER_S)
+
+
+@contextlib.contextmanager
+def _can_start_again(root: str) -> Iterator[None]:
+    """Ends the command if what a start needs is missing: a node that runs, whatever fails in it, is more than none."""
+    settings, pid = load(root).settings, running_pid(root)
+    if settings is None or pid is None or not _may_signal(pid):  # the stop says so
+        yield
+        return
+    from tools.restarting import room_to_start
+
+    with room_to_start(settings) as problem:
+        if problem:
+            fail(f"{problem}. The node was left as it is", ExitCode.COULD_NOT_START)
+        yield
+
+
+def _may_signal(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except OSError:
+        return False
+    return True
 
 
 def _need_short(root: str) -> None:

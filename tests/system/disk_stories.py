@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from clusterd.pidfile import running_pid
 from tests.conftest import MakeRig, rigs
 from tools.rig.nodes import Rig
 from tools.rig.peer import wait_until
@@ -154,7 +155,28 @@ def read_only(disk: Path) -> Iterator[None]:
         wait_until(lambda: remounted("rw"), LONG_S, "it is writable again")
 
 
-STORIES = {story.__name__: story for story in (master_cannot_look, worker_keeps_its_reserve, read_only_for_a_while)}
+def restart_leaves_the_node(make_rig: MakeRig) -> None:
+    """A restart needs room that is not there: the node is not even stopped, and is once there is room."""
+    rig = make_rig(0)
+    with small_disk(rig.master.root / "var/run", 1) as disk:
+        rig.start()
+        before = running_pid(str(rig.master.root))
+        filler = fill(disk)
+        done = rig.command(rig.master, "restart", timeout_s=120)
+        assert (done.returncode, "make room first. The node was left as it is" in done.stderr) == (3, True), done
+        assert running_pid(str(rig.master.root)) == before
+        filler.unlink()
+        done = rig.command(rig.master, "restart", timeout_s=120)
+        assert done.returncode == 0, done
+        assert running_pid(str(rig.master.root)) not in (None, before)
+        assert not list(disk.glob(".clusterd-pid-*"))  # what held the room
+        assert not rig.down()
+
+
+STORIES = {
+    story.__name__: story
+    for story in (master_cannot_look, worker_keeps_its_reserve, read_only_for_a_while, restart_leaves_the_node)
+}
 
 
 def main() -> None:

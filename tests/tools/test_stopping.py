@@ -10,11 +10,14 @@ import pytest
 from click.testing import CliRunner
 
 from clusterd.exits import ExitCode
+from clusterd.settings import Clusterd, Settings
+from clusterd.supervisor.privileges import WORKING_DIRECTORIES
 from clusterd.supervisor.starter import StartResult
 from tests.supervisor.helpers import until
 from tools.check import Checked
 from tools.cli import cluster, main
 from tools.outcome import Outcome
+from tools.restarting import ROOM_BYTES, room_to_start
 from tools.stopping import stop
 
 SLOW_TO_END = """
@@ -46,6 +49,20 @@ def test_stop_waits_for_a_process_that_has_removed_its_pid_file_and_still_ends(t
         finally:
             node.kill()
     assert [(outcome.ok, outcome.lines) for outcome in outcomes] == [(True, ["clusterd has stopped."])]
+
+
+def test_room_for_the_next_start_is_held_until_the_node_has_stopped(tmp_path: Path) -> None:
+    for directory in WORKING_DIRECTORIES:
+        (tmp_path / directory).mkdir(parents=True)
+    settings = Settings(str(tmp_path), clusterd=Clusterd(owner="root"))
+    with room_to_start(settings) as problem:
+        assert problem == ""
+        (held,) = (tmp_path / "var/run").iterdir()
+        assert held.stat().st_blocks * 512 >= ROOM_BYTES
+    assert not list((tmp_path / "var/run").iterdir())
+    (tmp_path / "logs").rmdir()
+    with room_to_start(settings) as problem:
+        assert "logs is missing" in problem
 
 
 @pytest.mark.parametrize("lives", [False, True])
