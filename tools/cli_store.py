@@ -38,7 +38,7 @@ def renew(root: str) -> None:
     try:
         moved = store_renew.renew(root)
     except StartFailure as refusal:
-        fail(f"{refusal}. Stop the node first if you mean it", ExitCode.FAILED)
+        fail(str(refusal), ExitCode.FAILED)
     except OSError as failure:
         fail(f"the agent database cannot be moved: {failure.strerror}", ExitCode.FAILED)
     if not moved:

@@ -19,9 +19,11 @@ def renew(root: str) -> list[str]:
     use or belongs to another program."""
     for name in STORE_SOCKETS:
         if is_served(f"{root}/{name}"):
-            raise StartFailure(f"{name} is served: the agent database is in use and was not touched")
+            raise StartFailure(
+                f"{name} is served: the agent database is in use, and was not touched; to renew it stop the node first"
+            )
     if (Path(root) / REAL_DAEMON).exists():
-        raise StartFailure(f"the agent database is that of {REAL_DAEMON} and was not touched")
+        raise StartFailure(f"the agent database is that of the manager's {REAL_DAEMON} and was not touched")
     moved = []
     stamp = time.strftime("%Y%m%d-%H%M%S")
     with locked(root):

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 from clusterd.errors import StartFailure
 from clusterd.open_database import OpenDatabase
-from clusterd.rundir import STORE_SOCKETS, WDB_SOCKET, problem_path
+from clusterd.rundir import REAL_DAEMON, STORE_SOCKETS, WDB_SOCKET, problem_path
 from clusterd.store import schema
 from clusterd.store.moved import rescue
 from clusterd.store.renew import renew
@@ -113,6 +113,11 @@ def test_renewing_keeps_the_old_one_and_the_store_goes_on(tmp_path: Path) -> Non
     with sqlite3.connect(path) as db:
         assert db.execute("pragma quick_check").fetchone() == ("ok",)
     db.close()
+    (tmp_path / REAL_DAEMON).parent.mkdir()
+    (tmp_path / REAL_DAEMON).touch()
+    found = CliRunner().invoke(cluster, ["--root", str(tmp_path), "store", "renew"])
+    assert (found.exit_code, "the manager's bin/wazuh-db and was not touched" in found.stderr) == (1, True)
+    assert "Stop the node" not in found.stderr, "that would not help"
 
 
 def put_another(path: Path) -> None:
