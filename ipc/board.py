@@ -1,10 +1,10 @@
 """The status board: one row per process in a shared page, so that liveness needs no socket.
 
-Each field has one writer. The supervisor writes name, pid, incarnation, restarts, started_at, and the states starting,
-down and failed. The process itself writes heartbeat, counters, and the states ready and stopping. An operator's command
-writes the log level of all, the process `election` the lease of this node, net the term by which the node was deposed.
-A field is eight aligned bytes, written at once, so a reader sees the old or the new value;
-two fields may be of different moments.
+Each field has one writer. The supervisor writes name, pid, incarnation, restarts, the moment of the start by two
+clocks, and the states starting, down and failed. The process itself writes heartbeat, counters, and the states ready
+and stopping. An operator's command writes the log level of all, the process `election` the lease of this node, net the
+term by which the node was deposed. A field is eight aligned bytes, written at once, so a reader sees the old or the new
+value; two fields may be of different moments.
 """
 
 import contextlib
@@ -19,9 +19,9 @@ from typing import NamedTuple
 MAGIC = 0x636C7573_74657264
 ROWS = 64
 NAME_BYTES = 16
-COUNTERS = 43
+COUNTERS = 42
 ROW_BYTES = 512
-"""Name, six fields, COUNTERS counters, and the fields that begin with _LOG_LOST."""
+"""Name, six fields, COUNTERS counters, and the fields that begin with _BEGUN."""
 LATE_BOUNDS_S = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 2.5)
 """Upper bounds of the buckets in which a loop counts how late its heartbeats were; one more bucket has the rest."""
 STATES = ("down", "starting", "ready", "stopping", "failed")
@@ -29,7 +29,7 @@ STATES = ("down", "starting", "ready", "stopping", "failed")
 # a number.
 _PID, _INCARNATION, _STATE, _RESTARTS, _HEARTBEAT, _STARTED = (NAME_BYTES + 8 * n for n in range(6))
 _FIRST_COUNTER = NAME_BYTES + 48
-_LOG_LOST, _LOG_ERRNO, _OWN_BYTES, _LATE_US = (_FIRST_COUNTER + 8 * (COUNTERS + n) for n in range(4))
+_BEGUN, _LOG_LOST, _LOG_ERRNO, _OWN_BYTES, _LATE_US = (_FIRST_COUNTER + 8 * (COUNTERS + n) for n in range(5))
 _LATE = _LATE_US + 8
 _LATE_BUCKETS = len(LATE_BOUNDS_S) + 1
 SUPERVISOR = "supervisor"
@@ -94,11 +94,11 @@ def counters_of(name: str) -> tuple[str, ...]:
 
 
 class RowSnapshot(NamedTuple):
-    """A row at one moment. `heartbeat_ns` is CLOCK_MONOTONIC, `started_at_ns` the wall clock; 0 means never.
-    `log_lost`: lines that the process could not write to the log; `log_errno`: why its last attempt failed, 0 if it did
-    not. `own_bytes`: memory that no other process shares, as the process has measured it, 0 if it has not. `late`: how
-    many heartbeats were late, by the buckets of LATE_BOUNDS_S (empty for a process without a loop), `late_s`: by how
-    much in all."""
+    """A row at one moment. `heartbeat_ns` is CLOCK_MONOTONIC; the start is `begun_ns` on that clock and `started_at_ns`
+    on the wall clock; 0 means never. `log_lost`: lines that the process could not write to the log; `log_errno`: why
+    its last attempt failed, 0 if it did not. `own_bytes`: memory that no other process shares, as the process has
+    measured it, 0 if it has not. `late`: how many heartbeats were late, by the buckets of LATE_BOUNDS_S (empty for a
+    process without a loop), `late_s`: by how much in all."""
 
     name: str
     pid: int
@@ -113,6 +113,7 @@ class RowSnapshot(NamedTuple):
     own_bytes: int = 0
     late: tuple[int, ...] = ()
     late_s: float = 0.0
+    begun_ns: int = 0
 
 
 class BoardRow:
@@ -189,6 +190,7 @@ class BoardRow:
         self._put(_PID, pid)
         self._put(_INCARNATION, incarnation)
         self._put(_STARTED, time.time_ns())
+        self._put(_BEGUN, time.monotonic_ns())
         self._put(_HEARTBEAT, time.monotonic_ns())
         self._put(_STATE, STATES.index("starting"))
 
@@ -220,6 +222,7 @@ class BoardRow:
             self._get(_OWN_BYTES),
             late if any(late) else (),
             self._get(_LATE_US) / 1e6,
+            self._get(_BEGUN),
         )
 
 

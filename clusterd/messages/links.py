@@ -10,7 +10,8 @@ class LinkInfo(msgspec.Struct, frozen=True):
     """One established link. `kind`: "worker" (inbound, on a master), "master" (outbound, on a worker), "local" (a
     program on the local socket). `name` is the peer's node name, for kind "master" the master's address as text, for
     kind "local" the client number. `link`: a number that no life of net on this node uses again. `uid`, `pid`: the user
-    and the process of a local client, -1 and 0 for other kinds."""
+    and the process of a local client, -1 and 0 for other kinds. `connected_at` and `keepalive_at` are wall-clock
+    seconds, to be shown; `up_since`, the moment of `connected_at`, is monotonic, to judge by."""
 
     link: int
     kind: str
@@ -22,6 +23,7 @@ class LinkInfo(msgspec.Struct, frozen=True):
     keepalive_at: float = 0.0
     uid: int = -1
     pid: int = 0
+    up_since: float = 0.0
 
 
 class OpenTask(msgspec.Struct, frozen=True):

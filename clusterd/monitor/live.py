@@ -1,7 +1,6 @@
 """Whether the processes of the node are alive, judged by the board and the system alone. It asks no process, so the
 answer comes at once even when all of them hang."""
 
-import time
 from collections.abc import Callable, Iterable
 
 import msgspec
@@ -50,7 +49,7 @@ def _problem(row: RowSnapshot, now: float, read: Callable[[int], Sample | None])
     if silent_s >= (BUSY_S if state in ("R", "D") else SILENT_S):
         what = "waits for the disk and " if state == "D" else "computes and " if state == "R" else ""
         return f"it {what}has given no sign of life for {silent_s:.0f} s"
-    begun_s = time.time() - row.started_at_ns / 1e9
+    begun_s = now - row.begun_ns / 1e9
     if row.state == "starting" and row.name != SUPERVISOR and begun_s >= START_S:
         return f"it has been starting for {begun_s:.0f} s"
     return ""

@@ -104,6 +104,7 @@ class Bridge:
             link.keepalive_at,
             link.uid,
             link.pid,
+            link.up_since,
         )
         self._links[link.number] = link
         if link.kind == "master":

@@ -61,7 +61,7 @@ class LinkOwner(Protocol):
 class Link(asyncio.BufferedProtocol):
     """The owner sets `kind`, `name`, `tag`, `known` (commands), `uid` and `pid`; the bridge sets `info`, `serials`
     (requests that sync has) and `continued` (how many of them were answered, and more follows). `number` never changes.
-    `heard_at`: monotonic time of the last keepalive."""
+    `up_since`, `heard_at`: monotonic times of the connection and of the last keepalive."""
 
     def __init__(
         self, context: NetContext, sync: ToSync, owner: LinkOwner, role: Role, sealer: Sealer | None, number: int
@@ -80,7 +80,7 @@ class Link(asyncio.BufferedProtocol):
         self.known: frozenset[str] = frozenset()
         self.connected_at = context.clock.wall()
         self.keepalive_at = self.connected_at
-        self.heard_at = context.clock.monotonic()
+        self.up_since = self.heard_at = context.clock.monotonic()
         self.info: LinkInfo | None = None
         self.serials: set[int] = set()
         self.continued = 0

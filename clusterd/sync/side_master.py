@@ -87,7 +87,7 @@ class MasterSide:
     async def _meet(self, peer: Peer) -> None:
         """A worker asks for something as soon as it is connected. Who only says hello has tried this port (`clusterd
         doctor`, `check-config --connect`): that worker has not come back, and is not lost again."""
-        left_s = peer.info.connected_at + QUIET_S - self._context.clock.wall()
+        left_s = peer.info.up_since + QUIET_S - self._context.clock.monotonic()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(min(QUIET_S, left_s)):
                 await peer.spoke.wait()
@@ -131,13 +131,15 @@ class MasterSide:
     def _files_of(self, name: str) -> dict[str, Any]:
         now = self._context.clock.wall()
         records = {one: record for one, record in self._integrity.records.items() if one == name}
-        return {"result": results_of_workers(records, self._context.manifests, now).get(name), "answered_at": now}
+        return {
+            "result": results_of_workers(records, self._context.manifests, self._context.clock).get(name),
+            "answered_at": now,
+        }
 
     def status(self, away: str) -> SideStatus:
         records = self._integrity.records
-        now = self._context.clock.wall()
         workers = self._known.shown(records)
-        results = results_of_workers(records, self._context.manifests, now)
+        results = results_of_workers(records, self._context.manifests, self._context.clock)
         for row in workers:
             if row["state"] == "lost" and row["name"] in results:
                 # What it had when it was last seen says nothing about what it has.

@@ -14,6 +14,10 @@ class FakeClock(Clock):
     def wall(self) -> float:
         return self._wall
 
+    def jump(self, seconds: float) -> None:
+        """The wall clock is set; no time passes."""
+        self._wall += seconds
+
     def move(self, seconds: float) -> None:
         self._monotonic += seconds
         self._wall += seconds

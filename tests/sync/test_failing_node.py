@@ -68,9 +68,7 @@ def test_worker_is_not_shown_as_equal_while_the_master_cannot_look_at_its_files(
         node.manifests.changed.append(integrity.manifest_changed)
         scan = await node.manifests.scan()
         integrity.record("w").is_equal(scan.content_digest, 100.0)
-        assert (
-            results_of_workers(integrity.records, node.manifests, node.context.clock.wall())["w"]["result"] == "equal"
-        )
+        assert results_of_workers(integrity.records, node.manifests, node.context.clock)["w"]["result"] == "equal"
         (tmp_path / "etc/rules/new.xml").write_text("new")
         node.full = (ScanShard, PatchManifest)
         for _ in range(3):
@@ -80,7 +78,7 @@ def test_worker_is_not_shown_as_equal_while_the_master_cannot_look_at_its_files(
             except ScanFailed as failure:
                 with_failure = failure
             assert with_failure is not None
-        shown = results_of_workers(integrity.records, node.manifests, node.context.clock.wall())["w"]
+        shown = results_of_workers(integrity.records, node.manifests, node.context.clock)["w"]
         assert (shown["result"], shown["lag_files"]) == ("unknown", None)
         assert shown["lag_s"] >= 0.0
         assert "No space left" in shown["detail"]
@@ -88,7 +86,7 @@ def test_worker_is_not_shown_as_equal_while_the_master_cannot_look_at_its_files(
         assert node.count("error") == 1
         node.full = ()
         await node.manifests.scan()
-        shown = results_of_workers(integrity.records, node.manifests, node.context.clock.wall())["w"]
+        shown = results_of_workers(integrity.records, node.manifests, node.context.clock)["w"]
         assert (shown["result"], node.troubles.shown(), node.count("info")) == ("equal", {}, 1)
         assert shown["lag_s"] is not None  # the change that was not seen is seen now
 

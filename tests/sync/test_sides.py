@@ -140,8 +140,9 @@ def test_status_of_a_master_is_by_worker_and_remembers_absent_ones(tmp_path: Pat
     async def story() -> None:
         await node.up(PROGRAM)
         await node.up(WORKER)
-        node.side._integrity.record("w1").is_behind(node.clock.wall(), 3)
+        node.side._integrity.record("w1").is_behind(node.clock.monotonic(), 3)
         node.clock.move(5.0)
+        node.clock.jump(-3600.0)
         await node.core.handle(LinkDown(1, "it ended"))
         shown = json.loads((await node.reply(await node.ask(PROGRAM, "status"))).payload)
         assert (shown["problem"], shown["peers"]) == ("", [])
@@ -158,7 +159,7 @@ def test_what_a_worker_lacks_is_told_without_the_store(tmp_path: Path) -> None:
     async def story() -> None:
         await node.up(PROGRAM)
         await node.up(WORKER)
-        node.side._integrity.record("w1").is_behind(node.clock.wall(), 3)
+        node.side._integrity.record("w1").is_behind(node.clock.monotonic(), 3)
         found = json.loads((await node.reply(await node.ask(PROGRAM, "lacking", b"w1"))).payload)
         assert (found["result"]["lag_files"], found["answered_at"]) == (3, node.clock.wall())
         shown = json.loads((await node.reply(await node.ask(PROGRAM, "status"))).payload)
@@ -458,7 +459,8 @@ def test_node_that_only_says_hello_is_no_worker_that_came_and_is_lost(tmp_path: 
         return {row["name"]: row["state"] for row in node.side._known.shown({})}
 
     async def story() -> None:
-        worker = msgspec.structs.replace(WORKER, connected_at=node.clock.wall())
+        worker = msgspec.structs.replace(WORKER, up_since=node.clock.monotonic())
+        node.clock.jump(3600.0)  # a clock that is set makes no try a worker
         await node.up(worker)
         await turns()
         await node.core.handle(LinkDown(WORKER.link, "it ended"))
@@ -472,7 +474,7 @@ def test_node_that_only_says_hello_is_no_worker_that_came_and_is_lost(tmp_path: 
         node.clock.move(60)
         node.side._known._say_lost()
         assert await members(node) == ["w1"]
-        await node.up(msgspec.structs.replace(WORKER, connected_at=node.clock.wall()))
+        await node.up(msgspec.structs.replace(WORKER, up_since=node.clock.monotonic()))
         await turns()
         assert (states(), told(node)) == ({"w1": "lost"}, ["connected", "lost"])
         assert await members(node) == []  # else the list of nodes would have it twice
@@ -487,7 +489,7 @@ def test_worker_that_has_been_connected_for_a_while_is_known_before_it_asks(tmp_
     node = Node(tmp_path, "master")
 
     async def story() -> None:
-        await node.up(msgspec.structs.replace(WORKER, connected_at=node.clock.wall() - QUIET_S))
+        await node.up(msgspec.structs.replace(WORKER, up_since=node.clock.monotonic() - QUIET_S))
         await turns()
         assert told(node) == ["connected"]
 

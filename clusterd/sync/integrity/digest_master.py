@@ -91,7 +91,7 @@ class DigestMaster:
         if made_at is not None:  # else a package is being applied, or it has files of its own
             record.whole_of = made_at
         if record.behind_since is None:
-            record.is_behind(now)
+            record.is_behind(self._context.clock.monotonic())
 
     async def compare(self, peer: Peer, payload: bytes, body: list[Descriptor] | None) -> bytes:
         """`syn_buckets`: compares at once, answers how many files differ, and sends them afterwards. One at a time for

@@ -161,7 +161,7 @@ class IntegrityMaster:
             if record.digest == scan.content_digest:
                 record.is_equal(scan.content_digest, now)
             else:
-                record.is_behind(now)
+                record.is_behind(self._context.clock.monotonic())
 
     def forget(self, peer: Peer) -> None:
         """Called when the worker's link has ended. Its record stays for `status`; the oldest records are dropped when
@@ -219,7 +219,7 @@ class IntegrityMaster:
         )
         current = self._context.manifests.current
         if count:
-            record.is_behind(now, count)
+            record.is_behind(self._context.clock.monotonic(), count)
             return count
         self._context.troubles.end(_subject(peer))
         self._rooms.equal(peer.name)
@@ -227,7 +227,7 @@ class IntegrityMaster:
             record.is_equal(scan.content_digest, now)
         else:  # ours became another one while they were compared
             record.digest, record.whole_of = scan.content_digest, self.made_at(scan.content_digest)
-            record.is_behind(now)
+            record.is_behind(self._context.clock.monotonic())
         return count
 
     def failed(self, peer: Peer, failure: Exception) -> None:

@@ -95,6 +95,8 @@ class KnownWorkers:
         self._arriving: dict[str, Peer] = {}
         """Links that are up and may be a worker's, or only tries of this port."""
         self._refused: dict[tuple[str, str], RefusedNode] = {}
+        self._left_at: dict[str, float] = {}
+        """When the links of absent workers ended in this life (monotonic): the wall clock may be set at any moment."""
         self._unsaid: set[str] = set()
         self._said_lost: set[str] = set()
         self._changed = asyncio.Event()
@@ -122,6 +124,7 @@ class KnownWorkers:
         known.address, known.version = info.address, info.version
         known.connected_at, known.seen_at, known.lost_at, known.why = info.connected_at or now, now, None, ""
         self._connected[peer.name] = peer
+        self._left_at.pop(peer.name, None)
         self._of_before.discard(peer.name)
         for key in [key for key in self._refused if key[0] == peer.name or key == ("", info.address)]:
             del self._refused[key]
@@ -145,6 +148,7 @@ class KnownWorkers:
         del self._connected[peer.name]
         known = self._workers[peer.name]
         known.lost_at, known.why = self._clock.wall() - peer.silent_s, why
+        self._left_at[peer.name] = self._clock.monotonic() - peer.silent_s
         self._unsaid.add(peer.name)
         self._changed.set()
 
@@ -198,15 +202,15 @@ class KnownWorkers:
     def shown(self, records: dict[str, WorkerRecord]) -> list[dict[str, Any]]:
         """For `status`: every known worker. `state`: connected, lost, or expected (absent for a moment only, or the
         master has just started). `lost_s`: how long it has been absent."""
-        now = self._now()
-        is_new = self._clock.monotonic() < self._expected_until
+        now, here = self._now(), self._clock.monotonic()
+        is_new = here < self._expected_until
         rows = []
         for name, peer in self._connected.items():
             self._take(peer, records.get(name))
         for known in sorted(self._workers.values(), key=lambda known: known.name):
             lost_s = None if known.lost_at is None else max(0.0, now - known.lost_at)
             is_expected = lost_s is not None and (
-                lost_s < BACK_SOON_S
+                here - self._left_at.get(known.name, float("-inf")) < BACK_SOON_S
                 or (is_new and known.name in self._of_before)
                 or known.name in self._unsaid & self._arriving.keys()
             )
@@ -242,6 +246,7 @@ class KnownWorkers:
         on."""
         now = self._clock.wall()
         for known in self._workers.values():
+            known.seen_at = min(known.seen_at, now)
             if known.lost_at is not None and known.lost_at > now:
                 known.lost_at = now
         for refused in self._refused.values():
@@ -265,6 +270,7 @@ class KnownWorkers:
     def _remove(self, name: str) -> None:
         """Nothing is left to be said about it either."""
         del self._workers[name]
+        self._left_at.pop(name, None)
         for names in (self._unsaid, self._said_lost, self._of_before):
             names.discard(name)
 
@@ -285,18 +291,16 @@ class KnownWorkers:
 
     def _next_due_s(self) -> float:
         """Until the first of the workers that have left may be called lost."""
-        unsaid, now = self._unsaid - self._arriving.keys(), self._now()
-        left = [known.lost_at for name in unsaid if (known := self._workers[name]).lost_at is not None]
-        due_s = min(left, default=0.0) + BACK_SOON_S - now
-        return min(BACK_SOON_S, max(0.0, due_s))
+        left = [self._left_at[name] for name in self._unsaid - self._arriving.keys()]
+        return max(0.0, min(left, default=float("-inf")) + BACK_SOON_S - self._clock.monotonic())
 
     def _say_lost(self) -> None:
         """Links that ended a moment ago are reported by a later round, and so are those in whose place another
         one is up: within a moment it is known whether the worker is back."""
-        due = self._now() - BACK_SOON_S
+        due = self._clock.monotonic() - BACK_SOON_S
         for name in sorted(self._unsaid - self._arriving.keys()):
             known = self._workers[name]
-            if known.lost_at is not None and known.lost_at > due:
+            if self._left_at[name] > due:
                 self._changed.set()
                 continue
             self._unsaid.discard(name)

@@ -20,9 +20,9 @@ class WorkerRecord(msgspec.Struct):
     agent-info master, `groups_*` (incremental) and `all_groups_*` by the agent-groups master.
 
     `digest`: content digest of the worker's known manifest, empty while it changes; `equal_at`: when it was last equal
-    to ours; `behind_since`: since when it differs, None while it does not; `behind_files`: how many files differed at
-    the last comparison, None if unknown; `whole_of`: of which moment it was last known to have all files of ours, None
-    if of none.
+    to ours; `behind_since`: since when (monotonic; all other times are wall-clock) it differs, None while it does not;
+    `behind_files`: how many files differed at the last comparison, None if unknown; `whole_of`: of which moment it was
+    last known to have all files of ours, None if of none.
 
     `sent_bytes`: size of the last package. `problems`: path to reason of the files that the last sync could not send;
     `behind`: files left for a later round."""
@@ -65,10 +65,11 @@ class WorkerRecord(msgspec.Struct):
     def failed(self, why: str) -> None:
         self.result, self.detail = "failed", why
 
-    def is_behind(self, now: float, files: int | None = None) -> None:
-        """The worker's manifest differs from ours; `files` of them differ, if that is known."""
+    def is_behind(self, since: float, files: int | None = None) -> None:
+        """The worker's manifest has differed from ours since `since` (monotonic) at the latest; `files` of them differ,
+        if that is known."""
         if self.behind_since is None:
-            self.behind_since = now
+            self.behind_since = since
         self.behind_files = files
 
     def health(self, *, integrity_free: bool, info_free: bool, keepalive_at: float) -> dict[str, Any]:

@@ -78,8 +78,7 @@ class ManifestKeeper:
         self.changed: list[Callable[[Scan], None]] = []
         self.failure = ""
         self.failing_since: float | None = None
-        """The wall-clock time since which `current` may be out of date, because the files cannot be read; `failure`
-        says why."""
+        """Since when (monotonic) `current` may be out of date, because the files cannot be read; `failure` says why."""
         self.scanning = False
         self._places = Places()
         self._must_walk = True
@@ -265,7 +264,7 @@ class ManifestKeeper:
         self.failure = why
         self._must_walk = True
         if self.failing_since is None:
-            self.failing_since = self._clock.wall()
+            self.failing_since = self._clock.monotonic()
         text = f"The files of this node cannot be looked at, changes are not carried to any node meanwhile: {why}"
         self._troubles.begin(SUBJECT, text, self._log, "ERROR")
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import msgspec
 
+from clusterd.clock import Clock
 from clusterd.framework import location
 from clusterd.left_behind import told
 from clusterd.role import NodeRole
@@ -202,9 +203,10 @@ def results_of_this_worker(last: LastSync, *, complete: bool) -> dict[str, Any]:
     }
 
 
-def results_of_workers(records: Mapping[str, WorkerRecord], manifests: ManifestKeeper, now: float) -> dict[str, Any]:
+def results_of_workers(records: Mapping[str, WorkerRecord], manifests: ManifestKeeper, clock: Clock) -> dict[str, Any]:
     """On a master: last result per worker, and how far it lags behind; `unknown` while the master cannot read its own
     files, because a worker that was equal may not be equal any more."""
+    now, here = clock.wall(), clock.monotonic()
     results: dict[str, dict[str, Any]] = {
         name: {
             "result": record.result or None,
@@ -217,7 +219,7 @@ def results_of_workers(records: Mapping[str, WorkerRecord], manifests: ManifestK
             "behind": record.behind,
             "digest": record.digest or None,
             "equal_at": record.equal_at,
-            "lag_s": None if record.behind_since is None else max(0.0, now - record.behind_since),
+            "lag_s": None if record.behind_since is None else here - record.behind_since,
             "lag_files": record.behind_files,
             "whole_of": now if record.behind_since is None else record.whole_of,
             "problems": record.problems,
@@ -228,5 +230,5 @@ def results_of_workers(records: Mapping[str, WorkerRecord], manifests: ManifestK
         for result in results.values():
             result["result"], result["lag_files"], result["whole_of"] = "unknown", None, None
             result["detail"] = f"this master cannot look at its files: {manifests.failure}"
-            result["lag_s"] = max(result["lag_s"] or 0.0, now - manifests.failing_since)
+            result["lag_s"] = max(result["lag_s"] or 0.0, here - manifests.failing_since)
     return results
