@@ -31,6 +31,14 @@ def _closed(root: str, needed: tuple[str, ...]) -> str | None:
     return None
 
 
+def not_the_nodes_user(root: str, owner: str) -> str | None:
+    """Returns what to do where the node could not read a file that the caller makes, whatever its group may write.
+    `owner`: the user that the node runs as where root starts it."""
+    if os.geteuid() in (0, os.stat(f"{root}/etc").st_uid) or _name_of_caller() == f"the user {owner}":
+        return None
+    return f"{_name_of_caller()} would make files that the node cannot read: run this as root, or as the node's user"
+
+
 def has_node(root: str) -> bool:
     """Whether there is a node's, or a manager's, directory tree."""
     return os.path.exists(f"{root}/etc/ossec.conf") or os.path.isdir(f"{root}/queue/cluster")

@@ -14,7 +14,9 @@ import msgspec
 from clusterd.config.loading import load
 from clusterd.errors import ClusterError, in_words
 from clusterd.exits import ExitCode
+from clusterd.gate import not_the_nodes_user
 from clusterd.messages.replica import Mark, Marked
+from clusterd.rights import DEFAULT_OWNER
 from clusterd.rundir import replica_socket
 from clusterd.users import (
     LONGEST_PASSWORD,
@@ -46,6 +48,7 @@ def api() -> None:
 @click.pass_obj
 def enable(root: str, port: int | None) -> None:
     """Turn the API on, with a self-signed certificate where there is none."""
+    _need_nodes_user(root)
     loaded = load(root, with_api_files=False)
     if loaded.settings is None:
         show_lines([str(problem) for problem in loaded.problems])
@@ -76,6 +79,7 @@ def user() -> None:
 @click.pass_obj
 def add(root: str, name: str, password_file: str | None, role: Role | None) -> None:
     """Add a user, or give one a new password. Without a file the password is asked for."""
+    _need_nodes_user(root)
     try:
         made = make_user(name, _password(password_file), time.time())
         is_new = add_user(root, made, role, clock=time.time)
@@ -92,6 +96,7 @@ def add(root: str, name: str, password_file: str | None, role: Role | None) -> N
 @click.pass_obj
 def remove(root: str, name: str) -> None:
     """Remove a user. Tokens of the user are void at once."""
+    _need_nodes_user(root)
     try:
         remove_user(root, name)
     except UserProblem as problem:
@@ -106,6 +111,7 @@ def remove(root: str, name: str) -> None:
 @click.pass_obj
 def change_role(root: str, name: str, role: Role) -> None:
     """Give a user another role. Counts at once, for tokens that are out, too."""
+    _need_nodes_user(root)
     try:
         set_role(root, name, role)
     except UserProblem as problem:
@@ -134,6 +140,13 @@ def list_users(root: str, as_json: bool) -> None:
     for row in rows:
         changed = time.strftime("%Y-%m-%d %H:%M", time.localtime(row["changed_at"]))
         echo(f"{row['name']}  {row['role']}  (password set {changed})")
+
+
+def _need_nodes_user(root: str) -> None:
+    settings = load(root, with_api_files=False).settings
+    closed = not_the_nodes_user(root, (settings.clusterd.owner if settings is not None else "") or DEFAULT_OWNER)
+    if closed is not None:
+        fail(closed)
 
 
 def _wait_for_candidate(root: str) -> None:

@@ -37,7 +37,7 @@ from clusterd.listening.strangers import StrangerLines
 from clusterd.messages.journal import AnyEvent
 from clusterd.settings import ApiSettings, Limits, Secret
 from clusterd.users import User, UserProblem
-from clusterd.wire.results import INTERNAL_ERROR, WireException, WireResult
+from clusterd.wire.results import INTERNAL_ERROR, WireException, WireResult, shorten
 
 MOST_PATH_SHOWN = 200
 READERS = "has the role reader: only an admin may change something or see keys (clusterd api user role)"
@@ -246,7 +246,7 @@ def _values(request: Request, parameters: tuple[Parameter, ...]) -> dict[str, st
     known = {parameter.name for parameter in parameters if parameter.place == "query"}
     for name, value in request.query_params.multi_items():
         if name not in known:
-            raise Refused(400, f"unknown query parameter; there are: {', '.join(sorted(known))}")
+            raise Refused(400, f"unknown query parameter {shorten(name)}; there are: {', '.join(sorted(known))}")
         if name in values:
             raise Refused(400, f"the parameter {name} is there twice")
         values[name] = value

@@ -63,6 +63,12 @@ def test_a_bad_request_is_refused_before_the_node_is_asked(door: Door, path: str
     assert door.node.asked == []
 
 
+def test_parameter_that_does_not_exist_is_named_with_those_that_do(door: Door) -> None:
+    detail = door.get("/groups?limit=1&stat%0aus=x").json()["detail"]
+    assert detail.startswith("unknown query parameter stat\nus; there are: ")
+    assert "limit" in detail
+
+
 @pytest.mark.parametrize(
     ("method", "path"),
     [("DELETE", "/groups"), ("DELETE", "/agents/group?group_id=web"), ("PUT", "/agents/group?agents_list=001")],

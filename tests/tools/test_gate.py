@@ -93,6 +93,27 @@ def test_user_of_the_group_who_may_not_read_the_board_is_not_told_that_the_node_
     )
 
 
+@needs_root
+def test_who_would_make_files_that_the_node_cannot_read_is_told_so(root: Path) -> None:
+    """A member of the node's group may write into etc: all logins of the API failed after that."""
+    (root / "etc").chmod(0o777)
+    said = "the user nobody would make files that the node cannot read: run this as root, or as the node's user"
+    assert as_nobody(lambda: gate.not_the_nodes_user(str(root), "wazuh")) == said
+    assert as_nobody(lambda: gate.not_the_nodes_user(str(root), "nobody")) is None
+    os.chown(root / "etc", NOBODY, 0)
+    assert as_nobody(lambda: gate.not_the_nodes_user(str(root), "wazuh")) is None
+    assert gate.not_the_nodes_user(str(root), "wazuh") is None
+
+
+@pytest.mark.parametrize("words", ["enable", "user add x", "user remove x", "user role x admin"])
+def test_commands_that_make_files_of_the_api_ask_for_it(
+    words: str, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tools.cli_api.not_the_nodes_user", lambda root, owner: CLOSED)
+    done = CliRunner().invoke(cluster, ["--root", str(root), "api", *words.split()])
+    assert (done.exit_code, done.stdout, done.stderr) == (1, "", f"clusterd: {CLOSED}\n")
+
+
 @pytest.mark.parametrize("name", ["check", *READ_BOARD])
 def test_commands_that_read_the_board_ask_for_it(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for module in ("tools.cli", "tools.at_once"):

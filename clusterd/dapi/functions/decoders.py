@@ -26,7 +26,7 @@ class GetDecoders(ListFiles, frozen=True):
 def get_decoders(call: Call, given: GetDecoders) -> Items:
     """Returns the decoders that pass all filters, by default sorted by file and position in it. A file that cannot be
     read is a failed item (1501, 1502). Raises WireException 1202 for an invalid status."""
-    items = Items("All decoders were read", "Some decoders could not be read", "There is no such decoder")
+    items = Items("All decoders were read", "Some decoders could not be read", "No decoder was found")
     files = wanted_files(loaded_files(call.settings, DECODERS), given)
     names = None if given.names is None else frozenset(given.names)
     rows = [

@@ -198,7 +198,7 @@ def _listing(page: list[Any], total: int) -> Items:
     return Items(
         "All lists were read",
         "Some lists could not be read",
-        "There is no such list",
+        "No list was found",
         affected=page,
         total=total,
     )

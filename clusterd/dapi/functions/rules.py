@@ -56,7 +56,7 @@ def get_rules(call: Call, given: GetRules) -> Items:
     """Returns the rules that pass all filters, by default sorted by id. A file that cannot be read is a failed item
     (1413, 1414). Raises WireException 1202 for an invalid level or status."""
     first, last = _levels(given.level)
-    items = Items("All rules were read", "Some rules could not be read", "There is no such rule")
+    items = Items("All rules were read", "Some rules could not be read", "No rule was found")
     files = wanted_files(loaded_files(call.settings, RULES), given)
     numbers = None if given.rule_ids is None else frozenset(map(str, given.rule_ids))
     wanted = {standard: getattr(given, standard) for standard in STANDARDS} | {"groups": given.group}

@@ -94,7 +94,7 @@ def list_kind(call: Call, given: ListFiles, kind: Kind) -> Items:
     return Items(
         f"All {kind.words} files were read",
         f"Some {kind.words} files could not be read",
-        f"There is no such {kind.words} file",
+        f"No {kind.words} file was found",
         affected=page,
         total=total,
     )
