@@ -64,6 +64,25 @@ def test_counts_that_cost_nothing_are_always_new_and_others_never_older_than_the
     assert counted.asked == 2
 
 
+@pytest.mark.parametrize(
+    ("silent", "says"),
+    [
+        ("rows", "no answer within 0.01 s"),
+        (
+            "ask",
+            "only readers get an answer within 0.01 s; it is busy, or another program has locked it: lsof names it",
+        ),
+    ],
+)
+def test_database_that_another_program_has_locked_is_told_from_one_that_does_not_answer(
+    monkeypatch: pytest.MonkeyPatch, silent: str, says: str
+) -> None:
+    monkeypatch.setattr("clusterd.sync.requests.agent_counts.TIMEOUT_S", 0.01)
+    counted = Counted(0.0)
+    monkeypatch.setattr(counted, silent, lambda question: asyncio.sleep(60))
+    assert counted.shown()["problem"] == says
+
+
 def test_failure_is_shown_at_once_and_not_kept() -> None:
     counted = Counted(0.0)
     counted.shown()

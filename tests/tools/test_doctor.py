@@ -335,6 +335,8 @@ def test_damaged_or_locked_database_is_named(master: Settings) -> None:
     (odd / "queue/db").mkdir(parents=True)
     path.rename(odd / "queue/db/global.db")
     assert "database damaged" in named(files.databases(msgspec.structs.replace(master, root=str(odd))))
+    path.mkdir()
+    assert named(files.databases(master))["store cannot be used"].what == f"{path} is no file"
 
 
 # ---- the machine -----------------------------------------------------------------------------------------------------

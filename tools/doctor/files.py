@@ -229,6 +229,9 @@ def databases(settings: Settings) -> Iterator[Finding]:
     path = Path(settings.root, "queue/db/global.db")
     if not path.exists():
         return
+    if not path.is_file():  # as a container makes it that is to mount a file that is not there
+        yield Finding("store cannot be used", f"{path} is no file", "move it away, and put the database in its place")
+        return
     try:
         uri = f"{path.absolute().as_uri()}?{_how_to_read(path)}"
         with contextlib.closing(sqlite3.connect(uri, uri=True, timeout=1.0)) as database:

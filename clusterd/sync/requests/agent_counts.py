@@ -1,6 +1,7 @@
 """Agents by node and state in this node's database, for `status`."""
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -19,6 +20,7 @@ WAITING = (
     "select (select count(*) from agent where sync_status != 'synced' and id > 0) as to_report,"
     " (select count(*) from agent where group_sync_status = 'syncreq') as to_hand_out"
 )
+LOCKED = "it is busy, or another program has locked it: lsof names it"
 HASH = 'global sync-agent-groups-get {"get_global_hash": true}'
 
 
@@ -36,23 +38,26 @@ class AgentCounts:
         now = self._context.clock.monotonic
         if now() < self._good_until:
             return self._found
-        begun = now()
+        begun, read = now(), list[bool]()
         try:
             async with asyncio.timeout(TIMEOUT_S):
-                found = await self._count()
+                found = await self._count(read.append)
         except TimeoutError:
-            return {"database": None, "problem": f"no answer within {TIMEOUT_S:g} s", "nodes": {}}
+            late = f"within {TIMEOUT_S:g} s"
+            why = f"only readers get an answer {late}; {LOCKED}" if read else f"no answer {late}"
+            return {"database": None, "problem": why, "nodes": {}}
         except (DatabaseError, BadString) as failure:
             return {"database": None, "problem": str(failure), "nodes": {}}
         self._found, self._good_until = found, now() + min(OLDEST_S, SHARE * (now() - begun))
         return found
 
-    async def _count(self) -> dict[str, Any]:
-        """Raises DatabaseError, BadString."""
+    async def _count(self, was_read: Callable[[bool], None]) -> dict[str, Any]:
+        """`was_read`: called when all was answered that changes nothing. Raises DatabaseError, BadString."""
         database, counts = self._context.database, dict[str, dict[str, int]]()
         for row in await database.rows(COUNTS):
             counts.setdefault(row.get("node_name") or "unknown", {})[row["connection_status"]] = row["n"]
         (waiting,) = await database.rows(WAITING)
+        was_read(True)
         digest = parse_chunk((await database.ask(HASH))[1]).hash
         return {
             "database": "own store" if self._context.settings.serves_store else "wazuh-db",
