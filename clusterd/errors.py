@@ -132,6 +132,7 @@ MESSAGES: dict[int, str] = {
 }
 
 
+NO_DATABASE = 2005
 _ALARMING = re.compile("error|traceback", re.IGNORECASE)
 
 
@@ -166,7 +167,9 @@ def in_passing(failure: BaseException) -> str:
 
 def for_people(failure: "ClusterError") -> str:
     """The text of a refusal for whoever typed the command: of code 1000, which only says that something is wrong, what
-    is wrong."""
+    is wrong; of the agent database, where to look."""
+    if failure.code == NO_DATABASE:
+        return f"{failure}. Nobody serves the agent database: clusterd status, on the master, says why"
     return failure.extra if failure.code == 1000 and failure.extra else str(failure)
 
 

@@ -5,7 +5,7 @@ import random
 import pytest
 
 from clusterd.clock import Backoff
-from clusterd.errors import ClusterError
+from clusterd.errors import ClusterError, for_people
 from clusterd.names import node_name_problem, package_name_problem
 from clusterd.rundir import MAX_SOCKET_PATH, local_socket, root_problem
 
@@ -14,6 +14,13 @@ def test_an_errors_text_is_code_message_and_detail() -> None:
     assert str(ClusterError(3020, "hello")) == "Error 3020 - Timeout sending request: hello"
     assert str(ClusterError(3039)) == "Error 3039 - Timeout while waiting to receive a file"
     assert str(ClusterError(9999, "who knows")) == "Error 9999 - who knows"
+
+
+def test_person_whose_question_no_database_answers_is_told_where_to_look() -> None:
+    assert for_people(ClusterError(2005, "no such file")) == (
+        "Error 2005 - Could not connect to wdb socket: no such file. Nobody serves the agent database: "
+        "clusterd status, on the master, says why"
+    )
 
 
 @pytest.mark.parametrize("name", ["worker1", "a.b-c_D", "_x-", "x" * 128, "master", "self"])
