@@ -29,10 +29,12 @@ class Elector:
         self.tenure = Tenure(me, self.session, node, times)
         self.leading = Leading(me, self.session, self.tenure, node, times)
         self.following = Following(me, self.session, self.tenure, self.leading, node, times)
+        self.session.on_lost = self._lease_is_lost
         self._said = ""
 
     async def step(self) -> None:
         """Does what follows from etcd and the node now. A failure of etcd or of the node raises nothing."""
+        self._heed_the_key()
         with self._etcd_may_be_away():
             before = self.session.lease
             if await self.session.keep():
@@ -66,7 +68,6 @@ class Elector:
             self.session.is_away(str(failure))
         except LeaseLost:
             self.session.lost()
-            self._lease_is_lost()
 
     async def _confirm(self) -> None:
         """After a renewal: checks that the leader's key is still this node's, writes `last` with it, and only then
@@ -85,6 +86,12 @@ class Elector:
             return
         if not self.tenure.is_for_ever:
             self.tenure.extend(self.session.renewed_at)
+
+    def _heed_the_key(self) -> None:
+        """The watch may have told that the leader's key is gone, or another node's: that needs no other answer."""
+        held = self.session.view.leader
+        if self.tenure.term and self.session.is_known and (held is None or held.key.id != self.session.id):
+            self.tenure.stop("the leader's key in etcd is not this node's any more")
 
     def _lease_is_lost(self) -> None:
         if self.tenure.term and not self.tenure.is_for_ever:

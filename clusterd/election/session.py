@@ -1,6 +1,7 @@
 """This node's session in etcd: its lease, its view of the keys below the prefix, and every call."""
 
 import uuid
+from collections.abc import Callable
 from typing import Protocol
 
 import msgspec
@@ -78,6 +79,8 @@ class EtcdSession:
         self.is_live = self.is_known = False
         self._must_read = False
         """Whether a transaction was done is unknown."""
+        self.on_lost: Callable[[], None] = lambda: None
+        """Called when etcd does not know the lease, before anything else is asked of it."""
         self.problem = self.waits_for = ""
 
     async def keep(self) -> bool:
@@ -103,6 +106,7 @@ class EtcdSession:
 
     def lost(self) -> None:
         """Notes that etcd does not know the lease: the next step takes another one at once."""
+        self.on_lost()
         self.lease, self.is_known = 0, False
         self._tried_at = self.renewed_at = float("-inf")
         self.save()

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from clusterd.election.etcd import EtcdUnavailable
 from clusterd.election.hand_over import DRAIN_S
 from clusterd.election.keys import LeaderKey, encode, fingerprint
 from clusterd.election.leading import BAR_S, PROMOTION_S
@@ -376,3 +377,34 @@ def test_the_fingerprint_in_etcd_is_no_fast_hash_of_the_key(monkeypatch: pytest.
     assert found[0] == found[3]
     assert min(calls) >= 16 << 20
     assert len(calls) == 4
+
+
+@told
+async def test_leader_whose_lease_is_gone_stops_before_it_asks_for_another(clock: HandClock, store: EtcdStore) -> None:
+    """Somebody has revoked it. The keys are free at once, and etcd is away when this node asks for another lease."""
+    one, two, other = await three(store)
+    store.end_lease(one.elector.session.lease)
+
+    def away(call: str) -> None:
+        if call == "grant":
+            raise EtcdUnavailable("no member answers")
+
+    one.etcd.during = away
+    clock.now += 4
+    await one.step()
+    assert not one.leads
+    await pass_time(4, two, other, one)
+    assert two.leads, two.elector.session.waits_for
+
+
+@told
+async def test_leader_that_has_seen_its_key_go_stops_though_etcd_answers_nothing_more(
+    clock: HandClock, store: EtcdStore
+) -> None:
+    one, _two, _other = await three(store)
+    store.items.pop(f"{P}leader")
+    store.revision += 1
+    await one.elector.session.read()  # as the watch tells of it
+    one.etcd.away = True
+    await one.step()
+    assert not one.leads
