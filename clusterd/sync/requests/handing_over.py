@@ -38,6 +38,7 @@ class HandingOver:
         worker's files."""
         self._context, self._count, self._files = context, count, files
         self._seen_at = float("-inf")
+        self._scanning = asyncio.Lock()
         self.local: dict[str, Handler] = {
             commands.HOLD: self.hold,
             commands.LACKING: self.lacking,
@@ -59,17 +60,18 @@ class HandingOver:
         runs = await gate.close(min(for_s, LONGEST_S), CHANGES_S)
         if runs or gate.changed_at is None:
             return msgspec.json.encode(HeldChanges(runs))
-        if gate.changed_at > self._seen_at:
-            began = clock.monotonic()
-            try:
-                await self._context.manifests.scan(fresh=True)
-            except ScanFailed as failure:
-                failing = self._context.manifests.failing_since
-                changed_s = clock.monotonic() - gate.changed_at
-                if failing is not None and clock.wall() - changed_s < failing - NOTICED_S:
-                    return msgspec.json.encode(HeldChanges())  # it was carried before that
+        changed_s = clock.monotonic() - gate.changed_at
+        try:
+            async with self._scanning:  # whoever asks again has not waited for the end of a walk
+                if gate.changed_at > self._seen_at:
+                    began = clock.monotonic()
+                    await self._context.manifests.scan(fresh=True)
+                    self._seen_at = began
+        except ScanFailed as failure:
+            failing = self._context.manifests.failing_since
+            if failing is None or clock.wall() - changed_s >= failing - NOTICED_S:
                 raise ClusterError(1000, f"what was changed a moment ago cannot be carried to it: {failure}") from None
-            self._seen_at = began
+            return msgspec.json.encode(HeldChanges())  # it was carried before that
         return msgspec.json.encode(HeldChanges("", clock.monotonic() - gate.changed_at))
 
     async def lacking(self, client: Peer, payload: bytes) -> bytes:
