@@ -47,7 +47,7 @@ def cut_list(elements: list[Any], arguments: ListArguments, shape: Shape = ANY) 
     if not elements:
         return [], 0
     found = elements
-    sort_by = arguments.sort_by or list(shape.default_sort)
+    sort_by = list(dict.fromkeys(arguments.sort_by or shape.default_sort))
     if sort_by:
         found = _sorted(found, sort_by, shape.sort_fields, ascending=arguments.sort_ascending)
     if arguments.search_text:

@@ -66,7 +66,7 @@ def get_nodes(rows: list[Row], arguments: object) -> dict[str, Any]:
 
     Order of work: filter, select, sort, search, distinct, cut (wire.md 8.2). Raises WireException."""
     wanted = _checked(arguments)
-    names = wanted["filter_node"]
+    names = None if wanted["filter_node"] is None else frozenset(wanted["filter_node"])
     if names is not None:
         known = {row["name"] for row in rows}
         if any(name not in known for name in names):
