@@ -68,7 +68,16 @@ def test_what_is_no_request_is_1000(bad: bytes) -> None:
 
 @pytest.mark.parametrize(
     "bad",
-    [b"", b"[]", b"{}", b"\xff", text(request_type="local"), b'{"f": ' + b"[" * 100_000, b" " * (LARGEST_REQUEST + 1)],
+    [
+        b"",
+        b"[]",
+        b"{}",
+        b"\xff",
+        text(request_type="local"),
+        text(f={"__callable__": NAMED["__callable__"] | {"__wazuh__": {"path": "x" * 70_000}}}),
+        b'{"f": ' + b"[" * 100_000,
+        b" " * (LARGEST_REQUEST + 1),
+    ],
 )
 def test_envelope_refuses_what_cannot_be_routed(bad: bytes) -> None:
     with pytest.raises(ClusterError) as found:

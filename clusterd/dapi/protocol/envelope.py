@@ -11,7 +11,7 @@ from clusterd.wire.results import WireCallable, parse_callable
 
 
 class _Fields(msgspec.Struct, frozen=True):
-    f: dict[str, Any]
+    f: msgspec.Raw
     request_type: str = "local_master"
     wait_for_complete: bool = False
     from_cluster: bool = False
@@ -35,7 +35,10 @@ class _Permissions(msgspec.Struct, frozen=True):
     rbac_permissions: dict[str, Any] | None = None
 
 
+LARGEST_NAME = 1 << 16
+"""Most bytes of `f`, which is decoded on sync's loop; the longest that a stock node sends has about 1 KiB."""
 _DECODER = msgspec.json.Decoder(_Fields)
+_NAME = msgspec.json.Decoder(dict[str, Any])
 _PERMISSIONS = msgspec.json.Decoder(_Permissions)
 _TYPES = ("local_any", "local_master", "distributed_master")
 
@@ -47,6 +50,9 @@ def read_envelope(content: bytes) -> Envelope:
         raise ClusterError(1000, f"an API request of {len(content)} bytes is above the limit of {LARGEST_REQUEST}")
     try:
         fields = _DECODER.decode(content)
+        if len(fields.f) > LARGEST_NAME:
+            raise ClusterError(1000, f"an API request names its function in {len(fields.f)} bytes")
+        name = _NAME.decode(fields.f)
     except RecursionError:
         raise ClusterError(1000, "an API request is nested too deeply") from None
     except (msgspec.DecodeError, UnicodeDecodeError) as problem:
@@ -54,7 +60,7 @@ def read_envelope(content: bytes) -> Envelope:
     if fields.request_type not in _TYPES:
         raise ClusterError(1000, f"an API request is of no known type: {fields.request_type[:40]!r}")
     return Envelope(
-        parse_callable(fields.f),
+        parse_callable(name),
         fields.request_type,  # type: ignore[arg-type]
         fields.from_cluster,
         fields.wait_for_complete,
