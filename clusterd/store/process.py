@@ -40,7 +40,6 @@ from clusterd.signals import heed_signals
 from clusterd.store import schema
 from clusterd.store.authd import Authd
 from clusterd.store.commands import DatabaseCommands
-from clusterd.store.confirming import SET_S, ConfirmingChoice
 from clusterd.store.engine import Engine
 from clusterd.store.errors import DatabaseMoved, SocketTaken
 from clusterd.store.follow import Follower
@@ -52,11 +51,11 @@ from clusterd.store.moved import is_lost, rescue
 from clusterd.store.private import PrivateDatabases
 from clusterd.store.replica_copy import ReplicaCopy
 from clusterd.store.replica_port import MOST_BYTES, ReplicaPort
+from clusterd.store.replica_side import replica_side
 from clusterd.store.replica_source import ReplicaSource
 from clusterd.store.stream import Answer, StreamServer, bind, caller, remove_own
 from clusterd.store.table import StoreTable
 from clusterd.store.trouble import Trouble
-from clusterd.wdb.election import ElectionPort
 from ipc.board import Board
 
 SUBTAG = "Store"
@@ -167,7 +166,8 @@ class _StoreProcess:
     async def _serve(self, engine: Engine) -> None:
         settings = self._settings
         private = PrivateDatabases(settings.root, settings.clusterd.version)
-        replica = self._make_replica()
+        leads = None if self._gate is None else self._leadership.holds
+        replica = replica_side(settings, leads=leads, say=self._say_of_replica)
         commands = DatabaseCommands(
             engine, private, on_worker=not settings.is_master, say=self._say, tell=self._events.tell
         )
@@ -241,31 +241,6 @@ class _StoreProcess:
                 await pause_until(self._stop, self._row, HEARTBEAT_S)
             if engine.file.look() == "replaced":
                 raise DatabaseMoved  # `mv BACKUP` and a stop: the next start would read the old journal into the backup
-
-    def _make_replica(self) -> ReplicaSource | ReplicaCopy | None:
-        """A master gives replicas, a candidate keeps one. Raises sqlite3.Error."""
-        settings = self._settings
-        if not settings.has_replica:
-            return None
-        if not settings.is_master:
-            priority = settings.clusterd.ha.priority if settings.has_election else 0
-            return ReplicaCopy(settings.root, say=self._say_of_replica, priority=priority)
-        ha = settings.clusterd.ha
-        source = ReplicaSource(
-            settings.root, synchronous=ha.synchronous, limit_s=ha.synchronous_timeout_s, say=self._say_of_replica
-        )
-        if self._gate is not None:
-            election, term = ElectionPort(settings.root), 0 if settings.role is None else settings.role.led
-            source.confirming = ConfirmingChoice(
-                source.candidates,
-                lambda name, position: election.set_confirming(term, name, position, SET_S),
-                self._leadership.holds,
-                synchronous=ha.synchronous,
-                limit_s=ha.synchronous_timeout_s,
-                answered=source.answered,
-                say=self._say_of_replica,
-            )
-        return source
 
     async def _serve_replica(
         self,
