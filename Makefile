@@ -57,10 +57,13 @@ $(COMPILED): $(STAMP)
 	@for part in 'tests/[a-h]*/' 'tests/[i-z]*/'; do $(PYTEST) -q --collect-only $$part > /dev/null & done; wait
 	@touch $(COMPILED)
 
-# While one works: lint, types, and every quick test (no marker `slow`). These wait less than others do, and each process
-# collects all tests: on two cores four are quicker than two or six.
-check: lint $(COMPILED)
-	$(PYTEST) -q -n $(CHECK_JOBS) --dist worksteal -m 'not slow and not stress' --hypothesis-profile quick $(PYTEST_ARGS)
+# While one works: lint, types, and every quick test (no marker `slow`). Lint runs beside them: its output comes at the
+# end. These tests wait less than others do, and each process collects all tests: on two cores four are quicker than two
+# or six.
+check: $(STAMP) $(COMPILED)
+	@$(MAKE) --no-print-directory lint > $(VENV)/lint.log 2>&1 & lint=$$!; \
+	$(PYTEST) -q -n $(CHECK_JOBS) --dist worksteal -m 'not slow and not stress' --hypothesis-profile quick $(PYTEST_ARGS); tests=$$?; \
+	wait $$lint; lint=$$?; cat $(VENV)/lint.log; exit $$((tests | lint))
 
 # Most tests wait for nodes most of the time: six at a time keep two cores busy. One that is done with its share takes over
 # another's.
