@@ -79,6 +79,8 @@ def _combined(resource: str, kind: str, everything: frozenset[str], members: Mem
         found = _named(part, kind, everything, members)
         if found is not everything:
             named = found if named is everything else named & found
+        if not named:
+            break
     return named
 
 
