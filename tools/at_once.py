@@ -142,7 +142,10 @@ def understood(words: Sequence[str], environment: Mapping[str, str]) -> tuple[Ru
     arguments = dict.fromkeys(quick.flags.values(), False) | dict(quick.numbers.values()) | given
     if arguments.get("crit_s", 0) < arguments.get("warn_s", 0):
         return None
-    return quick.run, {"root": os.path.abspath(root), **arguments}
+    try:
+        return quick.run, {"root": os.path.abspath(root), **arguments}
+    except OSError:  # a relative one, and the working directory is gone
+        return None
 
 
 def _number(text: str, *, whole: bool) -> float | int | None:

@@ -117,7 +117,10 @@ def _absolute(root: str) -> str:
     """An empty one comes from a variable that is not set: it does not mean the working directory."""
     if not root:
         raise click.UsageError("--root is empty")
-    return os.path.abspath(root)
+    try:
+        return os.path.abspath(root)
+    except OSError:
+        raise click.UsageError(f"--root {root} is relative, and the working directory is gone") from None
 
 
 class LazyCommands(click.Group):

@@ -11,7 +11,9 @@ import sys
 from pathlib import Path
 
 from clusterd.config.loading import load
+from clusterd.exits import ExitCode
 from clusterd.rundir import DEFAULT_ROOT, root_problem
+from tools.show import bear_any_text, end_quietly, in_short
 
 HIDDEN = ("--performance_test", "--concurrency_test", "--string", "--file")
 STOCK_FAILURE = 1
@@ -37,7 +39,22 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main() -> None:
-    """Runs the command as its entry point. Exit codes as the stock daemon: 0 good or disabled, 1 otherwise."""
+    """Runs the command as its entry point. Exit codes as the stock daemon: 0 good or disabled, 1 otherwise. A failure
+    of the system is one line, as with every command; a reader that is gone is none."""
+    bear_any_text()
+    try:
+        _run()
+    except BrokenPipeError:
+        end_quietly()
+        sys.exit(0)
+    except KeyboardInterrupt:
+        sys.exit(ExitCode.INTERRUPTED)
+    except OSError as failure:
+        end_quietly()
+        _end(in_short(failure))
+
+
+def _run() -> None:
     options = _parser().parse_args()
     root = os.path.abspath(os.environ.get("CLUSTERD_ROOT", DEFAULT_ROOT))
     for option in HIDDEN:
@@ -51,7 +68,7 @@ def main() -> None:
     loaded = load(root, conf=options.conf)
     if options.version:
         version = loaded.settings.clusterd.version if loaded.settings is not None else "4.14.1"
-        print(f"clusterd, compatible with Wazuh v{version}")
+        print(f"clusterd, compatible with Wazuh v{version}", flush=True)
         sys.exit(0)
     if loaded.settings is None:
         for mistake in loaded.problems:

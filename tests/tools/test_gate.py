@@ -18,7 +18,7 @@ from click.testing import CliRunner
 from clusterd import gate
 from clusterd.role import ROLE_FILE, RoleDamaged, read_role
 from clusterd.supervisor.privileges import WORKING_DIRECTORIES, tree_problem
-from tools import at_once, cluster_control, drawing
+from tools import at_once, cluster_control, drawing, wazuh_clusterd
 from tools.cli import COMMANDS, FOR_EVERYBODY, NEED_FILES, READ_BOARD, cluster, main
 
 NOBODY = 65534
@@ -274,6 +274,38 @@ def test_command_without_one_of_its_streams_ends_as_with_an_empty_one(
     with pytest.raises(SystemExit) as ended:
         main()
     assert (ended.value.code, capfd.readouterr().out) == (code, "")
+
+
+@pytest.mark.parametrize(
+    ("ending", "code", "said"),
+    [
+        (BrokenPipeError(errno.EPIPE, "Broken pipe"), 0, ""),
+        (KeyboardInterrupt(), 130, ""),
+        (OSError(errno.ENOSPC, "No space left on device"), 1, "wazuh-clusterd: [Errno 28] No space left on device\n"),
+    ],
+)
+def test_stock_program_shows_no_traceback(
+    ending: BaseException, code: int, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def load(*_: object, **__: object) -> None:
+        raise ending
+
+    monkeypatch.setattr("tools.wazuh_clusterd.load", load)
+    monkeypatch.setattr("tools.wazuh_clusterd.end_quietly", lambda: None)
+    monkeypatch.setattr(sys, "argv", ["wazuh-clusterd", "-V"])
+    with pytest.raises(SystemExit) as ended:
+        wazuh_clusterd.main()
+    assert (ended.value.code, capsys.readouterr().err) == (code, said)
+
+
+def test_relative_root_in_a_directory_that_is_gone_is_wrong_usage(monkeypatch: pytest.MonkeyPatch) -> None:
+    def getcwd() -> str:
+        raise FileNotFoundError(errno.ENOENT, "No such file or directory")
+
+    monkeypatch.setattr(os, "getcwd", getcwd)
+    assert at_once.understood(["--root", "x", "status"], {}) is None
+    done = CliRunner().invoke(cluster, ["--root", "x", "status"])
+    assert "Error: --root x is relative, and the working directory is gone" in done.stderr
 
 
 def test_tables_on_a_narrow_terminal_have_columns_that_can_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
