@@ -101,6 +101,8 @@ def log_level(root: str, level: str | None, for_s: float) -> None:
             ask_log_level(path, None if level == "default" else LOG_LEVELS.index(level), for_s)
         board = Board.open(path)
     except FileNotFoundError:
+        if is_running(root):
+            fail(f"{path} is not there: the node is starting or stopping, or clusterd restart is needed")
         fail(not_running(root), ExitCode.NOT_RUNNING)
     except PermissionError:
         fail("only root and the user of the daemon may change its log level")

@@ -30,6 +30,8 @@ def support(root: str, output: str, as_json: bool) -> None:
     except FileExistsError:
         fail(f"{target} is there already: give another --output")
     except OSError as problem:
+        if problem.filename == target:
+            fail(f"{target}: {problem.strerror}")
         if problem.filename is None:
             problem.filename = os.path.abspath(target)  # the disk of the archive, not the node's
         raise

@@ -212,6 +212,13 @@ def test_node_that_was_killed_has_no_level_although_its_board_is_there(root: Pat
         assert "clusterd is not running at" in done.stderr
 
 
+def test_node_whose_board_another_program_has_removed_is_not_called_down(root: Path, board: Board) -> None:
+    Path(board_path(str(root))).unlink()
+    done = level(root, "debug")
+    assert (done.exit_code, "is not running" in done.stderr) == (1, False)
+    assert "clusterd restart" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "text"),
     [

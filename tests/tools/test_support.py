@@ -170,6 +170,14 @@ def test_file_that_is_gone_when_it_is_looked_at_takes_no_other_with_it(
     assert "etc/ossec.conf" in contents(tmp_path / "x.tar.gz")["tree.txt"].decode()
 
 
+def test_place_that_is_not_there_is_named_and_not_the_root(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = run(root, "-o", "nowhere/s.tar.gz")
+    assert (done.exit_code, done.output) == (1, "clusterd: nowhere/s.tar.gz: No such file or directory\n")
+
+
 def test_file_that_is_there_stays(root: Path, tmp_path: Path) -> None:
     target = tmp_path / "s.tar.gz"
     target.write_text("mine")
