@@ -110,7 +110,6 @@ class Core:
         for link in [peer.link for peer in self._roster.all()]:
             with self._survives("links that net has given up"):
                 await self._link_down(link, "the network process of this node gave it up")
-        self._context.net.life = message.incarnation
         self._serving = message.serving
         self._away = message.away
         for info in message.links:

@@ -306,6 +306,7 @@ class _SyncProcess:
             if self._net_incarnation not in (None, message.incarnation):
                 await self._core.net_lost()
         finally:
+            self._context.net.life = message.incarnation
             self._is_known_to_net = message.sync == self._incarnation
             if not self._is_known_to_net:  # not before: a new net believes what comes behind it
                 await self._send_to_net(SyncHello(self._incarnation))
