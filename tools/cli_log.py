@@ -16,7 +16,7 @@ from clusterd.status.verdict import span
 from ipc.board import Board, ask_log_level
 from tools.cli_completion import node_names
 from tools.log_reader import Entry, WantedLines, follow, last
-from tools.show import echo, fail
+from tools.show import echo, fail, reader_is_gone
 
 COLOURS = {"ERROR": "red", "WARNING": "yellow", "DEBUG": "bright_black", "DEBUG2": "bright_black"}
 LOG = "logs/cluster.log"
@@ -59,6 +59,8 @@ def log(root: str, lines: int, follows: bool, level: str, node: str, pattern: st
         for written in follow(path, offset, wanted):
             if written is not None:
                 _show(written)
+            elif reader_is_gone():  # `clusterd log -f | grep -m 1 Serving`
+                return
     except KeyboardInterrupt:
         return
 

@@ -109,6 +109,21 @@ def bear_any_text() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
+def reader_is_gone() -> bool:
+    """Whether nobody reads standard output any more, for commands that may have nothing to write for hours. A regular
+    file, or a terminal, is never without."""
+    if sys.stdout is None:  # closed by who started us
+        return True
+    import select  # for those that go on
+
+    output = select.poll()
+    try:
+        output.register(sys.stdout, 0)  # only whether its reader is gone
+    except (OSError, ValueError):  # not a file of the system
+        return False
+    return bool(output.poll(0))
+
+
 def end_quietly() -> None:
     """After the output was closed: discards what is still to be flushed, so that the interpreter does not complain."""
     if sys.stdout is not None:  # closed by who started us

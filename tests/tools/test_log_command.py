@@ -1,7 +1,9 @@
 """`clusterd log`: which entries of a log it shows, in both formats, and lines that are written meanwhile."""
 
+import io
 import itertools
 import json
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +18,7 @@ from ipc.board import Board
 from tools import log_reader
 from tools.cli import cluster
 from tools.log_reader import WantedLines, follow, last
+from tools.show import reader_is_gone
 
 
 def line(level: str, tag: str, subtag: str, text: str) -> str:
@@ -159,6 +162,27 @@ def test_following_a_node_that_does_not_run_says_so(root: Path, monkeypatch: pyt
     assert done.exit_code == 0
     assert "New lines are shown once it runs." in done.stderr
     assert "New lines" not in done.stdout
+
+
+def test_following_ends_when_its_reader_has_gone_although_nothing_is_written(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tools.cli_log.reader_is_gone", lambda: True)
+    done = run(root, "--follow", "-n", "1")
+    assert (done.exit_code, done.stdout.count("2026/11/30")) == (0, 1)
+
+
+def test_reader_of_the_output_is_missed_only_in_a_pipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, its = os.pipe()
+    with open(its, "w") as pipe, open(tmp_path / "file", "w") as file:
+        for stream in (pipe, file, io.StringIO()):
+            monkeypatch.setattr("sys.stdout", stream)
+            assert not reader_is_gone()
+        os.close(ours)
+        monkeypatch.setattr("sys.stdout", pipe)
+        assert reader_is_gone()
+    monkeypatch.setattr("sys.stdout", None)
+    assert reader_is_gone()
 
 
 # ---- log-level -------------------------------------------------------------------------------------------------------
