@@ -1,6 +1,7 @@
 """`global sql`: a client's own statement (wdb.md 3.23). Readers run statements that only read, the writer the
 others."""
 
+import re
 import sqlite3
 from typing import Any
 
@@ -13,6 +14,11 @@ READ_S = 60.0
 WRITE_S = 10.0
 """A statement is interrupted after this time: an endless one would block a reader, or all writes."""
 
+_PARTS = re.compile(r"""'[^']*'?|"[^"]*"?|`[^`]*`?|\[[^\]]*\]?|--[^\n]*|/\*.*?(?:\*/|\Z)|;""", re.DOTALL)
+"""Where a semicolon may end a statement, and what may contain others: looking at each of those took a second."""
+MOST_TRIES = 100
+"""Only in a trigger does a semicolon end no statement, and no client may make one."""
+
 
 class Writes(Exception):
     """The statement changes the database and belongs to the writer."""
@@ -22,12 +28,11 @@ def first_statement(text: str) -> str:
     """The text up to the first semicolon that ends a statement, or up to a NUL, which ends a string in C; the rest is
     not executed."""
     text = text.partition("\0")[0]
-    at = text.find(";")
-    while at >= 0:
-        if sqlite3.complete_statement(text[: at + 1]):
-            return text[: at + 1]
-        at = text.find(";", at + 1)
-    return text
+    ends = [found.end() for found in _PARTS.finditer(text) if found[0] == ";"]
+    for end in ends[:MOST_TRIES]:
+        if sqlite3.complete_statement(text[:end]):
+            return text[:end]
+    return text[: ends[0]] if len(ends) > MOST_TRIES else text
 
 
 def run_read(db: sqlite3.Connection, text: str, watch: StatementWatch) -> bytes:

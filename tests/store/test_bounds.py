@@ -3,12 +3,13 @@ store."""
 
 import json
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from clusterd.store import private
+from clusterd.store import private, sql
 from tests.contracts.helpers import add_agents
 from tests.store.lone_store import LoneStore, lone_store
 from tools.rig.wdb_client import WdbClient
@@ -206,3 +207,13 @@ def test_a_statement_whose_single_calls_take_long_is_broken_off(
         add_agents(db, 1)
         answer = db.raw(f"agent 1 sql {FOREVER} select sum(instr({hay}, substr({hay}, i % 100, 100000) || '1')) from n")
     assert answer == b"err Cannot execute SQL query"
+
+
+def test_the_end_of_a_statement_is_found_at_once() -> None:
+    many = ";" * 65_000
+    began = time.process_time()
+    for text in (f"select '{many}", f"/*{many}", f'select "{many}', "create trigger a begin " + "x;" * 32_000):
+        sql.first_statement(text)
+    assert time.process_time() - began < 1
+    assert sql.first_statement("select ';'; select 2") == "select ';';"
+    assert sql.first_statement("create trigger a begin x; y; end; z") == "create trigger a begin x; y; end;"
