@@ -9,19 +9,25 @@ import psutil
 from clusterd.exits import ExitCode
 from clusterd.pidfile import ENDED, running_pid
 from clusterd.rundir import board_path
+from clusterd.status.status import ELECTION
 from ipc.board import Board
 from tools.outcome import Outcome
 
 POLL_S = 0.02
+ELECTION_MORE_S = 40.0
+"""As long as the process `election` may take (clusterd/supervisor/plan.py): `on_demote`, which gives away the address
+that the next master needs, may run for 30 s."""
 
 
 def stop(root: str, *, timeout_s: float) -> Outcome:
-    """Asks the node to stop and waits until its last process is gone, at most `timeout_s`; then kills the remaining
-    ones."""
+    """Asks the node to stop and waits until its last process is gone, at most `timeout_s`, and ELECTION_MORE_S more
+    where it takes part in an election; then kills the remaining ones."""
     pid = running_pid(root)
     if pid is None:
         return Outcome(True, lines=[f"clusterd is not running at {root}."])
-    members = _members(root, pid)
+    members, has_election = _members(root, pid)
+    if has_election:
+        timeout_s += ELECTION_MORE_S
     try:
         os.kill(pid, signal.SIGTERM)
     except ProcessLookupError:
@@ -50,12 +56,15 @@ def stop(root: str, *, timeout_s: float) -> Outcome:
     return Outcome(True, lines=["clusterd has stopped."])
 
 
-def _members(root: str, pid: int) -> list[psutil.Process]:
-    """Returns the node's processes as handles, which a reused pid does not confuse."""
-    pids = {pid}
+def _members(root: str, pid: int) -> tuple[list[psutil.Process], bool]:
+    """Returns the node's processes as handles, which a reused pid does not confuse, and whether one of them is
+    `election`."""
+    pids, has_election = {pid}, False
     try:
         board = Board.open(board_path(root))
-        pids.update(row.pid for row in board.rows() if row.pid)
+        rows = [row for row in board.rows() if row.pid]
+        pids.update(row.pid for row in rows)
+        has_election = any(row.name == ELECTION for row in rows)
         board.close()
     except (OSError, ValueError):
         pass
@@ -65,7 +74,7 @@ def _members(root: str, pid: int) -> list[psutil.Process]:
             members.append(psutil.Process(member))
         except psutil.Error:
             continue
-    return members
+    return members, has_election
 
 
 def _lives(member: psutil.Process) -> bool:

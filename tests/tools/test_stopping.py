@@ -32,6 +32,22 @@ signal.sigwait({signal.SIGUSR1})
 """
 
 
+LED = """
+import os, signal, sys
+from clusterd.pidfile import claim
+from clusterd.rundir import board_path
+from ipc.board import Board
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGUSR1})
+pid_file, _ = claim(sys.argv[1])
+board = Board.create(board_path(sys.argv[1]))
+board.add_row("election").begin(os.getpid(), 1)
+print("up", flush=True)
+signal.sigwait({signal.SIGTERM})
+signal.sigwait({signal.SIGUSR1})
+pid_file.remove()
+"""
+
+
 def test_stop_waits_for_a_process_that_has_removed_its_pid_file_and_still_ends(tmp_path: Path) -> None:
     (tmp_path / "var/run").mkdir(parents=True)
     outcomes: list[Outcome] = []
@@ -44,6 +60,26 @@ def test_stop_waits_for_a_process_that_has_removed_its_pid_file_and_still_ends(t
             until(lambda: not [*(tmp_path / "var/run").glob("*.pid")], "the pid file is removed")
             stopping.join(0.3)
             assert stopping.is_alive()
+            node.send_signal(signal.SIGUSR1)
+            stopping.join(60)
+        finally:
+            node.kill()
+    assert [(outcome.ok, outcome.lines) for outcome in outcomes] == [(True, ["clusterd has stopped."])]
+
+
+def test_stop_leaves_an_election_the_time_for_its_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`on_demote` that is killed leaves the address of the master on two machines."""
+    monkeypatch.setattr("tools.stopping.ELECTION_MORE_S", 60.0)
+    (tmp_path / "var/run/clusterd").mkdir(parents=True)
+    outcomes: list[Outcome] = []
+    with subprocess.Popen([sys.executable, "-c", LED, str(tmp_path)], stdout=subprocess.PIPE) as node:
+        assert node.stdout is not None
+        try:
+            assert node.stdout.readline() == b"up\n"
+            stopping = threading.Thread(target=lambda: outcomes.append(stop(str(tmp_path), timeout_s=0.1)))
+            stopping.start()
+            stopping.join(0.5)
+            assert (stopping.is_alive(), node.poll()) == (True, None)
             node.send_signal(signal.SIGUSR1)
             stopping.join(60)
         finally:
