@@ -25,12 +25,30 @@ def clock_name() -> str:
         return f"unknown.{uuid.uuid4()}"
 
 
+PAUSE_S = 2.0
+"""A loop that does nothing for so long did not run; each has a heartbeat twice a second."""
+
+
 class Clock:
     """The system's clocks. Tests pass a clock that moves only when told (tests/fakes/clock.py)."""
+
+    def __init__(self) -> None:
+        self._read_at = time.monotonic()
+        self._away_s = 0.0
 
     def monotonic(self) -> float:
         """Seconds that never jump."""
         return time.monotonic()
+
+    def awake(self) -> float:
+        """Seconds in which this process ran: stands still while it is stopped, or its machine is suspended. By this
+        clock others are judged that may have spoken meanwhile: what they have said lies unread. For the thread of a
+        loop that asks at least once a second: a longer time without a question counts as a pause."""
+        now = time.monotonic()
+        if now - self._read_at > PAUSE_S:
+            self._away_s += now - self._read_at
+        self._read_at = now
+        return now - self._away_s
 
     def wall(self) -> float:
         """Seconds since 1970, for people and peers."""

@@ -38,7 +38,7 @@ class IgnoreAnswer:
         self._context = context
 
     def answered(self, command: str, payload: bytes, bodies: list[Sink]) -> None:
-        self._context.slabs.drop(bodies, self._context.clock.monotonic())
+        self._context.slabs.drop(bodies, self._context.clock.awake())
 
     def unanswered(self, why: str) -> None:
         return

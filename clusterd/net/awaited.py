@@ -22,7 +22,7 @@ class AwaitedAnswer:
         self.future: asyncio.Future[tuple[str, bytes]] = asyncio.get_running_loop().create_future()
 
     def answered(self, command: str, payload: bytes, bodies: list[Sink]) -> None:
-        self._context.slabs.drop(bodies, self._context.clock.monotonic())
+        self._context.slabs.drop(bodies, self._context.clock.awake())
         if self.future.done():
             return
         if self._at_once is not None and command != commands.ERR:
@@ -46,7 +46,7 @@ class AwaitedTerm:
         self._terms = terms
 
     def answered(self, command: str, payload: bytes, bodies: list[Sink]) -> None:
-        self._context.slabs.drop(bodies, self._context.clock.monotonic())
+        self._context.slabs.drop(bodies, self._context.clock.awake())
         if command == commands.ERR or bodies:
             return
         try:

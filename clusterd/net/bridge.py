@@ -333,7 +333,7 @@ class Bridge:
         self._is_greeted = False
         pending, self._pending = self._pending, {}
         self._requests.withdraw_all()
-        self._context.slabs.sync_lost(self._context.clock.monotonic())
+        self._context.slabs.sync_lost(self._context.clock.awake())
         for waiting in pending.values():
             waiting.link.serials.clear()
             waiting.link.continued = 0

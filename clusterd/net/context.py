@@ -96,13 +96,16 @@ class NetContext:
     """Made once in process.py. A reload replaces `settings`; the rest stays. `asking`, `beating`: maintained by the
     links. `scratch`: buffer into which all links read small frames."""
 
-    def __init__(self, settings: Settings, log: Log, clock: Clock, slabs: NetSlabs, fence: Fence | None = None) -> None:
-        """`fence`: of a master in an election."""
+    def __init__(
+        self, settings: Settings, log: Log, clock: Clock, slabs: NetSlabs, fence: Fence | None = None, life: int = 0
+    ) -> None:
+        """`fence`: of a master in an election. `life`: the incarnation of this process."""
         self.settings = settings
         self.fence = fence
         self.log = log
         self.clock = clock
         self.slabs = slabs
+        """Of this process: peers are judged by `awake`."""
         self.meter = Meter()
         self.rounds = Rounds(self.own_line)
         self.asking: set[Expiring] = set()
@@ -146,7 +149,7 @@ class NetContext:
 
     def ordinary_line(self, level: str, tag: str, address: str, text: str) -> None:
         """A line that each connection causes: many per address, but a bounded number."""
-        if self.log.is_on(level) and self._ordinary.allows(address, self.clock.monotonic()):
+        if self.log.is_on(level) and self._ordinary.allows(address, self.clock.awake()):
             self.log.line(level, tag, MAIN, text)
 
     def abuse_line(
@@ -158,7 +161,7 @@ class NetContext:
         if not self.log.is_on(level):
             return
         lines = self.insiders if is_insider else self.strangers
-        left_out = lines.admit((address, kind), self.clock.monotonic())
+        left_out = lines.admit((address, kind), self.clock.awake())
         if left_out is None:
             return
         self.log.line(level, tag, subtag, text)

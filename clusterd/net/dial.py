@@ -117,7 +117,7 @@ class Dialer:
                 retry_s = self._context.settings.worker.connection_retry_s
                 backoff = Backoff(min(FIRST_RETRY_S, retry_s), retry_s / (1 + JITTER), jitter=JITTER)
             self._hurry.clear()
-            lasted_s, is_named = 0.0, self._context.clock.monotonic() < self._named_until
+            lasted_s, is_named = 0.0, self._context.clock.awake() < self._named_until
             alone = (alone + 1) % (NAMED_ALONE + 1) if is_named else 0
             with self._context.rounds.survive("connecting to the master"):
                 lasted_s = await self._one_round(alone=alone > 0)
@@ -136,7 +136,7 @@ class Dialer:
 
     def look_elsewhere(self) -> None:
         """Another node leads: it is dialled at once, and the one before is left, also if it does not answer."""
-        self._change_until = self._named_until = self._context.clock.monotonic() + CHANGE_S
+        self._change_until = self._named_until = self._context.clock.awake() + CHANGE_S
         self._hurry.set()
         if self._connecting is not None and not self._connecting.expired():
             self._connecting.reschedule(asyncio.get_running_loop().time())
@@ -156,11 +156,11 @@ class Dialer:
             link = await self._connect(address, not waiting)
             if link is None:
                 continue
-            began, self._led_elsewhere = self._context.clock.monotonic(), ""
+            began, self._led_elsewhere = self._context.clock.awake(), ""
             try:
                 if await self._join(link, asks=address in sent_to):
                     await self._stay(link)
-                    return self._context.clock.monotonic() - began
+                    return self._context.clock.awake() - began
             finally:
                 link.close()
                 await self._closed.wait()
@@ -281,7 +281,7 @@ class Dialer:
 
     def _is_changing(self) -> bool:
         """Whether another master is expected: nodes that change their role close their connections."""
-        return self._terms.term > 0 and self._context.clock.monotonic() < self._change_until
+        return self._terms.term > 0 and self._context.clock.awake() < self._change_until
 
     def _say_unanswered(self, link: Link) -> None:
         level, reason = ("INFO", _CHANGING) if self._is_changing() else ("WARNING", _NO_ANSWER)
@@ -317,10 +317,10 @@ class Dialer:
     async def _stay(self, link: Link) -> None:
         """Sends keepalives until the link ends or too many of them have failed."""
         clock, intervals = self._context.clock, self._context.settings.worker
-        keepalive = KeepaliveSender(intervals.keep_alive_s, intervals.max_failed_keepalive_attempts, clock.monotonic())
+        keepalive = KeepaliveSender(intervals.keep_alive_s, intervals.max_failed_keepalive_attempts, clock.awake())
         while True:
             try:
-                async with asyncio.timeout(max(0.0, keepalive.next_at - clock.monotonic())):
+                async with asyncio.timeout(max(0.0, keepalive.next_at - clock.awake())):
                     await self._closed.wait()
                 return
             except TimeoutError:
@@ -328,8 +328,8 @@ class Dialer:
             intervals = self._context.settings.worker
             keepalive.set_intervals(intervals.keep_alive_s, intervals.max_failed_keepalive_attempts)
             if await self._keepalive(link):
-                keepalive.succeeded(clock.monotonic())
-            elif keepalive.failed(clock.monotonic()):
+                keepalive.succeeded(clock.awake())
+            elif keepalive.failed(clock.awake()):
                 text = "Maximum number of failed keep alives reached. Disconnecting."
                 self._context.log.line("ERROR", link.tag, KEEPALIVE_SUBTAG, text)
                 return
@@ -358,7 +358,7 @@ class Dialer:
     def request(self, link: Link, counter: int, command: str, payload: bytes, bodies: list[Sink]) -> None:
         if link.info is None:
             # The master sent a request before it answered our hello; sync does not know this link yet.
-            self._context.slabs.drop(bodies, self._context.clock.monotonic())
+            self._context.slabs.drop(bodies, self._context.clock.awake())
             link.abort(f"the master sent {commands.python_bytes(command)} before it answered hello")
             return
         self._commands.request(link, counter, command, payload, bodies)
@@ -377,6 +377,6 @@ class Dialer:
         was_up = link.info is not None
         self._bridge.link_down(link, reason)
         if was_up:
-            self._change_until = self._context.clock.monotonic() + CHANGE_S
+            self._change_until = self._context.clock.awake() + CHANGE_S
             self._bridge.master_away(f"{link.name}: {reason or 'the connection was closed'}")
         self._closed.set()

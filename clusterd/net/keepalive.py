@@ -1,4 +1,5 @@
-"""Finds links that have been silent too long: keepalive arithmetic of both sides (wire.md 1.6). Times are passed in."""
+"""Finds links that have been silent too long: keepalive arithmetic of both sides (wire.md 1.6). Times are passed in, of
+a clock that stands still while this process does: what a peer has said meanwhile lies unread."""
 
 from collections.abc import Iterable
 from typing import Protocol, TypeVar
@@ -33,7 +34,7 @@ class KeepaliveSender:
 
 
 class Watched(Protocol):
-    """What the check reads: the time (monotonic) of the last `echo-c`, or of the accept."""
+    """What the check reads: the time (`Clock.awake`) of the last `echo-c`, or of the accept."""
 
     @property
     def heard_at(self) -> float: ...

@@ -61,7 +61,7 @@ class LinkOwner(Protocol):
 class Link(asyncio.BufferedProtocol):
     """The owner sets `kind`, `name`, `tag`, `known` (commands), `uid` and `pid`; the bridge sets `info`, `serials`
     (requests that sync has) and `continued` (how many of them were answered, and more follows). `number` never changes.
-    `up_since`, `heard_at`: monotonic times of the connection and of the last keepalive."""
+    `up_since`: monotonic time of the connection; `heard_at`: time of the last keepalive, by the clock of time awake."""
 
     def __init__(
         self, context: NetContext, sync: ToSync, owner: LinkOwner, role: Role, sealer: Sealer | None, number: int
@@ -80,7 +80,7 @@ class Link(asyncio.BufferedProtocol):
         self.known: frozenset[str] = frozenset()
         self.connected_at = context.clock.wall()
         self.keepalive_at = self.connected_at
-        self.up_since = self.heard_at = context.clock.monotonic()
+        self.up_since, self.heard_at = context.clock.monotonic(), context.clock.awake()
         self.info: LinkInfo | None = None
         self.serials: set[int] = set()
         self.continued = 0
@@ -164,7 +164,7 @@ class Link(asyncio.BufferedProtocol):
         began = time.thread_time_ns()
         self.is_lost = True
         context = self._context
-        now = context.clock.monotonic()
+        now = context.clock.awake()
         if self._limit_timer is not None:
             self._limit_timer.cancel()
         context.slabs.forget(self.number)
@@ -202,7 +202,7 @@ class Link(asyncio.BufferedProtocol):
                 case SealedRequest():
                     self._meter.requests += 1
                     if self._is_refusal(event.command):
-                        self._context.slabs.drop(event.bodies, self._context.clock.monotonic())
+                        self._context.slabs.drop(event.bodies, self._context.clock.awake())
                     else:
                         self._owner.request(self, event.counter, event.command, b"", event.bodies)
                 case SealedResponse():
@@ -210,13 +210,13 @@ class Link(asyncio.BufferedProtocol):
                     if asker is not None:
                         asker.answered(event.command, b"", event.bodies)
                     else:
-                        self._context.slabs.drop(event.bodies, self._context.clock.monotonic())
+                        self._context.slabs.drop(event.bodies, self._context.clock.awake())
                 case Discarded():
-                    self._context.slabs.drop(event.bodies, self._context.clock.monotonic())
+                    self._context.slabs.drop(event.bodies, self._context.clock.awake())
                 case Violation():
                     self._owner.violated(self, event)
         if self._connection.stalled and not self._connection.dead:
-            self._stalled_at = self._stalled_at or self._context.clock.monotonic()
+            self._stalled_at = self._stalled_at or self._context.clock.awake()
             self.hold(HELD_SLABS)
             self._context.slabs.wait(self.number, self._room_again)
         self._writing.pump()
@@ -279,7 +279,7 @@ class Link(asyncio.BufferedProtocol):
         if self.is_lost:
             asker.unanswered("closed")
             return None
-        number, frames = self._connection.request(command, payload, self._context.clock.monotonic(), timeout_s)
+        number, frames = self._connection.request(command, payload, self._context.clock.awake(), timeout_s)
         self._meter.frames_out += len(frames)
         entry = self._outbox.add(frames)
         self._remember(number, command, entry, asker, timeout_s)
@@ -294,7 +294,7 @@ class Link(asyncio.BufferedProtocol):
             asker.unanswered("closed")
             return None
         length = sum(len(view) for view in views)
-        number, pieces = self._connection.request_sealed(command, length, self._context.clock.monotonic(), timeout_s)
+        number, pieces = self._connection.request_sealed(command, length, self._context.clock.awake(), timeout_s)
         self._meter.frames_out += len(pieces)
         entry = self._outbox.add_body(pieces, views, slabs)
         self._remember(number, command, entry, asker, timeout_s)

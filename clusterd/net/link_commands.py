@@ -113,4 +113,4 @@ class LinkCommands:
             self._bridge.forward(link, counter, commands.ECHO, b"", bodies, _ECHOES[command])
 
     def _drop(self, bodies: list[Sink]) -> None:
-        self._context.slabs.drop(bodies, self._context.clock.monotonic())
+        self._context.slabs.drop(bodies, self._context.clock.awake())

@@ -129,7 +129,7 @@ class Listener:
         link.tag, link.address = "Worker", host
         link.port = address[1]
         self.links[number] = link
-        self._deadlines[number] = context.clock.monotonic() + context.settings.clusterd.handshake_timeout_s
+        self._deadlines[number] = context.clock.awake() + context.settings.clusterd.handshake_timeout_s
         task = self._arriving[number] = asyncio.ensure_future(self._arrive(link, accepted))
         task.add_done_callback(functools.partial(self._arrived, link, accepted))
 

@@ -77,7 +77,8 @@ class _NetProcess:
         self._fence = Fence(Leadership(board, settings)) if is_bound else None
         if self._fence is not None:
             self._fence.lapsed = self._lapsed
-        self._context = NetContext(settings, log, Clock(), NetSlabs(arena, Clock().monotonic), self._fence)
+        life, clock = self._row.snapshot().incarnation, Clock()
+        self._context = NetContext(settings, log, clock, NetSlabs(arena, clock.awake), self._fence, life)
         self._stop = asyncio.Event()
         self._listener: Listener | None = None
         self._dialer: Dialer | None = None
@@ -215,15 +216,15 @@ class _NetProcess:
     async def _drain(self, tasks: "list[asyncio.Task[None]]") -> None:
         """Writes sync's last answers, closes the links and ends the tasks, all within two times DRAIN_S."""
         clock = self._context.clock
-        give_up = clock.monotonic() + (CHANGE_DRAIN_S if self._changes_role() else DRAIN_S)
-        while self._bridge.unanswered and not self._bridge.sync_is_lost and clock.monotonic() < give_up:
+        give_up = clock.awake() + (CHANGE_DRAIN_S if self._changes_role() else DRAIN_S)
+        while self._bridge.unanswered and not self._bridge.sync_is_lost and clock.awake() < give_up:
             await asyncio.sleep(0.01)
         if self._dialer is not None:
             tasks[-1].cancel()
         for link in self._links():
             link.close()
-        give_up = clock.monotonic() + DRAIN_S
-        while self._links() and clock.monotonic() < give_up:
+        give_up = clock.awake() + DRAIN_S
+        while self._links() and clock.awake() < give_up:
             await asyncio.sleep(0.01)
         for task in tasks:
             task.cancel()
@@ -254,7 +255,7 @@ class _NetProcess:
             await pause(self._row, TICK_S)
 
     def _tick(self) -> None:
-        context, now = self._context, self._context.clock.monotonic()
+        context, now = self._context, self._context.clock.awake()
         survive = context.rounds.survive
         self._row.stamp()
         self._trimmer.tick(now)
@@ -265,7 +266,9 @@ class _NetProcess:
                 link.expire(now)
         with survive("beats of links"):
             for beating in list(context.beating):
-                beating.beat(now)
+                beating.beat(beaten)
+            # These measure a pause themselves: for the peers it is one.
+            beaten = context.clock.monotonic()
         if self._listener is not None:
             with survive("keepalives and handshakes"):
                 self._listener.tick(now)

@@ -36,7 +36,7 @@ class Reading:
         """Adds a reason."""
         if not self._reasons and transport is not None:
             transport.pause_reading()
-            self._since = self._clock.monotonic()
+            self._since = self._clock.awake()
         self._reasons |= why
 
     def let_go(self, why: int, transport: asyncio.Transport | None) -> float:
@@ -47,7 +47,7 @@ class Reading:
         self._reasons &= ~why
         if self._reasons or transport is None:
             return 0.0
-        pause_s = self._clock.monotonic() - self._since
+        pause_s = self._clock.awake() - self._since
         self.paused_s += pause_s
         transport.resume_reading()
         return pause_s

@@ -30,7 +30,7 @@ class SyncBodies:
 
     def drop(self, bodies: list[Sink]) -> None:
         """Frees large bodies that nobody reads."""
-        self._context.slabs.drop(bodies, self._context.clock.monotonic())
+        self._context.slabs.drop(bodies, self._context.clock.awake())
 
     def ignore_answer(self) -> IgnoreAnswer:
         """Takes a response that nobody waits for."""

@@ -35,7 +35,7 @@ class TermTeller:
             settings = self._context.settings
             former = () if settings.role is None else settings.role.former
             for node in former:
-                is_due = self._calm.get(node, 0.0) <= self._context.clock.monotonic()
+                is_due = self._calm.get(node, 0.0) <= self._context.clock.awake()
                 if self._terms.leads and is_due and self._said.get(node) != "unknown":
                     with self._context.rounds.survive("telling former masters of the term"):
                         await self._tell(node)
@@ -50,7 +50,7 @@ class TermTeller:
         if found.note is not None and found.note.leads:
             self._terms.believe(msgspec.structs.replace(found.note, master=found.note.master or str(address)))
         elif found.note is not None and knows:
-            self._calm[node] = self._context.clock.monotonic() + KNOWS_S
+            self._calm[node] = self._context.clock.awake() + KNOWS_S
         elif found.note is not None:
             self._claimed(found.note, address.host)
         said = "knows" if knows else found.kind

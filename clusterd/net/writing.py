@@ -38,7 +38,7 @@ class Writing:
 
     def pause(self) -> None:
         """The transport takes no more for now."""
-        self._blocked_at = self._clock.monotonic()
+        self._blocked_at = self._clock.awake()
 
     def resume(self) -> None:
         """The transport has written everything."""

@@ -155,7 +155,7 @@ class Core:
             self._context.jobs,
             file_limit=file_limit(settings),
             limits=settings.clusterd.limits,
-            now=self._context.clock.monotonic,
+            now=self._context.clock.awake,
             partials=self.partials if info.kind == "master" else None,
             sender=info.name,
         )

@@ -370,6 +370,7 @@ class _SyncProcess:
         self._row.set("tasks", len(self._context.progress))
         self._row.set("slabs", self._context.slabs.total)
         self._row.set("slabs_free", self._context.slabs.free)
+            self._context.clock.awake()  # it knows of pauses by being asked
 
     async def _rotate(self) -> None:
         await rotate_nightly(self._context)

@@ -8,6 +8,7 @@ import errno
 import socket
 from types import TracebackType
 
+from clusterd.beat import awake_timeout
 from clusterd.errors import ClusterError
 
 PREFIX_BYTES = 4
@@ -34,7 +35,7 @@ class Stream:
 
     async def __aenter__(self) -> "Stream":
         """Raises TimeoutError, OSError (FileNotFoundError: no socket; ConnectionRefusedError: no listener)."""
-        async with asyncio.timeout(self._timeout_s):
+        async with awake_timeout(self._timeout_s):
             self._reader, self._writer = await asyncio.open_unix_connection(self._path)
         return self
 
@@ -52,7 +53,7 @@ class Stream:
         the answer), ValueError (the answer announces more than LARGEST_ANSWER)."""
         assert self._reader is not None
         assert self._writer is not None
-        async with asyncio.timeout(self._timeout_s):
+        async with awake_timeout(self._timeout_s):
             self._writer.write(frame(payload))
             await self._writer.drain()
             size = int.from_bytes(await self._reader.readexactly(PREFIX_BYTES), "little")

@@ -1,11 +1,17 @@
-"""Heartbeats measure how late the loop is and how much memory the process has for itself."""
+"""Heartbeats measure how late the loop is and how much memory the process has; time-outs leave pauses out."""
 
 import asyncio
 import mmap
+import socket
 import time
 from pathlib import Path
 
-from clusterd.beat import pause, pause_until
+import pytest
+import uvloop
+
+from clusterd import clock
+from clusterd.beat import awake_timeout, pause, pause_until
+from clusterd.clock import PAUSE_S, Clock
 from clusterd.memory import MEASURE_EVERY_S, MemoryGauge, own_bytes
 from ipc.board import LATE_BOUNDS_S, Board, BoardRow
 
@@ -68,3 +74,47 @@ def test_own_memory_is_measured_every_ten_seconds() -> None:
         for page in range(0, len(block), mmap.PAGESIZE):
             block[page] = 1
         assert own_bytes() > told[-1] + (60 << 20)
+
+
+class ShortSteps(awake_timeout):
+    STEP_S = LATE_S = 0.05
+
+
+def test_time_out_leaves_out_time_in_which_the_process_did_not_run() -> None:
+    """After a pause timers come first: `asyncio.timeout` ends the wait before what has come is read."""
+
+    async def story() -> bytes:
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        with ours, theirs:
+            async with ShortSteps(0.2):
+                answer = asyncio.create_task(asyncio.get_running_loop().sock_recv(ours, 9))
+                await asyncio.sleep(0)
+                theirs.send(b"answer")
+                time.sleep(0.4)  # noqa: ASYNC251  # as a process that is stopped
+                return await answer
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        assert runner.run(story()) == b"answer"
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.12])
+def test_time_out_ends_a_wait_for_what_never_comes(seconds: float) -> None:
+    async def story() -> None:
+        began = time.monotonic()
+        with pytest.raises(TimeoutError):
+            async with ShortSteps(seconds):
+                await asyncio.Event().wait()
+        assert time.monotonic() - began >= seconds
+
+    asyncio.run(story())
+
+
+def test_clock_of_time_awake_stands_still_while_nobody_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr(clock.time, "monotonic", lambda: now)
+    measured = Clock()
+    began = measured.awake()
+    for passed, counts in ((0.5, 0.5), (PAUSE_S, 0.5 + PAUSE_S), (600.0, 0.5 + PAUSE_S), (0.5, 1.0 + PAUSE_S)):
+        now += passed
+        assert measured.awake() - began == pytest.approx(counts)

@@ -11,6 +11,9 @@ class FakeClock(Clock):
     def monotonic(self) -> float:
         return self._monotonic
 
+    def awake(self) -> float:
+        return self._monotonic
+
     def wall(self) -> float:
         return self._wall
 

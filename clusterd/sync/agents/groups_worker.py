@@ -5,6 +5,7 @@ import asyncio
 
 import msgspec
 
+from clusterd.beat import awake_timeout
 from clusterd.errors import ClusterError
 from clusterd.messages.agents import GroupsOpened, OpenGroups
 from clusterd.sync.agents.info import TEXT_BYTES
@@ -117,7 +118,7 @@ class AgentGroupsWorker:
         written: set[int] = set()
         refused: set[int] = set()
         try:
-            async with asyncio.timeout(self._context.settings.worker.timeout_agent_groups_s):
+            async with awake_timeout(self._context.settings.worker.timeout_agent_groups_s):
                 async with self._context.database.conversation() as conversation:
                     with open(requests, "rb") as file:
                         for wanted in opened.requests:

@@ -4,6 +4,7 @@ import asyncio
 
 import msgspec
 
+from clusterd.beat import awake_timeout
 from clusterd.clock import Clock
 from clusterd.errors import ClusterError
 from clusterd.messages.agents import OpenReport, ReportOpened
@@ -191,7 +192,7 @@ class AgentInfoWorker:
         timeout_s = context.settings.master.timeout_agent_info_s + peer.timeout_s
         try:
             await peer.request(commands.SYN_A_W_M, string_id.encode())
-            async with asyncio.timeout(timeout_s):
+            async with awake_timeout(timeout_s):
                 return await self._answer
         except TimeoutError:
             self._log.error(

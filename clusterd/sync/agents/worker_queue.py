@@ -4,6 +4,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 
+from clusterd.beat import awake_timeout
 from clusterd.errors import ClusterError
 from clusterd.messages.journal import LONGEST_TEXT, SyncEvent
 from clusterd.sync.agents.broadcasts import GUARD, Broadcast, Broadcasts
@@ -136,7 +137,7 @@ class WorkerQueue:
             string_id = await context.sender.send_string(peer, [Segment(broadcast.path, 0, broadcast.size)])
             log.debug("Sending chunks.")
             await peer.request(commands.SYN_G_M_W, string_id.encode())
-            async with asyncio.timeout(context.settings.worker.timeout_agent_groups_s + peer.timeout_s):
+            async with awake_timeout(context.settings.worker.timeout_agent_groups_s + peer.timeout_s):
                 result = await self._answer
         except TimeoutError:
             self._is_silent = True

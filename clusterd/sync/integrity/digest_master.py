@@ -112,7 +112,7 @@ class DigestMaster:
         holder = str(uuid.uuid4())
         is_free = self._integrity.is_free(peer.name)
         if is_free:
-            permissions.begin(peer.name, holder, context.clock.monotonic())
+            permissions.begin(peer.name, holder, context.clock.awake())
         started, started_at = self._context.clock.monotonic(), context.clock.wall()
         difference = context.spool.new_path("difference")
         goes_on = False

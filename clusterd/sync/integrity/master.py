@@ -105,7 +105,7 @@ class IntegrityMaster:
         if self._context.manifests.current is None:
             return b"False"
         self.permissions.set_max_locked(self._context.settings.master.max_locked_integrity_time_s)
-        answer = self.permissions.ask(peer.name, self._context.clock.monotonic())
+        answer = self.permissions.ask(peer.name, self._context.clock.awake())
         if answer.released:
             limit = self._context.settings.master.max_locked_integrity_time_s
             await self._context.net.main_line(
@@ -120,7 +120,7 @@ class IntegrityMaster:
         """Returns whether no check or sync of this worker runs. Releases a permission that was held for too long."""
         limit_s = self._context.settings.master.max_locked_integrity_time_s
         self.permissions.set_max_locked(limit_s)
-        now = self._context.clock.monotonic()
+        now = self._context.clock.awake()
         if self.permissions.release_overdue(name, now):
             text = f"The permission of a check was held for more than {limit_s:g} s and is released."
             self._context.tag_log(worker_tag(name), "Integrity guard").warning(text)
@@ -132,7 +132,7 @@ class IntegrityMaster:
         task_id = asked if is_task_id(asked) and peer.incoming.awaited(asked) is None else str(uuid.uuid4())
         if peer.incoming.awaited_count >= 2:
             raise ClusterError(1000, "two integrity checks of this worker wait for their files already")
-        self.permissions.begin(peer.name, task_id, self._context.clock.monotonic())
+        self.permissions.begin(peer.name, task_id, self._context.clock.awake())
         self._context.tag_log(peer.tag, CHECK).info("Starting.")
         peer.spawn(self._check(peer, task_id, peer.incoming.expect(task_id)))
         return task_id

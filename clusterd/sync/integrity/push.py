@@ -62,7 +62,7 @@ class PushSender:
         ):
             return None
         holder = str(uuid.uuid4())
-        permissions.begin(peer.name, holder, self._context.clock.monotonic())
+        permissions.begin(peer.name, holder, self._context.clock.awake())
         return step, holder
 
     async def send(self, peer: Peer, step: ManifestStep, holder: str) -> bool:

@@ -1,7 +1,6 @@
 """Waiting for a file of a peer that was given a task id for it (wire.md 3.5, 4.5)."""
 
-import asyncio
-
+from clusterd.beat import awake_timeout
 from clusterd.errors import ClusterError
 from clusterd.sync.links.context import Context
 from clusterd.sync.links.incoming import Awaited
@@ -21,7 +20,7 @@ async def wait_for_file(context: Context, peer: Peer, awaited: Awaited, log: Tag
     arrival."""
     timeout_s = context.settings.communication.timeout_receiving_file_s
     try:
-        async with asyncio.timeout(timeout_s):
+        async with awake_timeout(timeout_s):
             file = await awaited.file
     except TimeoutError as silence:
         error = ClusterError(LATE)

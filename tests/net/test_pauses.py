@@ -1,0 +1,52 @@
+"""A node that was stopped, or whose machine was suspended, does not blame its peers for the time."""
+
+import os
+import signal
+import time
+from collections.abc import Callable
+
+import pytest
+
+from clusterd.messages.links import PeerRequest, Request, Unanswered
+from tests.net.harness import NetNode
+
+Master = Callable[..., NetNode]
+ALLOWED_S = 3.0
+
+
+def pause(node: NetNode, meanwhile: Callable[[], object]) -> None:
+    """Stops net for longer than it allows peers to be silent. `meanwhile`: what peers do; net cannot read it."""
+    os.kill(node.pid, signal.SIGSTOP)
+    ends_at = time.monotonic() + ALLOWED_S + 0.5
+    try:
+        meanwhile()
+        while time.monotonic() < ends_at:
+            time.sleep(0.05)
+    finally:
+        os.kill(node.pid, signal.SIGCONT)
+
+
+@pytest.mark.slow
+def test_worker_whose_keepalives_wait_in_the_socket_of_a_master_that_was_stopped_stays(master: Master) -> None:
+    node = master(check_worker_lastkeepalive_s=0.1, max_allowed_time_without_keepalive_s=ALLOWED_S)
+    worker = node.join("w1")
+    assert worker.ask("echo-c", "x").payload == b"x"
+    counters: list[int] = []
+    pause(node, lambda: counters.append(worker.tell("echo-c", "x")))
+    assert worker.answer_to(counters[0]).payload == b"x"
+    assert worker.ask("echo", "x").payload == b"x"
+    assert not node.lines("No keep alives")
+
+
+@pytest.mark.slow
+def test_response_that_came_while_the_node_was_stopped_is_taken(master: Master) -> None:
+    node = master()
+    worker = node.join("w1")
+    assert node.sync is not None
+    link = node.sync.link("w1").link
+    node.sync.send(Request(link, 7, "syn_m_c", b"", timeout_s=ALLOWED_S))
+    asked = worker.read()
+    pause(node, lambda: worker.respond(asked, "ok", b"here"))
+    worker.tell("syn_i_w_m_p")
+    node.sync.expect(PeerRequest)
+    assert not [message for message in node.sync.received if isinstance(message, Unanswered)]
