@@ -96,10 +96,8 @@ class NetContext:
     """Made once in process.py. A reload replaces `settings`; the rest stays. `asking`, `beating`: maintained by the
     links. `scratch`: buffer into which all links read small frames."""
 
-    def __init__(
-        self, settings: Settings, log: Log, clock: Clock, slabs: NetSlabs, fence: Fence | None = None, life: int = 0
-    ) -> None:
-        """`fence`: of a master in an election. `life`: the incarnation of this process."""
+    def __init__(self, settings: Settings, log: Log, clock: Clock, slabs: NetSlabs, fence: Fence | None = None) -> None:
+        """`fence`: of a master in an election."""
         self.settings = settings
         self.fence = fence
         self.log = log

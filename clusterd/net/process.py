@@ -77,8 +77,8 @@ class _NetProcess:
         self._fence = Fence(Leadership(board, settings)) if is_bound else None
         if self._fence is not None:
             self._fence.lapsed = self._lapsed
-        life, clock = self._row.snapshot().incarnation, Clock()
-        self._context = NetContext(settings, log, clock, NetSlabs(arena, clock.awake), self._fence, life)
+        clock = Clock()
+        self._context = NetContext(settings, log, clock, NetSlabs(arena, clock.awake), self._fence)
         self._stop = asyncio.Event()
         self._listener: Listener | None = None
         self._dialer: Dialer | None = None

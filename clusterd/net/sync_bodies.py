@@ -69,7 +69,7 @@ class SyncBodies:
 
     def free(self, slabs: list[int]) -> None:
         """Frees slabs of our own."""
-        stale = self._context.slabs.take_back(slabs, self._context.clock.monotonic())
+        stale = self._context.slabs.take_back(slabs, self._context.clock.awake())
         if stale:
             self._context.own_line("WARNING", f"Slabs {stale} were given back twice.")
 

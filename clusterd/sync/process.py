@@ -1,7 +1,6 @@
 """The sync process: channels, loop, stop. Decisions are in core.py and the features."""
 
 import asyncio
-import contextlib
 from collections import deque
 from contextlib import AbstractContextManager
 
@@ -58,6 +57,8 @@ HWM = 1000
 NET = b"net"
 FULL_MESSAGES = 1000
 """Messages that wait for net from which on whoever has another one waits, too."""
+NET_PAUSE_S = 0.05
+"""Before what net did not take is offered again."""
 
 
 def run(
@@ -260,16 +261,28 @@ class _SyncProcess:
             await self._has_room.wait()
 
     async def _write_net(self) -> None:
-        """Messages of one turn of the loop go together. To a net that is not there they are dropped: it will say hello,
-        and everything starts clean."""
+        """Messages of one turn of the loop go together. A net that takes none is waited for, as long as its process
+        lives: without one of them a peer would never be answered, or a slab, or a task of ours, wait for ever. To a net
+        that has ended they are dropped: the next one says hello, and everything starts clean."""
         while True:
             await self._has_messages.wait()
             self._has_messages.clear()
             while self._to_net:
-                with self._survives("messages to net"), contextlib.suppress(NoCredit):
-                    await self._net_channel.send(NET, *take_batch(self._to_net))
+                with self._survives("messages to net"):
+                    life, batch = self._net_incarnation, take_batch(self._to_net)
+                    try:
+                        await self._net_channel.send(NET, *batch)
+                    except NoCredit:
+                        if self._net_incarnation == life and self._net_lives():
+                            self._to_net.extendleft(reversed(batch))
+                            await asyncio.sleep(NET_PAUSE_S)
                 if len(self._to_net) <= FULL_MESSAGES:
                     self._has_room.set()
+
+    def _net_lives(self) -> bool:
+        """Whether the net process that said hello has not ended, as the supervisor's board has it."""
+        row = self._board.row("net").snapshot()
+        return row.incarnation == self._net_incarnation and row.state not in ("down", "failed")
 
     async def _send_to_pool(self, identity: bytes, message: StartJob) -> None:
         try:
@@ -305,6 +318,8 @@ class _SyncProcess:
         try:
             if self._net_incarnation not in (None, message.incarnation):
                 await self._core.net_lost()
+                self._to_net.clear()  # what was for the net before
+                self._has_room.set()
         finally:
             self._context.net.life = message.incarnation
             self._is_known_to_net = message.sync == self._incarnation
@@ -352,6 +367,7 @@ class _SyncProcess:
         while True:
             self._row.stamp()
             now = self._context.clock.monotonic()
+            self._context.clock.awake()  # it knows of pauses by being asked
             with self._survives("watching the pool"):
                 self._context.jobs.watch(self._board)
                 await self._admit_slabs()
@@ -370,7 +386,6 @@ class _SyncProcess:
         self._row.set("tasks", len(self._context.progress))
         self._row.set("slabs", self._context.slabs.total)
         self._row.set("slabs_free", self._context.slabs.free)
-            self._context.clock.awake()  # it knows of pauses by being asked
 
     async def _rotate(self) -> None:
         await rotate_nightly(self._context)

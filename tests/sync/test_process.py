@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TypeVar
@@ -15,6 +16,7 @@ from clusterd.rundir import STATE, board_path, run_dir, sync_socket
 from clusterd.settings import Settings
 from clusterd.supervisor.sweep import SPOOL
 from clusterd.sync import process
+from ipc import channel
 from ipc.arena import Arena
 from ipc.board import Board
 from ipc.codec import Decoder, encode
@@ -32,13 +34,16 @@ WORKER = LinkInfo(2, "worker", "w1", "worker", "4.14.1")
 class FakeNet:
     """The other end of sync's channel, blocking."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, board: Board) -> None:
         self.root = settings.root
+        self._settings = settings
+        self.board = board
         self._decoder: Decoder[SyncToNet] = Decoder(SyncToNet)
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._socket = self._context.socket(zmq.DEALER)
         self._socket.set(zmq.IDENTITY, process.NET)
         self._socket.set(zmq.LINGER, 0)
+        self._socket.set(zmq.RCVHWM, process.HWM)
         self._socket.connect(f"ipc://{sync_socket(settings.root)}")
         self._unread: list[bytes] = []
 
@@ -57,9 +62,20 @@ class FakeNet:
             assert not patience.is_over(), f"sync sent no {kind.__name__}"
         return message
 
+    def successor(self) -> "FakeNet":
+        """The next life of net, while this one is still connected: sync has not noticed its end."""
+        return FakeNet(self._settings, self.board)
+
     def close(self) -> None:
         self._socket.close(0)
         self._context.term()
+
+
+@pytest.fixture
+def small_queues(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For a sync process that is forked after this: its channels hold two messages, and a send waits for 0.1 s."""
+    monkeypatch.setattr(process, "HWM", 2)
+    monkeypatch.setattr(channel, "SEND_TIMEOUT_S", 0.1)
 
 
 @pytest.fixture
@@ -82,7 +98,7 @@ def net() -> Iterator[FakeNet]:
                 status = process.run(settings, arena, board, Log(f"{settings.root}/logs/cluster.log", 1), 1)
             finally:
                 os._exit(status)
-        made = FakeNet(settings)
+        made = FakeNet(settings, board)
         try:
             yield made
         finally:
@@ -144,3 +160,48 @@ def test_first_hello_that_sync_reads_is_believed_even_if_it_goes_on(net: FakeNet
             PeerRequest(PROGRAM.link, incarnation, "nonsense", b""),
         )
         assert net.expect(Reply).serial == incarnation
+
+
+WORD = "x" * 3000
+"""A command that nobody knows; the refusal names it."""
+
+
+def fill(net: FakeNet) -> int:
+    """Has sync answer more than its channel takes, with nobody reading, for a few times what a send waits. Returns how
+    many requests there were."""
+    count = 300
+    for serial in range(1, count + 1):
+        net.send(PeerRequest(PROGRAM.link, serial, WORD))
+    row, patience = net.board.row("sync"), Patience(60)
+    for _ in range(3):
+        before = row.snapshot().heartbeat_ns
+        while row.snapshot().heartbeat_ns == before:
+            assert not patience.is_over(), "sync lives no more"
+            time.sleep(0.02)
+    return count
+
+
+@pytest.mark.usefixtures("small_queues")
+def test_net_that_takes_nothing_for_long_gets_every_message_when_it_goes_on(net: FakeNet) -> None:
+    net.board.row("net").begin(0, 3)
+    net.send(NetHello(3, [PROGRAM], [], [], sync=INCARNATION))
+    count = fill(net)
+    assert [net.expect(Reply).serial for _ in range(count)] == [*range(1, count + 1)]
+
+
+@pytest.mark.usefixtures("small_queues")
+def test_net_that_follows_one_that_took_nothing_gets_nothing_that_was_for_it(net: FakeNet) -> None:
+    """It would answer requests of its own links with that, by their numbers."""
+    net.board.row("net").begin(0, 3)
+    net.send(NetHello(3, [PROGRAM], [], [], sync=INCARNATION))
+    fill(net)
+    net.board.row("net").begin(0, 4)
+    after = net.successor()
+    try:
+        after.send(NetHello(4, [PROGRAM], [], []))
+        after.expect(SyncHello)  # what comes before it is not read
+        after.send(NetHello(4, [PROGRAM], [], [], sync=INCARNATION, goes_on=True))
+        after.send(PeerRequest(PROGRAM.link, 4000, "nonsense"))
+        assert after.expect(Reply).serial == 4000
+    finally:
+        after.close()
