@@ -7,6 +7,7 @@ from clusterd.clock import Clock
 from clusterd.listening.strangers import StrangerLines
 from clusterd.logs import Log
 from clusterd.messages.links import NetToSync
+from clusterd.net.disk import DiskThread
 from clusterd.net.fence import Fence
 from clusterd.net.limits import BURST_LINES, LineBudget
 from clusterd.net.slabs import NetSlabs
@@ -102,8 +103,9 @@ class NetContext:
         self.fence = fence
         self.log = log
         self.clock = clock
-        self.slabs = slabs
         """Of this process: peers are judged by `awake`."""
+        self.slabs = slabs
+        self.disk = DiskThread()
         self.meter = Meter()
         self.rounds = Rounds(self.own_line)
         self.asking: set[Expiring] = set()

@@ -270,6 +270,7 @@ class Dialer:
             return False
         if note.leads:
             self._terms.believe(note)
+            await self._terms.settled()
         else:
             self._led_elsewhere = note.master if note.term >= self._terms.term else ""
             if self._bridge.master_away(f"{link.name}: it does not lead"):

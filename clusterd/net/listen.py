@@ -345,11 +345,18 @@ def _bounds(limits: Limits) -> Bounds:
 def make_node_directory(context: NetContext, name: str) -> None:
     """Creates `queue/cluster/{name}`, which stock peers expect. Nothing of ours is written there."""
     path = f"{context.settings.root.rstrip('/')}/queue/cluster/{name}"
-    try:
+
+    def make() -> None:
         with contextlib.suppress(FileExistsError):
             os.mkdir(path, NODE_DIRECTORY_MODE)
-    except OSError as problem:
-        context.own_line("ERROR", f"The directory {path} cannot be made: {problem.strerror}")
+
+    def made(making: "asyncio.Future[None]") -> None:
+        problem = making.exception()
+        if problem is not None:
+            text = (problem.strerror if isinstance(problem, OSError) else None) or problem
+            context.own_line("ERROR", f"The directory {path} cannot be made: {text}")
+
+    context.disk.run(make).add_done_callback(made)
 
 
 def keep_awake(connected: socket.socket) -> None:

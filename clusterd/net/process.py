@@ -16,7 +16,7 @@ import uvloop
 from clusterd import stacks
 from clusterd.beat import pause
 from clusterd.clock import Clock
-from clusterd.config.loading import load
+from clusterd.config.loading import Loaded, load
 from clusterd.exits import ExitCode
 from clusterd.leadership import HAND_OVER_S, Leadership
 from clusterd.logs import Log
@@ -83,6 +83,7 @@ class _NetProcess:
         self._listener: Listener | None = None
         self._dialer: Dialer | None = None
         self._sweep: Iterator[Link] = iter(())
+        self._reloading: set[asyncio.Task[None]] = set()
 
     async def run(self) -> int:
         loop = asyncio.get_running_loop()
@@ -133,7 +134,7 @@ class _NetProcess:
         """Opens the sockets. Returns why that failed, in words for whoever started the node."""
         settings, log = self._settings, self._context.log
         sealer = Sealer(settings.cluster.key.value)
-        terms = self._terms = Terms(self._context, self._board, self._deposed)
+        terms = self._terms = Terms(self._context, self._board, self._drop_workers, self._deposed)
         self._asker = AskBack(self._context, terms)
         try:
             if settings.is_master:
@@ -182,20 +183,21 @@ class _NetProcess:
         what = "was given up" if was_given_up else "has ended"
         text = f"The lease of this node {what}: it serves nobody as a master until the election gives it another one."
         self._context.own_line("WARNING" if was_given_up else "ERROR", text)
-        if self._listener is not None:
-            self._listener.drop_workers("this node leads no more")
+        self._drop_workers()
         after_s = HAND_OVER_S if until_ns == HANDED_OVER_NS else 0.0
         if self._fence is not None and after_s:
             self._fence.wait(after_s)
         self._bridge.refuse_programs(lambda command: command in NEED_LEADER, not_leading_text(), after_s=after_s)
 
     def _deposed(self) -> None:
-        """Another node leads in a higher term. Nobody is served as by a master from here on; the supervisor changes the
-        processes."""
+        """Another node leads in a higher term, which the disk has by now, or refuses: the supervisor changes the
+        processes. Nobody has been served as by a master since that was heard."""
         self._context.own_line("ERROR", f"{deposed_text(self._terms.given, is_elected=self._settings.has_election)}.")
+        tell_supervisor()
+
+    def _drop_workers(self) -> None:
         if self._listener is not None:
             self._listener.drop_workers("this node leads no more")
-        tell_supervisor()
 
     async def _until_stopped(self, tasks: "list[asyncio.Task[None]]") -> None:
         """Runs until a stop is requested, or until a task that never ends has ended: a bug, which ends the process."""
@@ -265,10 +267,10 @@ class _NetProcess:
             for link in list(context.asking):
                 link.expire(now)
         with survive("beats of links"):
-            for beating in list(context.beating):
-                beating.beat(beaten)
             # These measure a pause themselves: for the peers it is one.
             beaten = context.clock.monotonic()
+            for beating in list(context.beating):
+                beating.beat(beaten)
         if self._listener is not None:
             with survive("keepalives and handshakes"):
                 self._listener.tick(now)
@@ -330,7 +332,18 @@ class _NetProcess:
     def _reload(self) -> None:
         """SIGHUP: applies the settings that can change without a restart. The supervisor has checked the files
         before."""
-        loaded = load(self._settings.root, conf=self._settings.conf or None)
+        reloading = asyncio.ensure_future(self._read_again())
+        self._reloading.add(reloading)
+        reloading.add_done_callback(self._reloading.discard)
+
+    async def _read_again(self) -> None:
+        root, conf = self._settings.root, self._settings.conf or None
+        with self._context.rounds.survive("reloading the configuration"):
+            self._adopt(await self._context.disk.run(lambda: load(root, conf=conf)))
+            if self._dialer is not None and await self._terms.look_again():
+                self._dialer.look_elsewhere()
+
+    def _adopt(self, loaded: Loaded) -> None:
         if loaded.settings is None:
             self._context.own_line("WARNING", "The configuration has mistakes and was not reloaded.")
             return
@@ -343,8 +356,6 @@ class _NetProcess:
         for link in self._links():
             if link.info is not None:  # no stranger
                 link.allow_divided(self._context.divided_bytes)
-        if self._dialer is not None and self._terms.look_again():
-            self._dialer.look_elsewhere()
 
     def _unexpected(self, loop: asyncio.AbstractEventLoop, details: dict[str, Any]) -> None:
         """Logs a bug in a callback: the loop has closed its link, the others continue."""

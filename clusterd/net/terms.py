@@ -1,12 +1,13 @@
 """The highest term that this node has seen, inside net: told by the node that leads in it, kept on disk before anything
-follows from it (docs/ha.md)."""
+follows from it (docs/ha.md). The disk may take its time: only who waits for the term waits for it."""
 
+import asyncio
 from collections.abc import Callable
 
 import msgspec
 
 from clusterd.net.context import NetContext
-from clusterd.role import NodeRole, RoleDamaged, heard, read_role, standing, update_role
+from clusterd.role import OWN_DIR, NodeRole, RoleDamaged, heard, read_role, standing, update_role
 from clusterd.wire import commands
 from clusterd.wire.terms import TermNote
 from ipc.board import Board
@@ -17,12 +18,20 @@ AGAIN_S = 5.0
 
 class Terms:
     """One per net process. `deposed` is called when this node leads and hears of a higher term; it leads no more from
-    that moment on, which the board says to all its processes."""
+    that moment on, which the board says to all its processes. `kept`: called when the disk has that term, or has
+    refused it."""
 
-    def __init__(self, context: NetContext, board: Board, deposed: Callable[[], None]) -> None:
+    def __init__(
+        self, context: NetContext, board: Board, deposed: Callable[[], None], kept: Callable[[], None]
+    ) -> None:
         self._context = context
         self._board = board
         self._deposed = deposed
+        self._when_deposed_is_kept = kept
+        self._next: Callable[[], None] | None = None
+        """What follows when the disk has what was heard last, or has refused it."""
+        self._writing: asyncio.Task[None] | None = None
+        self._began_at = 0.0
         self._given: NodeRole | None = context.settings.role
         self._led = context.settings.is_master
         self._is_unkept = self._given is not None and board.deposed_term >= self._given.term
@@ -97,11 +106,16 @@ class Terms:
         if deposed:
             # First: it needs no disk.
             self._board.depose(after.term)
-        self._keep()
-        if deposed:
             self._deposed()
-            return
-        self._say_master()
+            self._next = self._when_deposed_is_kept
+        elif self._next is None:
+            self._next = self._say_master
+        self._keep()
+
+    async def settled(self) -> None:
+        """Waits until what was heard is on the disk, or the disk has refused it."""
+        while self._writing is not None:
+            await asyncio.wait([self._writing])
 
     def _say_master(self) -> None:
         given = self.given
@@ -113,11 +127,11 @@ class Terms:
         name = note.master_name or note.node
         return heard(self._given, note.term, note.master, name, self._context.clock.wall())
 
-    def look_again(self) -> bool:
+    async def look_again(self) -> bool:
         """This node's own election, or a command, has written a master into `role.json`. Returns whether that is news.
         A worker's net only: another role needs other processes, which the supervisor sees to."""
         try:
-            given = read_role(self._context.settings.root)
+            given = await self._context.disk.run(lambda: read_role(self._context.settings.root))
         except RoleDamaged:
             return False
         if given is None or self._led or given == self._given:
@@ -132,12 +146,33 @@ class Terms:
 
     def tick(self, now: float) -> None:
         """Writes what could not be written; monotonic seconds."""
+        if self._writing is not None and now >= self._began_at + AGAIN_S and not self._said:
+            self._said = f"The term {self.term} is not on disk yet"
+            why = f"the disk, or another process with the lock of {OWN_DIR}, has held it up for {AGAIN_S:g} s"
+            self._context.own_line("ERROR", f"{self._said}: {why}. Nothing follows from the term before it is there.")
         if self._is_unkept and now >= self._again_at:
             self._keep()
 
     def _keep(self) -> None:
+        """Begins to write, unless that is under way: what is known by then is written after it."""
+        if self._writing is None:
+            self._began_at = self._context.clock.awake()
+            self._writing = asyncio.ensure_future(self._write())
+
+    async def _write(self) -> None:
         """On the disk, as far as it takes it: in memory and on the board it counts all the same."""
-        known = self.given
+        try:
+            with self._context.rounds.survive("keeping the term"):
+                while not await self._write_once(self.given):
+                    pass
+        finally:
+            self._writing = None
+        following, self._next = self._next, None
+        if following is not None:
+            following()
+
+    async def _write_once(self, known: NodeRole) -> bool:
+        """Returns False if more was heard meanwhile, which is to be written now."""
 
         def merged(before: NodeRole | None) -> NodeRole:
             # A file that was removed or damaged meanwhile is written anew from what this process knows.
@@ -146,19 +181,24 @@ class Terms:
                 return msgspec.structs.replace(before, led=0, master=known.master, master_name=known.master_name)
             return heard(before, known.term, known.master, known.master_name, known.since)
 
+        root = self._context.settings.root
         try:
-            self._given = update_role(self._context.settings.root, merged, mend=True)
+            kept = await self._context.disk.run(lambda: update_role(root, merged, mend=True))
         except (OSError, RoleDamaged) as failure:
-            self._again_at = self._context.clock.monotonic() + AGAIN_S
+            self._again_at = self._context.clock.awake() + AGAIN_S
             text = f"The term {known.term} cannot be kept on disk: {failure}"
             if text != self._said:
                 self._said = text
                 self._context.own_line("ERROR", f"{text}. Tried again every {AGAIN_S:g} s; in memory it counts.")
-            return
+            return True
+        if self._given != known:
+            return False
+        self._given = kept
         self._is_unkept = False
         if self._said:
             self._said = ""
             self._context.own_line("INFO", f"The term {known.term} is on disk now.")
+        return True
 
     def refusal(self, note: TermNote, who: str) -> str:
         """Why a node with this note is not taken as master; empty if it may be."""

@@ -35,7 +35,7 @@ def test_a_worker_joins_and_sync_learns_of_it(master: Master) -> None:
     assert node.sync is not None
     info = node.sync.link("w1")
     assert (info.kind, info.node_type, info.version, info.address) == ("worker", "worker", VERSION, "127.0.0.1")
-    assert os.path.isdir(f"{node.root}/queue/cluster/w1")
+    wait_until(lambda: os.path.isdir(f"{node.root}/queue/cluster/w1"), "the node's directory")
     assert f"INFO: [Master] [Main] Serving on ('127.0.0.1', {node.settings.cluster.port})" in node.log()
     assert node.lines("[Worker] [Main] Connection from ('127.0.0.1', ")
     assert "DEBUG: [Worker] [Main] Command received: b'hello'" in node.log()

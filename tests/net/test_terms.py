@@ -13,9 +13,10 @@ from clusterd.net import ask_back, process, tell_terms, terms
 from clusterd.net.ask_back import AskBack
 from clusterd.net.dial import parse_address
 from clusterd.net.term_question import TermAnswer, ask_term
-from clusterd.role import ROLE_FILE, NodeRole, read_role
+from clusterd.role import OWN_DIR, ROLE_FILE, NodeRole, read_role
 from clusterd.rounds import Rounds
 from clusterd.wire.terms import TermNote, build_term, not_leading, parse_term, read_refusal
+from hashing.locks import locked_directory
 from tests.net.harness import KEY, MASTER, NetNode, free_port, master_settings, wait_until, worker_settings
 from tests.net.scripted_master import ScriptedMaster
 from tests.net.term_notes import Start, given, lead, note
@@ -154,6 +155,33 @@ def test_a_full_disk_does_not_keep_a_master_that_was_replaced(
     kept = wait_until(lambda: read_role(node.root) != role and read_role(node.root), "the term on disk")
     assert (kept.term, kept.led) == (3, 2)
     assert len(node.lines("cannot be kept on disk")) == 1
+
+
+def test_a_disk_that_hangs_holds_up_no_link_of_a_master_that_is_replaced(
+    start: Start, bosses: list[ScriptedMaster], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process keeps the lock here, for as long as this one wants to write."""
+    monkeypatch.setattr(process, "tell_supervisor", lambda: None)
+    monkeypatch.setattr(terms, "AGAIN_S", 0.2)
+    role = NodeRole(2, "master", 2, "127.0.0.1:1", MASTER)
+    node = start(given(role, master_settings))
+    joined, program = node.join("w1"), node.local()
+    with locked_directory(Path(node.root, OWN_DIR)):
+        claim(node, master=bosses[0].node)
+        lead(bosses[0])
+        assert joined.is_closed()
+        assert program.ask("echo", "x").payload == b"x"
+        node.logged("ERROR: [Master] [Net] The term 3 is not on disk yet: the disk, or another process with the lock")
+        assert program.ask("echo", "x").payload == b"x"
+        refused = node.connect().ask("hello", f"w1 wazuh worker {node.settings.clusterd.version}")
+        assert refused.command == b"err"
+        assert node.board.deposed_term == 3
+        assert read_role(node.root) == role
+        assert not node.lines("This node leads no more"), "the supervisor is told when the disk has it"
+    node.logged("This node leads no more")
+    kept = read_role(node.root)
+    assert kept is not None
+    assert (kept.term, kept.led) == (3, 2)
 
 
 def test_a_lower_or_equal_term_changes_nothing_for_a_master(start: Start) -> None:

@@ -1,13 +1,15 @@
 """A worker finds the master of the highest term."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from clusterd.messages.links import MasterAway, TaskNote
-from clusterd.net import dial
-from clusterd.role import NodeRole, read_role
+from clusterd.net import dial, terms
+from clusterd.role import OWN_DIR, NodeRole, read_role
 from clusterd.wire.terms import parse_term
+from hashing.locks import locked_directory
 from tests.net.harness import NetNode, free_port, wait_until, worker_settings
 from tests.net.scripted_master import HELLO, ScriptedMaster
 from tests.net.term_notes import Start, given, lead, note
@@ -46,6 +48,27 @@ def test_a_refusal_that_names_the_master_is_followed_at_once(worker: Worker, bos
     kept = read_role(node.root)
     assert kept is not None
     assert (kept.term, kept.role, kept.master, kept.master_name) == (3, "", second.node, "m2")
+
+
+def test_a_worker_joins_the_master_of_a_higher_term_when_the_disk_has_the_term_and_programs_do_not_wait(
+    start: Start, bosses: list[ScriptedMaster], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(terms, "AGAIN_S", 0.2)
+    boss = bosses[0]
+    role = NodeRole(2, master=boss.node, master_name="m2")
+    node = start(given(role, worker_settings, "w1", (boss.node,)))
+    with locked_directory(Path(node.root, OWN_DIR)):
+        talker = boss.accept()
+        talker.respond(talker.read(), "ok", note(master=boss.node))
+        node.logged("The term 3 is not on disk yet")
+        assert node.local().ask("echo", "x").payload == b"x"
+        assert read_role(node.root) == role
+        with pytest.raises(TimeoutError):
+            talker.read(0.2)
+    assert talker.read().command == b"hello"
+    kept = read_role(node.root)
+    assert kept is not None
+    assert kept.term == 3
 
 
 def test_every_node_of_the_list_is_tried_and_the_known_master_first(start: Start, bosses: list[ScriptedMaster]) -> None:

@@ -57,7 +57,7 @@ def test_a_worker_joins_and_sync_learns_of_its_master(worker: Worker, boss: Scri
     info = node.sync.link(kind="master")
     assert (info.name, info.address) == (boss.node, "127.0.0.1")
     node.logged("INFO: [Worker w1] [Main] Successfully connected to master.")
-    assert Path(node.root, "queue/cluster/w1").is_dir()
+    wait_until(Path(node.root, "queue/cluster/w1").is_dir, "the node's directory")
     for command, answer in (("echo", b"ok"), ("echo-m", b"ok-c")):
         message = talker.ask(command, "hi")
         assert (message.command, message.payload) == (answer, b"hi")
