@@ -113,8 +113,8 @@ class Answered(Message, frozen=True, tag="answered"):
 
 
 class Unanswered(Message, frozen=True, tag="unanswered"):
-    """Our Request `id` ended without a response. `why`: "timeout", "closed" (link gone) or "refused" (our request was
-    invalid); "string": see GiveString."""
+    """Our Request `id` ended without a response. `why`: "timeout", "unsent" (the same, and the peer will never
+    read it), "closed" (link gone) or "refused" (our request was invalid); "string": see GiveString."""
 
     id: int
     why: str

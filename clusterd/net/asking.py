@@ -14,7 +14,7 @@ class AnswerTaker(Protocol):
         """The response. `bodies`: a large one; the receiver owns their slabs."""
 
     def unanswered(self, why: str) -> None:
-        """No response will come: "timeout" or "closed"."""
+        """No response will come: "timeout", "unsent" (the same, and the peer will never read it) or "closed"."""
 
 
 class Ask:

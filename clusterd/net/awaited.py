@@ -32,7 +32,7 @@ class AwaitedAnswer:
     def unanswered(self, why: str) -> None:
         if self.future.done():
             return
-        if why == "timeout":
+        if why in ("timeout", "unsent"):
             self.future.set_exception(ClusterError(3020, self._command))
         else:
             self.future.set_exception(ConnectionResetError("the connection was closed"))

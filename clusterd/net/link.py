@@ -311,9 +311,9 @@ class Link(asyncio.BufferedProtocol):
 
     def expire(self, now: float) -> None:
         """Ends the requests whose time is over."""
-        for asker, slabs in self._sent.expire(now, now - self._writing.blocked_s(now)):
+        for asker, slabs, why in self._sent.expire(now, now - self._writing.blocked_s(now)):
             self._writing.report_unneeded(slabs)
-            asker.unanswered("timeout")
+            asker.unanswered(why)
         if not self._sent:
             self._context.asking.discard(self)
 

@@ -34,10 +34,10 @@ class SentRequests:
         """Forgets a request: its response is no longer needed. Returns slabs."""
         ask = self._asks.pop(number, None)
         self._connection.forget(number)
-        return [] if ask is None else self._unsent(ask)
+        return [] if ask is None or not self._is_withdrawn(ask) else list(ask.entry.slabs)
 
-    def expire(self, now: float, taken_at: float) -> Iterator[tuple[AnswerTaker, list[int]]]:
-        """Ends the requests whose time is over. Yields the asker of each, who is to be told, and slabs.
+    def expire(self, now: float, taken_at: float) -> Iterator[tuple[AnswerTaker, list[int], str]]:
+        """Ends the requests whose time is over. Yields the asker of each, slabs, and what the asker is to be told.
 
         The time of a request begins when all of it was sent (wire.md 2.3): a body of 5 MiB takes half a minute on a
         slow line, and so does what waits behind it. `taken_at`: when the peer last took bytes; `now` if it takes
@@ -48,15 +48,16 @@ class SentRequests:
         for number in self._connection.expire(now):
             ask = self._asks.pop(number, None)
             if ask is not None:
-                yield ask.asker, self._unsent(ask)
+                if self._is_withdrawn(ask):
+                    yield ask.asker, list(ask.entry.slabs), "unsent"
+                else:
+                    yield ask.asker, [], "timeout"
 
     def close(self) -> list[AnswerTaker]:
         """The link has ended. Returns the askers, who are to be told."""
         asks, self._asks = self._asks, {}
         return [ask.asker for ask in asks.values()]
 
-    def _unsent(self, ask: Ask) -> list[int]:
+    def _is_withdrawn(self, ask: Ask) -> bool:
         """A request that nobody waits for need not be sent, unless the peer waits for it."""
-        if ask.command not in NOTICES and self._outbox.withdraw(ask.entry):
-            return list(ask.entry.slabs)
-        return []
+        return ask.command not in NOTICES and self._outbox.withdraw(ask.entry)

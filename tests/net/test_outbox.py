@@ -122,7 +122,7 @@ class SlowLine:
         self.sent.add(number, "file_end", self.outbox.add(frames), cast(AnswerTaker, "end"), 20.0)
 
     def late(self, now: float, taken_at: float) -> list[object]:
-        return [asker for asker, _ in self.sent.expire(now, taken_at)]
+        return [(asker, why) for asker, _, why in self.sent.expire(now, taken_at)]
 
 
 def test_the_time_of_a_request_begins_when_it_was_sent_and_so_does_that_of_one_behind_it() -> None:
@@ -133,15 +133,15 @@ def test_the_time_of_a_request_begins_when_it_was_sent_and_so_does_that_of_one_b
     assert line.late(64.9, 64.9) == []
     write(line.outbox)
     assert not line.outbox
-    assert line.late(65.0, 65.0) == ["chunk"]
-    assert line.late(84.9, 84.9) == ["end"]
+    assert line.late(65.0, 65.0) == [("chunk", "timeout")]
+    assert line.late(84.9, 84.9) == [("end", "timeout")]
 
 
 def test_a_peer_that_takes_nothing_has_no_more_time_than_any_other() -> None:
     line = SlowLine()
     write(line.outbox)
     assert line.late(24.0, 5.0) == []
-    assert line.late(25.0, 5.0) == ["chunk", "end"]
+    assert line.late(25.0, 5.0) == [("chunk", "timeout"), ("end", "unsent")], "the end of the file was not begun"
 
 
 def test_a_link_that_ends_names_every_slab_that_waited() -> None:

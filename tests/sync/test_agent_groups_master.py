@@ -1,13 +1,15 @@
 """Decisions of the master's side of agent-groups, without nodes."""
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from types import SimpleNamespace
 from typing import cast
 
+import pytest
+
 from clusterd.clock import Clock
 from clusterd.errors import ClusterError
-from clusterd.settings import MasterIntervals, Settings
+from clusterd.settings import MasterIntervals, Settings, WorkerIntervals
 from clusterd.sync.agents.all_groups import AllGroupsSender
 from clusterd.sync.agents.broadcasts import Broadcast, Broadcasts
 from clusterd.sync.agents.groups_master import AgentGroupsMaster
@@ -16,6 +18,7 @@ from clusterd.sync.agents.worker_queue import ATTEMPTS, WorkerQueue
 from clusterd.sync.links.context import Context
 from clusterd.sync.links.peer import Peer
 from clusterd.sync.links.records import WorkerRecord
+from clusterd.sync.ports.net_port import NotSent
 from clusterd.sync.ports.tag_log import TagLog
 from clusterd.sync.ports.troubles import Troubles
 from tests.fakes.events import Events
@@ -37,6 +40,22 @@ def test_result_that_comes_before_anything_was_recorded_is_taken() -> None:
     assert lines.written == [expected]
 
 
+def queue_context(send_string: Callable[[Peer, object], Awaitable[str]]) -> Context:
+    context = SimpleNamespace(
+        tag_log=lambda tag, subtag: TagLog(Lines(), tag, subtag),  # type: ignore[arg-type]
+        sender=SimpleNamespace(send_string=send_string),
+        clock=Clock(),
+        troubles=Troubles(),
+        events=Events(),
+        settings=Settings(
+            "/nowhere",
+            master=MasterIntervals(sync_agent_groups_s=0.001),
+            worker=WorkerIntervals(timeout_agent_groups_s=0.05),
+        ),
+    )
+    return cast(Context, context)
+
+
 def groups_given_to(failure: ClusterError) -> int:
     """Returns how often a worker whose string ends with `failure` gets the same rows."""
     given = 0
@@ -46,18 +65,10 @@ def groups_given_to(failure: ClusterError) -> int:
         given += 1
         raise failure
 
-    context = SimpleNamespace(
-        tag_log=lambda tag, subtag: TagLog(Lines(), tag, subtag),  # type: ignore[arg-type]
-        sender=SimpleNamespace(send_string=send_string),
-        clock=Clock(),
-        troubles=Troubles(),
-        events=Events(),
-        settings=Settings("/nowhere", master=MasterIntervals(sync_agent_groups_s=0.001)),
-    )
+    typed = queue_context(send_string)
     broadcast = Broadcast("groups")
     broadcast.has_groups = True
     peer = cast(Peer, SimpleNamespace(name="w1", tag="Worker w1", link=7, timeout_s=1.0))
-    typed = cast(Context, context)
     queue = WorkerQueue(typed, Broadcasts(typed), peer, lambda peer: WorkerRecord())
     assert asyncio.run(queue.send_patiently(broadcast))
     return given
@@ -69,6 +80,33 @@ def test_a_silent_worker_does_not_get_the_same_groups_again_and_again() -> None:
     not_answered.__cause__ = ClusterError(3020, "new_str")
     assert groups_given_to(not_answered) == 1
     assert groups_given_to(ClusterError(3020, "syn_g_m_w")) == 1
+
+
+@pytest.mark.parametrize(("failure", "is_taken"), [(NotSent("syn_g_m_w"), True), (ClusterError(3020, "x"), False)])
+def test_result_after_a_message_that_the_worker_has_not_read_is_that_of_the_next(
+    failure: ClusterError, is_taken: bool
+) -> None:
+    """Of one that it may have read, the result that comes first may be."""
+    failures: list[ClusterError] = [failure]
+
+    async def send_string(peer: Peer, content: object) -> str:
+        return "7"
+
+    async def request(command: str, payload: bytes) -> bytes:
+        if failures:
+            raise failures.pop()
+        queue.finished(b'{"updated_chunks": 1, "error_messages": ["no group web"], "time_spent": 0.1}')
+        return payload
+
+    context = queue_context(send_string)
+    peer = cast(Peer, SimpleNamespace(name="w1", tag="Worker w1", link=7, timeout_s=0.05, request=request))
+    queue = WorkerQueue(context, Broadcasts(context), peer, lambda peer: WorkerRecord())
+
+    async def story() -> list[str]:
+        return [await queue.send_patiently(Broadcast("groups")) for _ in range(2)]
+
+    told = asyncio.run(story())
+    assert told == [str(failure), "no group web" if is_taken else "no result came in time"]
 
 
 def test_a_worker_that_cannot_take_groups_yet_is_given_them_again() -> None:

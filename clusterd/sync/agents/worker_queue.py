@@ -12,6 +12,7 @@ from clusterd.sync.agents.info import log_result
 from clusterd.sync.links.context import Context
 from clusterd.sync.links.peer import Peer
 from clusterd.sync.links.records import WorkerRecord
+from clusterd.sync.ports.net_port import NotSent
 from clusterd.sync.ports.tag_log import TagLog
 from clusterd.sync.ports.troubles import round_survives
 from clusterd.wire import commands
@@ -147,7 +148,8 @@ class WorkerQueue:
         except (ClusterError, OSError) as failure:
             cause = failure.__cause__ or failure
             self._is_silent = isinstance(cause, ClusterError) and cause.code == NO_ANSWER
-            if cause is failure and self._is_silent:  # the worker may have read the message all the same
+            # The worker may have read the message all the same.
+            if cause is failure and self._is_silent and not isinstance(failure, NotSent):
                 self._owed += 1
             return self._not_sent(log, str(failure))
         finally:
@@ -167,7 +169,7 @@ class WorkerQueue:
         result = parse_batch_result(payload)
         log = self._context.tag_log(self.peer.tag, SEND)
         log_result(log, self._context.clock, self._started, result)
-        if self._is_late():
+        if self._is_late() or self._answer is None:
             return
         record = self._record_of(self.peer)
         record.groups_ended_at, record.groups_chunks = self._context.clock.wall(), result.updated_chunks

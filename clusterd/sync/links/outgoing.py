@@ -18,7 +18,7 @@ from clusterd.messages.bodies import DigestSegments
 from clusterd.sync.links.caps import RESUME
 from clusterd.sync.links.peer import Peer
 from clusterd.sync.links.sealed_bodies import SealedBodyCache
-from clusterd.sync.ports.net_port import Flight
+from clusterd.sync.ports.net_port import Flight, NotSent
 from clusterd.sync.ports.pool_port import JobError, PoolPort, lane_for
 from clusterd.sync.ports.slabs import SlabPool
 from clusterd.sync.ports.tag_log import TagLog
@@ -329,7 +329,7 @@ class Sender:
         try:
             string_id = parse_task_id(await peer.request(commands.NEW_STR, length))
         except ClusterError as failure:
-            if failure.code == NO_ANSWER:
+            if failure.code == NO_ANSWER and not isinstance(failure, NotSent):  # else it may end another of this length
                 with suppress(ClusterError):  # too much waits for it already
                     peer.answer_late(commands.ERR_STR, length)
             raise ClusterError(3016, str(failure)) from failure

@@ -54,7 +54,8 @@ class Flight:
         self._is_taken = False
 
     async def response(self) -> Response:
-        """Raises ClusterError 3020 when no response came in time, LinkClosed when the link has ended."""
+        """Raises ClusterError 3020 when no response came in time (NotSent if the peer will not read the request),
+        LinkClosed when the link has ended."""
         try:
             response = await self._future
             self._is_taken = True
@@ -78,6 +79,13 @@ class LinkClosed(ClusterError):
 
     def __init__(self, command: str) -> None:
         super().__init__(3018, f"the connection was closed before {command} was answered")
+
+
+class NotSent(ClusterError):
+    """No response in time: the peer took nothing, and the request was withdrawn. It will never be read."""
+
+    def __init__(self, command: str) -> None:
+        super().__init__(3020, command)
 
 
 class NetPort:
@@ -191,6 +199,8 @@ class NetPort:
         command = found[1]
         if message.why == "timeout":
             found[2].set_exception(ClusterError(3020, command))
+        elif message.why == "unsent":
+            found[2].set_exception(NotSent(command))
         elif message.why == "closed":
             found[2].set_exception(LinkClosed(command))
         elif message.why == "string":

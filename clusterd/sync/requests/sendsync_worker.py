@@ -15,7 +15,7 @@ from clusterd.sync.links.handlers import DeferredAnswer, Handler
 from clusterd.sync.links.outgoing import INLINE_CHUNK, read_segments
 from clusterd.sync.links.peer import Peer
 from clusterd.sync.ports.fair_queue import FairQueue, FairQueueLimits
-from clusterd.sync.ports.net_port import LinkClosed
+from clusterd.sync.ports.net_port import LinkClosed, NotSent
 from clusterd.sync.ports.pool_port import JobError
 from clusterd.sync.requests.sendsync_rights import WHO
 from clusterd.wire import commands
@@ -144,7 +144,7 @@ class SendsyncWorker:
                 refused = True
                 raise ClusterError(3018, str(failure)) from failure
             except ClusterError as failure:
-                refused = failure.code != TIMEOUT
+                refused = failure.code != TIMEOUT or isinstance(failure, NotSent)
                 if not asked.is_answered:
                     raise
             return await asked.answer
