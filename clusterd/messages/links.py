@@ -139,9 +139,10 @@ class Reply(Message, frozen=True, tag="reply"):
     """The response to PeerRequest `serial`. `body`: an already sealed body (of net's or sync's slabs), sent unchanged.
     `log`: the text of net's ERROR line `Internal error processing request ...` (wire.md 3.2), none when empty.
 
-    With `more` the request stays open (and counts as unanswered), and sync sends the rest as Requests of ours. An empty
-    command ends a request without any response, as for `sendsync` on the local socket. If sync dies before that, net
-    sends `err` to the asker: as the response, or as a request of ours if there was one already."""
+    With `more` the request stays open (and counts no more against `requests_per_link`), and sync sends the rest as
+    Requests of ours. With an empty command nothing is written: `sendsync` on the local socket gets no response. If sync
+    dies before a Reply without `more`, net sends `err` to the asker: as the response, or as a request of ours if there
+    was a Reply."""
 
     link: int
     serial: int

@@ -214,7 +214,13 @@ class Core:
             if isinstance(payload, DeferredAnswer):
                 if payload.first is not None:
                     await net.reply(message.link, message.serial, commands.OK, payload.first, more=True)
-                await payload.work()
+                answer = await payload.work()
+                if answer is not None:
+                    # Nothing is written by that, and it waits no more for us, but for the asker: its response is read
+                    # with the next requests, which must not wait for this one.
+                    await net.reply(message.link, message.serial, "", more=True)
+                    with contextlib.suppress(ClusterError):  # the daemons hang up without an answer (dapi.md 1.4)
+                        await peer.request(*answer)
                 await net.reply(message.link, message.serial, "")
                 return
         except SealViolation as violation:

@@ -173,6 +173,27 @@ def test_a_request_that_was_answered_in_part_keeps_no_other_message_unread(maste
     assert client.ask("echo", "x").payload == b"x"
 
 
+def test_answer_by_a_request_of_ours_frees_the_place_before_the_program_responds(master: Master) -> None:
+    """dapi.md 1.3: `sendsync`. Nothing is written for that, and the program's response is read."""
+    node = master(requests_per_link=2)
+    client = node.local()
+    sync = node.sync
+    assert sync is not None
+    link = sync.link(kind="local").link
+    for number in range(2):
+        client.tell("get_nodes", str(number))
+    requests = [sync.expect(PeerRequest) for _ in range(2)]
+    for request in requests:
+        sync.send(Reply(link, request.serial, "", more=True))
+        sync.send(Request(link, request.serial, "ok", b"answer"))
+        answer = client.read()
+        assert (answer.command, answer.payload) == (b"ok", b"answer")
+        client.respond(answer, "ok", "thanks")
+        assert sync.expect(Answered).id == request.serial
+        sync.send(Reply(link, request.serial, ""))
+    assert client.ask("echo", "x").payload == b"x"
+
+
 def test_a_client_that_waits_for_us_is_not_dropped_for_its_silence(master: Master) -> None:
     """The daemons wait up to 600 s for the answer to a sendsync and send no keepalives (wdb.md 9.2)."""
     node = master(check_worker_lastkeepalive_s=0.2, max_allowed_time_without_keepalive_s=0.4)

@@ -9,7 +9,7 @@ from typing import cast
 import pytest
 
 from clusterd.errors import ClusterError
-from clusterd.messages.links import LinkDown, Unanswered, WriteLog
+from clusterd.messages.links import LinkDown, Reply, Unanswered, WriteLog
 from clusterd.wire.results import encode_failure
 from tests.fakes.daemon import FakeDaemon
 from tests.sync.scripted_node import MASTER, PROGRAM, WORKER, Node, code_in, on, turns
@@ -177,6 +177,27 @@ def test_reload_is_sent_once_after_the_next_round(tmp_path: Path) -> None:
     assert {json.dumps(json.loads(one)) for one in analysis.requests} == {
         '{"version": 1, "origin": {"module": "cluster"}, "command": "reload-ruleset"}'
     }
+
+def test_answer_to_a_sendsync_waits_for_the_program_without_keeping_its_messages_unread(tmp_path: Path) -> None:
+    """Its response is read with its next requests, which net does not read while too many are unanswered."""
+    node = Node(tmp_path, "worker")
+
+    async def story() -> None:
+        await node.up(PROGRAM)
+        await node.up(MASTER)
+        serial = await node.ask(PROGRAM, "sendsync", b'{"daemon_name":"authd","message":{"function":"add"}}')
+        await node.says(await node.request(MASTER.link, "sendsync"))
+        await node.reply(await node.ask(MASTER, "sendsyn_err", b"9 no"))
+        given = await node.request(PROGRAM.link, "err")
+        replies = [sent for sent in node.sent if isinstance(sent, Reply) and sent.serial == serial]
+        assert [(reply.command, reply.more) for reply in replies] == [("", True)]
+        assert node.sent.index(replies[0]) < node.sent.index(given)
+        await node.says(given)
+        ended = await node.find(lambda sent: isinstance(sent, Reply) and sent.serial == serial and not sent.more)
+        assert cast(Reply, ended).command == ""
+
+    on(node, story())
+
 
 
 def test_reload_without_an_analysisd_is_only_a_log_line(tmp_path: Path) -> None:

@@ -12,10 +12,11 @@ from ipc.descriptor import Descriptor
 
 class DeferredAnswer(NamedTuple):
     """Returned by a handler whose answer is sent later, by a request of ours: the payload of the immediate `ok` (None:
-    no response at all), and the work that completes the request and reports its own failures to the asker."""
+    no response at all), and the work that completes the request and reports its own failures to the asker. What it
+    returns is sent as a request of ours; None: it has sent all itself."""
 
     first: bytes | None
-    work: Callable[[], Awaitable[None]]
+    work: Callable[[], Awaitable[tuple[str, bytes] | None]]
 
 
 Handler = Callable[[Peer, bytes], Awaitable[bytes | DeferredAnswer]]

@@ -6,7 +6,6 @@ its number, so each client has one request at the master at a time.
 """
 
 import asyncio
-import contextlib
 
 from clusterd.errors import ClusterError
 from clusterd.sync.links.caps import CLUSTERD
@@ -93,12 +92,8 @@ class SendsyncWorker:
             raise ClusterError(1000, f"a request of {len(payload)} bytes is above the limit of {LARGEST_SENDSYNC}")
         daemon = parse_sendsync(payload).daemon_name
 
-        async def work() -> None:
-            command, answer = await self._outcome(client, daemon if daemon in DAEMONS else OTHER_DAEMON, payload)
-            with contextlib.suppress(ClusterError):  # the daemons hang up without an answer (dapi.md 1.4)
-                await client.request(command, answer)
-
-        return DeferredAnswer(first, work)
+        service = daemon if daemon in DAEMONS else OTHER_DAEMON
+        return DeferredAnswer(first, lambda: self._outcome(client, service, payload))
 
     async def _outcome(self, client: Peer, service: str, payload: bytes) -> tuple[str, bytes]:
         """Returns command and payload of the message to the client."""
