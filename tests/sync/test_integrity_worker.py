@@ -126,6 +126,28 @@ def test_metadata_whose_file_cannot_be_read_are_packed_anew(tmp_path: Path) -> N
     assert node.files == [node.sent[3]] != [node.sent[2]]
 
 
+def test_master_is_believed_that_nothing_differs_once_for_each_check_that_has_begun(tmp_path: Path) -> None:
+    """What nobody has asked for would end the wait for deletions that are to be confirmed, hide files that are left
+    out, and reload a ruleset."""
+    node = Checking(tmp_path)
+
+    def told() -> str:
+        node.worker.note_result("partly", "files are left out")
+        node.worker.told_equal()
+        return node.worker.last.result
+
+    assert told() == "partly", "no check was made"
+    asyncio.run(node.check())
+    assert [told(), told()] == ["equal", "partly"]
+    node.fails = ClusterError(1000, "the master has no room")
+    asyncio.run(node.check())
+    assert told() == "partly", "no package has arrived"
+    node.fails = None
+    asyncio.run(node.check())
+    node.worker.abandon_round()
+    assert told() == "partly", "the link has ended"
+
+
 def test_packages_are_applied_one_after_the_other_in_the_order_in_which_they_came(tmp_path: Path) -> None:
     """The master may send the next package while this node still applies one: older files must not be applied last."""
     context = SimpleNamespace(

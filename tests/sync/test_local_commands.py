@@ -157,7 +157,7 @@ def test_reload_is_sent_once_after_the_next_round(tmp_path: Path) -> None:
     async def story() -> None:
         await node.up(PROGRAM)
         await node.up(MASTER)
-        await node.ask(MASTER, "syn_m_c_ok")
+        node.side._integrity.checked_equal()
         await turns()
         assert analysis.requests == [], "nobody has asked for it"
         for number, (_, (level, text)) in enumerate(RELOADS):
@@ -165,8 +165,7 @@ def test_reload_is_sent_once_after_the_next_round(tmp_path: Path) -> None:
             assert answer.payload == b'{"success": true}'
             assert len(analysis.requests) == number, "not before the round has ended"
             for _ in range(2):
-                ended = await node.reply(await node.ask(MASTER, "syn_m_c_ok"))
-                assert ended.command == "ok"
+                node.side._integrity.checked_equal()
             said = await line(number)
             assert (said.level, said.tag) == (level, "Worker w1")
             assert said.text.startswith(f"Ruleset {text}")
@@ -177,6 +176,7 @@ def test_reload_is_sent_once_after_the_next_round(tmp_path: Path) -> None:
     assert {json.dumps(json.loads(one)) for one in analysis.requests} == {
         '{"version": 1, "origin": {"module": "cluster"}, "command": "reload-ruleset"}'
     }
+
 
 def test_answer_to_a_sendsync_waits_for_the_program_without_keeping_its_messages_unread(tmp_path: Path) -> None:
     """Its response is read with its next requests, which net does not read while too many are unanswered."""
@@ -199,7 +199,6 @@ def test_answer_to_a_sendsync_waits_for_the_program_without_keeping_its_messages
     on(node, story())
 
 
-
 def test_reload_without_an_analysisd_is_only_a_log_line(tmp_path: Path) -> None:
     node = Node(tmp_path, "worker")
 
@@ -207,7 +206,7 @@ def test_reload_without_an_analysisd_is_only_a_log_line(tmp_path: Path) -> None:
         await node.up(PROGRAM)
         await node.up(MASTER)
         await node.ask(PROGRAM, "sendrreload")
-        await node.reply(await node.ask(MASTER, "syn_m_c_ok"))
+        node.side._integrity.checked_equal()
         said = cast(WriteLog, await node.find(lambda sent: isinstance(sent, WriteLog)))
         assert (said.level, said.text.partition(": ")[0]) == (
             "ERROR",

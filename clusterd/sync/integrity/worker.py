@@ -73,6 +73,8 @@ class IntegrityWorker:
         self._round_ended = round_ended
         self._running = Tasks(context.tag_log(self._tag, OWN).error)
         self._round_started: float | None = None
+        self._is_asking = False
+        """Whether the master has, or is getting, a package of this link's check and has not said what differs."""
         self._turn = asyncio.Lock()
         self._held: list[str] | None = None
         self._doubtful = ""
@@ -128,6 +130,7 @@ class IntegrityWorker:
             self._context.progress.remove(progress)
         self._context.progress.append(progress)
         self._held = []
+        self._is_asking = True  # the answer may come before the last response to our package
         try:
             await self._context.sender.send(peer, self._context.node_name, commands.SYN_I_W_M, package, log, progress)
         except ClusterError as failure:
@@ -169,7 +172,7 @@ class IntegrityWorker:
 
     def abandon_round(self) -> None:
         """Drops the check that has begun, if there is one."""
-        self._round_started = None
+        self._round_started, self._is_asking = None, False
 
     async def scan(self, log: TagLog) -> Scan:
         """Returns the current manifest of this node. Raises ScanFailed, JobError."""
@@ -212,8 +215,17 @@ class IntegrityWorker:
         if packed is not None:
             self._context.spool.remove(*(segment.path for segment in packed[1].segments))
 
+    def told_equal(self) -> None:
+        """`syn_m_c_ok`: nothing differs, says the master of our check. Of a check that nobody has made it says nothing:
+        believed, it would hide files that are left out, and reload a ruleset that has not come."""
+        if self._is_asking:
+            self.checked_equal()
+        else:
+            log = self._context.tag_log(self._tag, OWN)
+            log.debug("The master says that nothing differs, and no check of this node waits for that.")
+
     def checked_equal(self) -> None:
-        """`syn_m_c_ok`: nothing differs."""
+        """Nothing differs."""
         self.begin_without_package(self._context.clock.monotonic())
         self._finish("Sync not required.")
         self._doubtful = ""
@@ -419,7 +431,8 @@ class IntegrityWorker:
 
     def _end_round(self) -> float:
         """Returns how long the check took, in seconds; 0 if it did not begin on this link."""
-        started, self._round_started = self._round_started, None
+        started = self._round_started
+        self.abandon_round()
         return 0.0 if started is None else self._context.clock.monotonic() - started
 
     def note_result(self, result: str, detail: str) -> None:

@@ -34,7 +34,7 @@ class WorkerRequests:
         }
 
     async def checked_equal(self, peer: Peer, payload: bytes) -> bytes:
-        self._integrity.checked_equal()
+        self._integrity.told_equal()
         return commands.THANKS
 
     async def begin_sync(self, peer: Peer, payload: bytes) -> bytes:
