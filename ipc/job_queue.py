@@ -129,15 +129,21 @@ class JobQueue(Generic[J]):
 
     def cancel(self, number: int) -> bool:
         """Cancels a job. True if it had not begun; one that has begun runs to its end."""
+        if self.drop_waiting(number):
+            return True
+        for entry in self._running.values():
+            if entry.number == number:
+                entry.is_wanted = False
+        return False
+
+    def drop_waiting(self, number: int) -> bool:
+        """Removes a job that has not begun; False for any other, which does not change."""
         for queue in self._waiting.values():
             for entry in queue:
                 if entry.number == number:
                     queue.remove(entry)
                     self._credit.give()
                     return True
-        for entry in self._running.values():
-            if entry.number == number:
-                entry.is_wanted = False
         return False
 
     def is_running(self, slot: int) -> bool:

@@ -19,8 +19,9 @@ class PoolHello(Message, frozen=True, tag="pool-hello"):
 
 class JobFailed(Result, frozen=True, tag="job-failed"):
     """`kind` is a word that a program tests ("disk", "bad-seal", "bad-package", "bad-json", "unknown-name",
-    "too-large", "vanished", "gave-way", "unwanted", "busy", "died", "bug"); `text` tells a person what happened and to
-    which file, without a stack. "died": the process that ran it, and it was not run again."""
+    "too-large", "vanished", "gave-way", "unwanted", "busy", "died", "late", "bug"); `text` tells a person what happened
+    and to which file, without a stack. "died": the process that ran it, and it was not run again. "late": it has not
+    begun."""
 
     kind: str
     text: str
@@ -41,10 +42,12 @@ else:  # what a channel takes: every kind that the modules define
 
 
 class StartJob(Message, frozen=True, tag="start-job"):
-    """sync -> pool: run this job. Sent only to a process that is free."""
+    """sync -> pool: run this job. Sent only to a process that is free. `begin_by`: monotonic seconds after which it is
+    not to begin; a process may be stopped just before it reads this."""
 
     id: int
     job: AnyJob
+    begin_by: float | None = None
 
 
 class JobDone(Message, frozen=True, tag="job-done"):

@@ -8,7 +8,7 @@ from clusterd.config.loading import load
 from clusterd.leadership import Leadership
 from clusterd.logs import Log
 from clusterd.memory import MemoryGauge, trim_heap
-from clusterd.messages.pool import JobDone, JobFailed, PoolHello, StartJob, SyncToPool
+from clusterd.messages.pool import AnyResult, JobDone, JobFailed, PoolHello, StartJob, SyncToPool
 from clusterd.pool.jobs import JobRunner
 from clusterd.reload import adopt
 from clusterd.rounds import Rounds
@@ -128,7 +128,11 @@ class _PoolProcess:
     def _work(self, socket: WorkerSocket[SyncToPool], order: StartJob) -> None:
         employer = self._sync.snapshot().incarnation
         began = time.perf_counter_ns()
-        result = self._workshop.do(order.job)
+        result: AnyResult
+        if order.begin_by is not None and time.monotonic() >= order.begin_by:
+            result = JobFailed("late", "it could not begin before its asker gave up")
+        else:
+            result = self._workshop.do(order.job)
         self._row.add("busy_us", (time.perf_counter_ns() - began) // 1000)
         self._row.add("jobs_failed" if isinstance(result, JobFailed) else "jobs_done", 1)
         while self._sync.snapshot().incarnation == employer:

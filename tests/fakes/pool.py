@@ -28,7 +28,7 @@ class InlinePool:
         """No job outlives its call."""
         self.hurries += 1
 
-    async def run(self, job: Job[R], *, urgent: bool = False, lane: str = "bulk") -> R:
+    async def run(self, job: Job[R], *, urgent: bool = False, lane: str = "bulk", begin_by: float | None = None) -> R:
         self.done.append(job)
         with only_what_it_declares(cast(AnyJob, job)):
             outcome = next(self._workshops).do(job)

@@ -63,8 +63,8 @@ class FakeSync:
         assert 0 < hello.at <= time.monotonic()
         return msgspec.structs.replace(hello, at=0.0)
 
-    def give(self, number: int, job: AnyJob) -> None:
-        self._socket.send_multipart([b"pool-1", encode(StartJob(number, job))])
+    def give(self, number: int, job: AnyJob, begin_by: float | None = None) -> None:
+        self._socket.send_multipart([b"pool-1", encode(StartJob(number, job, begin_by))])
 
     def board_line(self, text: str) -> None:
         assert self.keeper.stdin is not None
@@ -131,6 +131,18 @@ def test_failed_job_is_an_answer_and_the_process_lives_on(sync: FakeSync) -> Non
     sync.give(2, DigestSegments([]))
     assert sync.hear() == JobDone(2, Digested(EMPTY_SHA256))
     until(lambda: sync.row().counters["jobs_failed"] == 1, "the failure is counted")
+
+
+def test_job_that_is_read_too_late_is_not_begun(sync: FakeSync) -> None:
+    """The process was stopped, or its machine suspended, after it had said that it is free."""
+    sync.hear()
+    sync.give(1, DigestSegments([]), time.monotonic() + 600)
+    assert sync.hear() == JobDone(1, Digested(EMPTY_SHA256))
+    sync.give(2, DigestSegments([]), time.monotonic())
+    answer = sync.hear()
+    assert isinstance(answer, JobDone)
+    assert isinstance(answer.result, JobFailed)
+    assert answer.result.kind == "late"
 
 
 def test_new_sync_hears_a_hello_by_itself(sync: FakeSync) -> None:

@@ -32,7 +32,7 @@ class FakePool:
         self.gate.set()
         self.fails: type[Any] | None = None
 
-    async def run(self, job: AnyJob, *, urgent: bool = False, lane: str = "bulk") -> Any:
+    async def run(self, job: AnyJob, *, urgent: bool = False, lane: str = "bulk", begin_by: float | None = None) -> Any:
         self.jobs.append(job)
         await asyncio.sleep(0)
         await self.gate.wait()

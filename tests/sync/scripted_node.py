@@ -66,7 +66,7 @@ class InlinePool:
         self.go_on = asyncio.Event()
         self.go_on.set()
 
-    async def run(self, job: AnyJob, *, urgent: bool = False, lane: str = "bulk") -> Any:
+    async def run(self, job: AnyJob, *, urgent: bool = False, lane: str = "bulk", begin_by: float | None = None) -> Any:
         self.jobs.append(job)
         await asyncio.sleep(0)
         await self.go_on.wait()

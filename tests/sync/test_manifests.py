@@ -185,7 +185,7 @@ class SlowWalks(InlinePool):
         super().hurry()
         self.in_a_hurry.set()
 
-    async def run(self, job: Job[R], *, urgent: bool = False, lane: str = "bulk") -> R:
+    async def run(self, job: Job[R], *, urgent: bool = False, lane: str = "bulk", begin_by: float | None = None) -> R:
         if isinstance(job, ScanShard):
             self.lanes.append(lane)
         if lane == "background":

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from clusterd.clock import Clock
-from clusterd.messages.api import RunFunction
+from clusterd.messages.api import FunctionDone, RunFunction
 from clusterd.messages.base import Text
 from clusterd.messages.bodies import Digested, DigestSegments
 from clusterd.messages.manifest import Packed
@@ -24,6 +24,7 @@ from clusterd.messages.pool import JobDone, PoolHello, StartJob
 from clusterd.sync.ports.pool_port import (
     API_S,
     DIED,
+    LATE,
     LOST_AFTER_CLAIMS,
     LOST_AFTER_S,
     OVERDUE_S,
@@ -231,5 +232,37 @@ def test_while_programs_ask_a_job_that_does_not_end_holds_up_other_syncs_for_sec
         for one in syncs:
             one.cancel()
         await asyncio.gather(*syncs, return_exceptions=True)
+
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize("how", ["its time passes", "the process is free when its time has passed"])
+def test_job_that_has_not_begun_in_time_never_does(how: str) -> None:
+    """A change that an API asks for: nobody would know that it was made. One that has begun goes on."""
+    sent: list[StartJob] = []
+
+    async def send(slot: bytes, order: StartJob) -> None:
+        sent.append(order)
+
+    async def story() -> None:
+        clock = Clock() if how == "its time passes" else FakeClock()
+        port = PoolPort(send, JobQueue(4), 1, clock)
+        await port.hello(PoolHello(1, 1))
+        job = RunFunction("/r", Text(b"{}"), "/r/out", False, changes=True)
+        begin_by = clock.monotonic() + 0.02
+        begun, waits = (asyncio.create_task(port.run(job, lane="api", begin_by=begin_by)) for _ in range(2))
+        await asyncio.sleep(0)
+        if isinstance(clock, FakeClock):
+            clock.move(1)
+        else:
+            with pytest.raises(JobError):
+                await waits
+        await port.done(1, JobDone(sent[0].id, FunctionDone(Text(b"done"))))
+        await port.hello(PoolHello(1, 1))
+        assert (await begun).answer == Text(b"done")
+        with pytest.raises(JobError) as failure:
+            await waits
+        assert failure.value.kind == LATE
+        assert len(sent) == 1
 
     asyncio.run(story())

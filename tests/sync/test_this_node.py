@@ -1,11 +1,13 @@
 """Requests of the distributed API that the installed framework answers on this node."""
 
+import asyncio
 import json
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 
+from clusterd.dapi.protocol.envelope import read_envelope
 from clusterd.dapi.protocol.policy import Origin
 from clusterd.errors import ClusterError
 from clusterd.messages.base import INLINE_BYTES, Text
@@ -13,6 +15,7 @@ from clusterd.settings import WorkerApi
 from clusterd.sync.ports.pool_port import DIED, JobError
 from clusterd.sync.requests.runner import LONGEST_CHANGE_S
 from clusterd.sync.requests.this_node import MAY_BE_DONE
+from tests.fakes.clock import FakeClock
 from tests.sync.framework_node import (
     DM,
     DONE,
@@ -73,6 +76,33 @@ def test_a_request_may_take_its_time_and_does_not_run_for_ever(
     port = FakePort()
     ask(Node(tmp_path, port), asked(f"wazuh.agent:{name}", **limit))
     assert port.asked[0]["timeout_s"] == most_s
+
+
+@pytest.mark.parametrize(
+    ("name", "waits", "passed_s", "is_begun"),
+    [
+        ("delete_agents", True, 199.0, True),
+        ("delete_agents", True, 201.0, False),
+        ("delete_agents", False, 24.0, True),
+        ("delete_agents", False, 26.0, False),
+        ("get_full_overview", False, 500.0, True),
+    ],
+)
+@pytest.mark.parametrize("kind", [LM, DM])
+def test_change_does_not_begin_when_its_asker_has_gone(
+    tmp_path: Path, name: str, waits: bool, passed_s: float, is_begun: bool, kind: str
+) -> None:
+    """Others may have had all processes meanwhile. Ours waits for 200 s with `wait_for_complete`, else for 15 s more
+    than the function may take."""
+    port = FakePort()
+    node = Node(tmp_path, port)
+    content = asked(f"wazuh.agent:{name}", {}, kind, wait_for_complete=waits, api_timeout=10)
+    envelope = node.runner.arrived(read_envelope(content))
+    cast(FakeClock, node.context.clock).move(passed_s)
+    answer = asyncio.run(node.runner.run(Text(content), envelope, "client", "somebody"))
+    assert bool(port.asked) == is_begun
+    if not is_begun:
+        assert code_of(json.loads(node.texts.read(answer, 1 << 20))) == 3021
 
 
 def test_large_requests_and_answers_pass_and_leave_no_file(tmp_path: Path) -> None:

@@ -21,7 +21,8 @@ class _Fields(msgspec.Struct, frozen=True):
 
 class Envelope(msgspec.Struct, frozen=True):
     """`api_timeout_s`: how long the asker lets the function run, 0 for this node's own timeout. `has_permissions`:
-    whether it states its user's permissions; without, everything is permitted (dapi.md 2)."""
+    whether it states its user's permissions; without, everything is permitted (dapi.md 2). `begin_by`: when the asker
+    of a change waits no more, monotonic seconds of this node, where it was set."""
 
     function: WireCallable
     request_type: Literal["local_any", "local_master", "distributed_master"]
@@ -29,6 +30,7 @@ class Envelope(msgspec.Struct, frozen=True):
     wait_for_complete: bool
     api_timeout_s: float
     has_permissions: bool
+    begin_by: float | None = None
 
 
 class _Permissions(msgspec.Struct, frozen=True):

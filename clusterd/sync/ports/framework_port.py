@@ -46,12 +46,20 @@ class Framework(Protocol):
         fail, and says why."""
 
     async def run(
-        self, request: Text, *, timeout_s: float | None, is_read_only: bool, name: WireCallable, asker: str = ""
+        self,
+        request: Text,
+        *,
+        timeout_s: float | None,
+        is_read_only: bool,
+        name: WireCallable,
+        asker: str = "",
+        begin_by: float | None = None,
     ) -> Text:
         """Returns the answer as the framework's encoder has written it; a file of it must be removed by the caller, and
         so must the request's.
 
         `timeout_s`: how long the request may wait for a process (MOST_WAIT_S at most), and how long it may then run.
+        `begin_by`: monotonic seconds after which it is not to begin.
         `name`: the function that the request names. `asker`: shares the processes fairly with other askers. A request
         that only reads is run once more when its process dies. Raises NotBegun, and ClusterError: 3021 at the deadline,
         1000 when the process died."""
@@ -74,7 +82,14 @@ class MissingFramework:
         return False
 
     async def run(
-        self, request: Text, *, timeout_s: float | None, is_read_only: bool, name: WireCallable, asker: str = ""
+        self,
+        request: Text,
+        *,
+        timeout_s: float | None,
+        is_read_only: bool,
+        name: WireCallable,
+        asker: str = "",
+        begin_by: float | None = None,
     ) -> Text:
         raise NotBegun(f"the framework cannot be used: {self._why}")
 
@@ -128,7 +143,14 @@ class FrameworkPort:
         return ""
 
     async def run(
-        self, request: Text, *, timeout_s: float | None, is_read_only: bool, name: WireCallable, asker: str = ""
+        self,
+        request: Text,
+        *,
+        timeout_s: float | None,
+        is_read_only: bool,
+        name: WireCallable,
+        asker: str = "",
+        begin_by: float | None = None,
     ) -> Text:
         """See Framework.run."""
         self._check(name)
@@ -137,7 +159,7 @@ class FrameworkPort:
         except ClusterError as refusal:
             raise NotBegun(str(refusal.extra)) from None
         try:
-            helper = await self._its_turn(turn, name, timeout_s)
+            helper = await self._its_turn(turn, name, timeout_s, begin_by)
             deadline = None if timeout_s is None else self._clock.monotonic() + timeout_s
             async with asyncio.timeout(timeout_s):
                 try:
@@ -154,11 +176,15 @@ class FrameworkPort:
         finally:
             self._turns.leave(turn)
 
-    async def _its_turn(self, turn: Ticket, name: WireCallable, timeout_s: float | None) -> Helper:
+    async def _its_turn(
+        self, turn: Ticket, name: WireCallable, timeout_s: float | None, begin_by: float | None
+    ) -> Helper:
         """Waits for the turn and for a helper. Raises NotBegun."""
         wait_s = MOST_WAIT_S if timeout_s is None else min(timeout_s, MOST_WAIT_S)
         if self.state in ("idle", "starting"):
             wait_s = max(wait_s, START_WAIT_S)
+        if begin_by is not None:
+            wait_s = min(wait_s, max(0.0, begin_by - self._clock.monotonic()))
         try:
             async with asyncio.timeout(wait_s):
                 await self._turns.begin(turn, None)

@@ -24,8 +24,11 @@ LOST_AFTER_S = 20.0
 """A process never got its job if it reports this many times that it is idle, this long after the job was sent."""
 GAVE_WAY = "gave-way"
 DIED = "died"
+LATE = "late"
 API_S = 30.0
 """Programs count as asking for so long after a request: a process stays free of long jobs."""
+CLOCKS_S = 0.005
+"""The loop's timers may be early by its resolution."""
 OVERDUE_S = 10.0
 """A long job that has run for so long (a file of a GiB, or it hangs) no longer keeps others from that process."""
 SHORT_ROWS = 5000
@@ -94,13 +97,16 @@ class PoolPort:
         self._api_until = 0.0
         self.times = JobTimes()
         self._unwanted: dict[int, list[str]] = {}
+        self._begin_by: dict[int, float] = {}
 
-    async def run(self, job: Job[R], *, urgent: bool = False, lane: Lane = "bulk") -> R:
+    async def run(self, job: Job[R], *, urgent: bool = False, lane: Lane = "bulk", begin_by: float | None = None) -> R:
         """Runs a job and returns its result, of the type that the job names. `urgent` is the lane of chunks of a
-        transfer; see SHARES for the others.
+        transfer; see SHARES for the others. `begin_by`: monotonic seconds; a job that has not begun by then never
+        does.
 
-        Raises JobError. If the caller is cancelled, a running job goes on; use `start` when that matters."""
-        return await self._run(job, "chunk" if urgent else lane)
+        Raises JobError, LATE for that. If the caller is cancelled, a running job goes on; use `start` when that
+        matters."""
+        return await self._run(job, "chunk" if urgent else lane, begin_by)
 
     def start(self, job: Job[R], *, urgent: bool = False) -> "asyncio.Task[R]":
         """Works like `run`, as a task that goes on when the caller is cancelled (shield it)."""
@@ -114,7 +120,7 @@ class PoolPort:
         for number in self._queue.withdraw(ScanShard):
             self._settle(number, JobFailed(GAVE_WAY, "somebody waits for it"))
 
-    async def _run(self, job: Job[R], lane: Lane) -> R:
+    async def _run(self, job: Job[R], lane: Lane, begin_by: float | None = None) -> R:
         if lane == "api":
             self._api_until = self._clock.monotonic() + API_S
         try:
@@ -123,6 +129,11 @@ class PoolPort:
             raise JobError("busy", f"{type(job).__name__}: too many jobs wait already") from refusal
         future: asyncio.Future[AnyResult] = asyncio.get_running_loop().create_future()
         self._waiting[number] = future
+        timer: asyncio.TimerHandle | None = None
+        if begin_by is not None:
+            self._begin_by[number] = begin_by
+            left_s = max(0.0, begin_by - self._clock.monotonic())
+            timer = asyncio.get_running_loop().call_later(left_s + CLOCKS_S, self._drop_late)
         try:
             await self._assign()
             outcome = await future
@@ -132,6 +143,9 @@ class PoolPort:
             raise
         finally:
             self._waiting.pop(number, None)
+            if timer is not None:
+                timer.cancel()
+                del self._begin_by[number]
         if isinstance(outcome, JobFailed):
             raise JobError(outcome.kind, outcome.text)
         if not isinstance(outcome, job.result_type()):
@@ -194,10 +208,18 @@ class PoolPort:
         if future is not None and not future.done():
             future.set_result(outcome)
 
+    def _drop_late(self) -> None:
+        """What is to begin now, or never, and still waits."""
+        now = self._clock.monotonic()
+        for number, begin_by in list(self._begin_by.items()):
+            if now >= begin_by and self._queue.drop_waiting(number):
+                self._settle(number, JobFailed(LATE, "no process was free before its asker gave up"))
+
     async def _assign(self) -> None:
+        self._drop_late()
         now = self._clock.monotonic()
         overdue = {slot for slot, given_at in self._given_at.items() if now - given_at > OVERDUE_S}
         for slot, number, job in self._queue.next_assignments(keeps_one=now < self._api_until, overdue=overdue):
             self._given_at[slot] = self._clock.monotonic()
             self._given[slot] = type(job).__name__
-            await self._send(f"pool-{slot}".encode(), StartJob(number, job))
+            await self._send(f"pool-{slot}".encode(), StartJob(number, job, self._begin_by.get(number)))

@@ -160,7 +160,7 @@ class ApiRequests:
         addressed = parse_addressed(payload)
         name, content = addressed.id, addressed.content
         try:
-            envelope = read_envelope(content)
+            envelope = self._runner.arrived(read_envelope(content))
             turn = self._join(peer, content)
         except ClusterError as failure:
             if soon is not None:
@@ -239,7 +239,7 @@ class ApiRequests:
     async def _answer_program(self, client: Peer, content: bytes, work: Work) -> None:
         """Serves a program's request. Each of them is a task of its own already."""
         try:
-            envelope = read_envelope(content)
+            envelope = self._runner.arrived(read_envelope(content))
             turn = self._join(client, content)
         except ClusterError as failure:
             await self._refuse(client, "", failure)
@@ -252,7 +252,10 @@ class ApiRequests:
         """Waits for the turn, executes the request and sends the answer, through `soon` if it takes it. Every failure
         is sent as `dapi_err`."""
         try:
-            await self._turns.begin(turn, self._context.settings.communication.timeout_dapi_request_s)
+            wait_s = self._context.settings.communication.timeout_dapi_request_s
+            if envelope.begin_by is not None:
+                wait_s = max(0.0, envelope.begin_by - self._context.clock.monotonic())
+            await self._turns.begin(turn, wait_s)
             text = without_key(self._texts, envelope, await work(envelope), self._context.settings.cluster.key)
             self.giving += 1
             try:

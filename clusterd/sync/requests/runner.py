@@ -6,6 +6,8 @@ import contextlib
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
+import msgspec
+
 from clusterd.dapi.execution import as_answer, refused, shown_node, unexpected
 from clusterd.dapi.protocol.envelope import Envelope, read_permissions
 from clusterd.dapi.protocol.policy import Origin, find
@@ -16,9 +18,9 @@ from clusterd.messages.api import CombineAnswers, PlanRequest
 from clusterd.messages.base import Text
 from clusterd.sync.links.context import Context
 from clusterd.sync.manifest.scan import ScanFailed
-from clusterd.sync.ports.pool_port import JobError
+from clusterd.sync.ports.pool_port import LATE, JobError
 from clusterd.sync.requests.blobs import JsonBlobs
-from clusterd.sync.requests.this_node import AdmittedRequest, ThisNode
+from clusterd.sync.requests.this_node import TOOK_TOO_LONG, AdmittedRequest, ThisNode, check_due
 from clusterd.wire.results import INTERNAL_ERROR, WireException, dump_json
 
 Ask = Callable[[str, Text, float | None], Awaitable[Text]]
@@ -32,6 +34,8 @@ LONGEST_CHANGE_S = 3600.0
 """How long a function that changes something may run when its asker sets no limit (`wait_for_complete`), or a longer
 one. One that only reads may run for as long as anybody waits for an answer. Without an end, functions that hang would
 take all places."""
+MARGIN_S = 15.0
+"""How long an asker waits in addition to the time that the function may take (clusterd/api/calls.py)."""
 _RELOAD = ("wazuh.analysis", "reload_ruleset")
 LARGEST_PART = 64 << 20
 """Most bytes of the request to one node. Written anew it may be several times as long as it came."""
@@ -49,6 +53,17 @@ class ApiRunner:
         self._connected = connected
         self._ask = ask
         self._texts = texts
+
+    def arrived(self, envelope: Envelope) -> Envelope:
+        """The envelope of a request that has just come. One that changes something must begin while its asker waits,
+        however long others keep all processes busy: nobody would know that it was done."""
+        row = find(envelope.function)
+        if row is None or not row.changes:
+            return envelope
+        wait_s = self._context.settings.communication.timeout_dapi_request_s
+        if not envelope.wait_for_complete:
+            wait_s = min(wait_s, self._timeout_s(envelope) + MARGIN_S)
+        return msgspec.structs.replace(envelope, begin_by=self._context.clock.monotonic() + wait_s)
 
     async def run(self, request: Text, envelope: Envelope, origin: Origin, asker: str) -> Text:
         """Returns the answer to `asker` (see SyncCall); a file of it must be removed by the caller. Raises nothing
@@ -73,6 +88,9 @@ class ApiRunner:
             return _inline(as_answer(failure, self._shown(node, request)))
         except (JobError, OSError) as failure:
             self._log.error(f"Error in distributed API: {failure}")
+            if isinstance(failure, JobError) and failure.kind == LATE:
+                late = WireException(TOOK_TOO_LONG, None, wire_class=INTERNAL_ERROR)
+                return _inline(as_answer(late, self._shown(node, request)))
             return _inline(unexpected(self._shown(node, request)))
 
     async def _run(self, request: Text, asked: AdmittedRequest) -> Text:
@@ -127,10 +145,11 @@ class ApiRunner:
         job = PlanRequest(context.settings.root, request, self._connected(), timeout_s, out)
         held: list[Text] = []
         try:
-            planned = await context.jobs.run(job, lane="api")
+            planned = await context.jobs.run(job, lane="api", begin_by=asked.envelope.begin_by)
             if planned.failure:
                 return Text(planned.failure)
             await self.know_files_first(asked.envelope)
+            check_due(context, asked.envelope)
 
             async def solve(node: str, part: Text) -> Text:
                 answer = await self._solve(node, part, asked, is_one_of_many=planned.merges)

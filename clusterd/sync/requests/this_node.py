@@ -27,7 +27,7 @@ from clusterd.messages.base import Text
 from clusterd.messages.replica import Mark, Marked
 from clusterd.sync.links.context import Context
 from clusterd.sync.ports.framework_port import NotBegun
-from clusterd.sync.ports.pool_port import DIED, JobError
+from clusterd.sync.ports.pool_port import DIED, LATE, JobError
 from clusterd.sync.requests.blobs import JsonBlobs
 from clusterd.sync.requests.passwords import FrameworkLogins
 from clusterd.wdb.replica import ReplicaStore
@@ -62,7 +62,8 @@ class ThisNode:
         self._logins = FrameworkLogins(context)
 
     async def execute(self, request: Text, asked: AdmittedRequest, timeout_s: float | None) -> Text:
-        """Returns the answer. `timeout_s`: how long the function may take, None without a limit.
+        """Returns the answer. `timeout_s`: how long the function may take, None without a limit. A change that could
+        not begin before its asker has gone is not made.
 
         Raises ClusterError, JobError, OSError."""
         gate = self._context.changes
@@ -73,6 +74,7 @@ class ThisNode:
 
     async def _execute(self, request: Text, asked: AdmittedRequest, timeout_s: float | None) -> Text:
         self._context.check_lead()
+        check_due(self._context, asked.envelope)
         self._log.debug("Starting to execute request locally")
         try:
             answer = await self._by_whoever_can(request, asked, timeout_s)
@@ -144,6 +146,7 @@ class ThisNode:
                 request,
                 timeout_s=timeout_s,
                 is_read_only=not row.changes,
+                begin_by=asked.envelope.begin_by,
                 name=asked.envelope.function,
                 asker=asked.asker,
             )
@@ -160,7 +163,7 @@ class ThisNode:
         unless ours failed."""
         if _is_failure(answer):
             return answer
-        own = await self._in_pool(request, changes=True, may_decline=False)
+        own = await self._in_pool(request, changes=True, may_decline=False, begin_by=None)
         if _is_failure(own):
             answer, own = own, answer
         self._texts.remove(own)
@@ -174,18 +177,23 @@ class ThisNode:
         """Raises ArgumentsRefused, if `may_decline`, for arguments that our function does not support."""
         if function.place == "sync":
             return await self._in_sync(request, function, asked.asker)
-        return await self._in_pool(request, changes=asked.row.changes, may_decline=may_decline)
+        return await self._in_pool(
+            request, changes=asked.row.changes, may_decline=may_decline, begin_by=asked.envelope.begin_by
+        )
 
-    async def _in_pool(self, request: Text, *, changes: bool, may_decline: bool) -> Text:
-        """Raises ClusterError 1000 when the process has died and the function may not run again."""
+    async def _in_pool(self, request: Text, *, changes: bool, may_decline: bool, begin_by: float | None) -> Text:
+        """Raises ClusterError 1000 when the process has died and the function may not run again, TimeoutError when it
+        has not begun by `begin_by`, and will not."""
         context = self._context
         out = context.spool.new_path("answer")
         settings = context.settings
         job = RunFunction(settings.root, request, out, settings.serves_store, may_decline, changes)
         try:
-            done = await context.jobs.run(job, lane="api")
+            done = await context.jobs.run(job, lane="api", begin_by=begin_by)
         except JobError as failure:
             context.spool.remove(out)
+            if failure.kind == LATE:
+                raise TimeoutError from None
             if changes and failure.kind == DIED:
                 raise WireException(1000, MAY_BE_DONE, wire_class=INTERNAL_ERROR) from None
             raise
@@ -213,6 +221,12 @@ class ThisNode:
             self._log.error(f"Error executing API request locally: {type(bug).__name__}: {bug}")
             return Text(dump_json(unexpected(node)))
         return self._texts.write(dump_json(with_denied(as_value(returned), access)))
+
+
+def check_due(context: Context, envelope: Envelope) -> None:
+    """Raises ClusterError 3021 for a change that nobody waits for any more."""
+    if envelope.begin_by is not None and context.clock.monotonic() >= envelope.begin_by:
+        raise WireException(TOOK_TOO_LONG, None, wire_class=INTERNAL_ERROR)
 
 
 def _is_failure(answer: Text) -> bool:
