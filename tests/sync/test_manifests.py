@@ -1,6 +1,7 @@
 """The keeper of the manifest with a real tree, real file events and real jobs: what it publishes, and when."""
 
 import asyncio
+import shutil
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -11,8 +12,10 @@ from clusterd.messages.manifest import BuildManifest, PatchManifest, ScanShard
 from clusterd.settings import Settings
 from clusterd.sync.manifest import builder, keeper
 from clusterd.sync.manifest.confirming import RETRY_S
+from clusterd.sync.manifest.files import ManifestFiles
 from clusterd.sync.manifest.scan import ScanFailed
 from clusterd.sync.ports.pool_port import JobError
+from clusterd.sync.ports.troubles import Troubles
 from hashing.live_manifest import load_live
 from tests.fakes.clock import FakeClock
 from tests.fakes.pool import InlinePool
@@ -336,3 +339,26 @@ def test_manifests_of_the_last_half_minute_can_still_be_read(tmp_path: Path) -> 
         assert sum(1 for _ in node.state.glob("manifest-*")) <= 18
 
     play(node, story)
+
+
+def test_what_cannot_be_noted_is_published_all_the_same_and_said_once(tmp_path: Path) -> None:
+    """The note is for the next process. A directory in its place cannot be replaced by a file."""
+    troubles = Troubles()
+    node = Node(tmp_path, watch=False, troubles=troubles)
+    (node.state / "published" / "x").mkdir(parents=True)
+
+    async def story(node: Node) -> None:
+        for number in range(3):
+            node.write("etc/rules/1.xml", str(number))
+            assert (await node.keeper.scan()).root_digest == node.walked()
+        assert len(node.published) == 3
+        assert [text.partition(":")[0] for text in node.told] == [
+            f"What this node publishes cannot be noted in {node.state}/published"
+        ]
+        assert [*troubles.shown()] == ["note of what is published"]
+        shutil.rmtree(node.state / "published")
+        current = await node.keeper.scan()
+        assert not troubles.shown()
+        assert ManifestFiles(str(node.state)).published_digest == current.root_digest
+
+    play(node, story, follow=False)

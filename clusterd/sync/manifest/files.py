@@ -28,23 +28,27 @@ class ManifestFiles:
 
     def __init__(self, state_dir: str) -> None:
         self._state_dir = Path(state_dir)
+        self.note_path = str(self._state_dir / _NAME)
         self._current = ""
         self._recent: dict[str, tuple[str, float]] = {}
         self.published_digest = self._load()
         """The manifest that was published last, by this process or an earlier one; empty if none was."""
 
-    def publish(self, digest: str, base: str, now: float, *, lasting: bool) -> None:
-        """Records that this manifest, whose file needs that of `base`, is current. With `lasting` the next process
-        learns it. Raises OSError."""
+    def publish(self, digest: str, base: str, now: float) -> None:
+        """Records that this manifest, whose file needs that of `base`, is current."""
         if self._current in self._recent:
             self._recent[self._current] = (self._recent[self._current][0], now)
         self._recent.pop(digest, None)
         self._recent[digest] = (base, now)
         self._current = digest
-        if lasting and self.published_digest != digest:
-            save_state(FileOps(), str(self._state_dir / _NAME), _MAGIC, digest)
-            self.published_digest = digest
         self._remove(now)
+
+    def note(self) -> None:
+        """Notes for the next process which manifest is current, unless that is noted. Raises OSError: the note before
+        stays."""
+        if self.published_digest != self._current:
+            save_state(FileOps(), self.note_path, _MAGIC, self._current)
+            self.published_digest = self._current
 
     def _remove(self, now: float) -> None:
         """Removes files that are no longer needed, including those of earlier processes."""
@@ -63,7 +67,7 @@ class ManifestFiles:
 
     def _load(self) -> str:
         try:
-            return str(load_state(str(self._state_dir / _NAME), _MAGIC, msgspec.msgpack.Decoder(str)))
+            return str(load_state(self.note_path, _MAGIC, msgspec.msgpack.Decoder(str)))
         except (OSError, MalformedPackage):
             # The note is lost. The newest manifest is the one that was published, or would have been next.
             with contextlib.suppress(OSError):

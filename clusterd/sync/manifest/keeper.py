@@ -35,6 +35,7 @@ from hashing.manifest import Rules
 PUBLISH_EVERY_S = 0.1
 """While files keep changing: the delay until the next change is looked at. The first change has no delay."""
 SUBJECT = "files of this node"
+NOTE = "note of what is published"
 
 
 class _GaveWay(Exception):
@@ -355,7 +356,9 @@ class ManifestKeeper:
         assert built is not None
         is_new = self.current is None or self.current.root_digest != scan.root_digest
         if is_new:
-            self._files.publish(scan.root_digest, built.base, self._clock.monotonic(), lasting=self._guard.is_on)
+            self._files.publish(scan.root_digest, built.base, self._clock.monotonic())
+        if self._guard.is_on:
+            self._note()
         self.current = scan
         if is_new:
             if self._events is not None:
@@ -366,3 +369,17 @@ class ManifestKeeper:
                     listener(scan)
         if self._places.has_any() or self._guard.is_settling:
             self._wake.set()
+
+    def _note(self) -> None:
+        """What is published goes to the workers also where it cannot be noted: only the next process needs that."""
+        try:
+            self._files.note()
+        except OSError as failure:
+            text = (
+                f"What this node publishes cannot be noted in {self._files.note_path}: {failure.strerror or failure}. "
+                "Files reach the workers all the same, but after a restart those that have vanished are looked for in "
+                "an older state. It is tried again with each scan."
+            )
+            self._troubles.begin(NOTE, text, self._log, "ERROR")
+        else:
+            self._troubles.end(NOTE, "What this node publishes is noted again.", self._log)
