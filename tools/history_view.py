@@ -133,6 +133,9 @@ TEXTS: dict[str, Callable[[Event], str]] = {
     "login": _login,
     "request": _request,
     "worker": lambda event: f"{event['worker'] or 'a node'} {event['what']}{_at(event)}{_because(event)}",
+    "master": lambda event: (
+        f"the master {event['what']}{' (' + event['master'] + ')' if event['master'] else ''}{_because(event)}"
+    ),
     "problem": lambda event: f"{event['what']}: {event['text'] or event['subject']}",
     "process": lambda event: f"{event['process']} (pid {event['pid']}) {event['what']}{_because(event)}",
     "reload": lambda event: (

@@ -140,6 +140,15 @@ class WorkerEvent(Event, frozen=True, kw_only=True, tag="worker"):
     address: str = ""
 
 
+class MasterEvent(Event, frozen=True, kw_only=True, tag="master"):
+    """A worker's link to its master. `what`: connected, lost, back. `master`: its address, empty while there has been
+    none."""
+
+    what: str
+    master: str = ""
+    why: str = ""
+
+
 class ProblemEvent(Event, frozen=True, kw_only=True, tag="problem"):
     """Something hinders a node's work, as `problems` of its status. `what`: begins, ends."""
 
@@ -191,6 +200,7 @@ AnyEvent = (
     | LoginEvent
     | RequestEvent
     | WorkerEvent
+    | MasterEvent
     | ProblemEvent
     | ProcessEvent
     | ReloadEvent
@@ -205,6 +215,7 @@ KINDS = (
     "login",
     "request",
     "worker",
+    "master",
     "problem",
     "process",
     "reload",
@@ -219,6 +230,7 @@ OUTCOMES = {
     "login": ("ok", "refused", "limited"),
     "request": ("done", "refused", "failed"),
     "worker": ("connected", "lost", "back", "refused", "forgotten"),
+    "master": ("connected", "lost", "back"),
     "problem": ("begins", "ends"),
     "process": ("started", "died", "killed", "stopped"),
     "reload": (),

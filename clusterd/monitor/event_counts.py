@@ -8,6 +8,7 @@ from clusterd.messages.journal import (
     AnyEvent,
     ChangeEvent,
     LoginEvent,
+    MasterEvent,
     ProcessEvent,
     RegistrationEvent,
     SyncEvent,
@@ -36,7 +37,7 @@ class EventCounts:
             case ChangeEvent():
                 for what in ("added", "changed", "deleted", "withheld"):
                     self._add("clusterd_changed_files_total", getattr(event, what), what)
-            case WorkerEvent() | RegistrationEvent() | LoginEvent() | ProcessEvent():
+            case WorkerEvent() | MasterEvent() | RegistrationEvent() | LoginEvent() | ProcessEvent():
                 self._add(_COUNTED[event.kind], 1, _word(event.outcome, OUTCOMES[event.kind]))
 
     def _sync(self, event: SyncEvent) -> None:
@@ -68,6 +69,7 @@ class EventCounts:
 
 _COUNTED = {
     "worker": "clusterd_worker_events_total",
+    "master": "clusterd_master_events_total",
     "registration": "clusterd_registrations_total",
     "login": "clusterd_logins_total",
     "process": "clusterd_process_events_total",

@@ -97,6 +97,7 @@ TABLE: tuple[Metric, ...] = (
     _counter("sync_bytes", "Bytes sent or received by them", "worker"),
     _histogram("sync_seconds", "How long they took", "what"),
     _counter("worker_events", "Workers that came, went or were refused, since the monitor began", "what"),
+    _counter("master_events", "A worker's master that came, was lost or came back, since the monitor began", "what"),
     # agents
     _gauge("agents", "Agents in this node's database", "node", "status"),
     _gauge("agents_database_up", "1 while the agent database answers"),

@@ -94,6 +94,7 @@ class Core:
                 self._side.refused(message)
             case MasterAway():
                 self._away = message.reason
+                self._side.away(message.reason)
             case NetHello():
                 await self._net_hello(message)
 

@@ -44,6 +44,10 @@ class Side(Protocol):
         """A node may not join."""
         ...
 
+    def away(self, reason: str) -> None:
+        """Why net has no link to a master."""
+        ...
+
     async def ha_status(self) -> dict[str, Any] | None:
         """What `clusterd ha status` shows of this node; None where no replica is wanted."""
         ...

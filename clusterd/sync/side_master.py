@@ -101,6 +101,9 @@ class MasterSide:
     def refused(self, refusal: HelloRefused) -> None:
         self._known.refused(refusal)
 
+    def away(self, reason: str) -> None:
+        """A master has none."""
+
     async def forget(self, client: Peer, payload: bytes) -> bytes:
         """`{node}`: it is no member any more, and the file says so when this is answered. The answer is not empty where
         only refusals of that name were forgotten. Raises ClusterError 1000."""

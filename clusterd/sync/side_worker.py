@@ -18,6 +18,7 @@ from clusterd.sync.links.caps import offer_caps
 from clusterd.sync.links.context import Context
 from clusterd.sync.links.exchange import LeftOutFiles, StatusExchange, bounded
 from clusterd.sync.links.handlers import Handler, SealedHandler
+from clusterd.sync.links.master_link import MasterLink
 from clusterd.sync.links.peer import Peer
 from clusterd.sync.replica.worker import ReplicaWorker
 from clusterd.sync.requests.both_roles import BothRoles
@@ -48,6 +49,7 @@ class WorkerSide:
         self._groups = groups = AgentGroupsWorker(context)
         self._sendsync = sendsync = SendsyncWorker(context)
         self._replica = ReplicaWorker(context)
+        self._master_link = MasterLink(context.events.tell, context.clock)
         programs = LocalRequests(context)
         view = WorkerView(context.roster, programs.hashes, Passwords(context).is_right)
         self._both = both = BothRoles(context, view, programs)
@@ -64,12 +66,13 @@ class WorkerSide:
             context.roster.expect_master()
 
     def forever(self) -> list[Coroutine[Any, Any, None]]:
-        """Nothing: a worker's rounds live with the link to its master."""
-        return []
+        """A worker's rounds live with the link to its master."""
+        return [self._master_link.run()]
 
     def link_up(self, peer: Peer) -> None:
         if peer.info.kind != "master":
             return
+        self._master_link.up(peer)
         settings = self._context.settings
         if settings.clusterd.caps:
             peer.spawn(offer_caps(peer, settings, self._context.net))
@@ -91,6 +94,9 @@ class WorkerSide:
     def refused(self, refusal: HelloRefused) -> None:
         """Nobody joins a worker."""
 
+    def away(self, reason: str) -> None:
+        self._master_link.away(reason)
+
     async def link_down(self, peer: Peer, why: str) -> None:
         if peer.info.kind == "master" and has_term(self._context.settings.root):
             self._context.roster.expect_master()
@@ -98,6 +104,7 @@ class WorkerSide:
         # called.
         async with contextlib.AsyncExitStack() as ending:
             ending.callback(self._exchange.forget, peer)
+            ending.callback(self._master_link.left, peer, why)
             ending.push_async_callback(peer.close)
             ending.callback(self._both.link_lost, peer)
             ending.callback(self._sendsync.link_lost, peer)

@@ -121,6 +121,17 @@ def test_leaving_and_returning_worker_causes_events(rig: Rig) -> None:
     wait_for(master, "it is back", "worker:back", worker=worker.name)
 
 
+def test_leaving_and_returning_master_causes_events_of_the_worker(rig: Rig) -> None:
+    master, worker = rig.master, rig.workers[0]
+    there = wait_for(worker, "it has connected", "master:connected")
+    rig.stop(master.name)
+    lost = wait_for(worker, "it is lost", "master:lost", master=there["master"])
+    assert lost["why"]
+    rig.start(master.name)
+    wait_for(worker, "it is back", "master:back", master=there["master"])
+    rig.wait_equal(60)
+
+
 def test_no_secret_is_in_any_journal(rig: Rig) -> None:
     ask_authd(rig.master, "add", name="with-a-key", ip="any")
     wait_for(rig.master, "it is registered", "registration:added", name="with-a-key")

@@ -78,7 +78,7 @@ class Bench:
         context: Any = SimpleNamespace(
             settings=Settings("/"),
             tag_log=lambda tag, subtag: TagLog(self.lines),
-            clock=SimpleNamespace(wall=lambda: self.now, monotonic=lambda: self.now),
+            clock=SimpleNamespace(wall=lambda: self.now, monotonic=lambda: self.now, awake=lambda: self.now),
             manifests=self.manifests,
             roster=Roster(),
             troubles=Troubles(),

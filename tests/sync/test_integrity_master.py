@@ -39,7 +39,7 @@ class Awaiting:
 def master(tmp_path: Path, *, scanned: bool) -> IntegrityMaster:
     context = SimpleNamespace(
         settings=Settings(str(tmp_path)),
-        clock=SimpleNamespace(monotonic=lambda: 100.0, wall=lambda: 0.0),
+        clock=SimpleNamespace(monotonic=lambda: 100.0, awake=lambda: 100.0, wall=lambda: 0.0),
         tag_log=lambda tag, subtag: Silent(),
         manifests=SimpleNamespace(current=SimpleNamespace() if scanned else None),
         jobs=None,

@@ -3,7 +3,7 @@
 import { count, size, took } from "./words.js";
 
 export const KINDS = [
-  "change", "sync", "worker", "problem", "process", "registration", "group", "login", "request", "reload", "election",
+  "change", "sync", "worker", "master", "problem", "process", "registration", "group", "login", "request", "reload", "election",
   "lost",
 ];
 const BAD = new Set(["failed", "lost", "refused", "died", "killed", "gave_up"]);
@@ -63,6 +63,7 @@ const SAYINGS = {
   login: (event) => [event.user, event.result, event.address ? `· from ${event.address}` : ""],
   request: (event) => [event.function, event.about, behind(event.result), by(event.user), behind(event.why)],
   worker: (event) => [event.what, behind(event.address), behind(event.why)],
+  master: (event) => [event.what, behind(event.master), behind(event.why)],
   problem: (event) => [event.what === "ends" ? `over: ${event.subject}` : event.text || event.subject],
   process: (event) => [event.process, event.what, event.pid ? `· pid ${event.pid}` : "", behind(event.why)],
   lost: (event) => [`${count(event.count, "event")} of ${event.process} could not be told`],
