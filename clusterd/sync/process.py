@@ -15,7 +15,7 @@ from clusterd.framework import location
 from clusterd.leadership import Leadership
 from clusterd.logs import Log
 from clusterd.memory import Trimmer
-from clusterd.messages.links import NetHello, NetToSync, SyncHello, SyncToNet
+from clusterd.messages.links import NetHello, NetToSync, SyncHello, SyncToNet, WriteLog
 from clusterd.messages.pool import AnyJob, JobDone, PoolHello, PoolToSync, StartJob
 from clusterd.reload import adopt
 from clusterd.rights import too_many_rights
@@ -318,7 +318,9 @@ class _SyncProcess:
         try:
             if self._net_incarnation not in (None, message.incarnation):
                 await self._core.net_lost()
+                lines = [message for message in self._to_net if isinstance(message, WriteLog)]
                 self._to_net.clear()  # what was for the net before
+                self._to_net.extend(lines)
                 self._has_room.set()
         finally:
             self._context.net.life = message.incarnation

@@ -205,7 +205,7 @@ def test_reload_without_an_analysisd_is_only_a_log_line(tmp_path: Path) -> None:
     async def story() -> None:
         await node.up(PROGRAM)
         await node.up(MASTER)
-        await node.ask(PROGRAM, "sendrreload")
+        await node.reply(await node.ask(PROGRAM, "sendrreload"))
         node.side._integrity.checked_equal()
         said = cast(WriteLog, await node.find(lambda sent: isinstance(sent, WriteLog)))
         assert (said.level, said.text.partition(": ")[0]) == (

@@ -67,7 +67,7 @@ class Node:
         self.context: Any = SimpleNamespace(
             settings=Settings(str(root)),
             tag_log=lambda tag, subtag: TagLog(self.lines),
-            clock=SimpleNamespace(wall=lambda: self.now, monotonic=lambda: self.now),
+            clock=SimpleNamespace(wall=lambda: self.now, monotonic=lambda: self.now, awake=lambda: self.now),
             manifests=self.manifests,
             troubles=self.troubles,
             events=Events(),
@@ -281,8 +281,10 @@ def test_manifest_is_published_although_an_old_one_could_not_be_removed(tmp_path
     files = ManifestFiles(str(tmp_path))
     (tmp_path / "manifest-old").write_text("old")
     disk.is_broken = True
-    files.publish(A, "", 0.0, lasting=True)
+    files.publish(A, "", 0.0)
+    files.note()
     assert files.published_digest == A
     disk.is_broken = False
-    files.publish(B, "", 1.0, lasting=True)
+    files.publish(B, "", 1.0)
+    files.note()
     assert sorted(os.listdir(tmp_path)) == ["published"]
