@@ -55,11 +55,11 @@ def election_facts(root: str, timeout_s: float = ASK_S) -> dict[str, Any] | None
 def carry_out(root: str, command: HaCommand, timeout_s: float, say: Callable[[str], None]) -> OrderOutcome:
     """Gives the order and waits until it has ended."""
     deadline = time.monotonic() + timeout_s
+    if running_pid(root) is None:  # also where there is no node at all
+        return _refused(not_running(root), ExitCode.NOT_RUNNING)
     loaded = load(root)
     if loaded.settings is None:
         return _refused("; ".join(map(str, loaded.problems)), ExitCode.BAD_CONFIGURATION)
-    if running_pid(root) is None:
-        return _refused(not_running(root), ExitCode.NOT_RUNNING)
     if not loaded.settings.clusterd.ha.enabled:
         return _refused(OFF)
     if command.kind == "bootstrap":

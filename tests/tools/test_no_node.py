@@ -26,6 +26,8 @@ NEEDS_A_NODE = (
     "reload",
     "support",
     "ha status",
+    "ha switchover",
+    "ha pause",
 )
 
 
