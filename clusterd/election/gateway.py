@@ -195,6 +195,10 @@ class _Failure(msgspec.Struct):
     grpc_code: int = 0
 
 
+class _Nested(msgspec.Struct):
+    error: _Failure
+
+
 AnswerType = TypeVar("AnswerType", bound=EtcdAnswer)
 
 
@@ -237,7 +241,15 @@ def parse_failure(status: int, data: bytes, user: str) -> Exception:
         return MemberFailed("speaks TLS only: write https:// in clusterd.ha.etcd.endpoints", is_tls=True)
     if status == NO_SUCH_PATH:
         return MemberFailed("is no etcd, or one before 3.4")
-    return MemberFailed(f"answers with HTTP {status}: {cut(data)}", may_be_done=True)
+    return MemberFailed(f"answers with HTTP {status}: {_nested(data) or cut(data)}", may_be_done=True)
+
+
+def _nested(data: bytes) -> str:
+    """Returns the message of an error as the gateway reports a stream's."""
+    try:
+        return cut(msgspec.json.decode(data, type=_Nested, strict=False).error.message)
+    except (msgspec.DecodeError, ValueError, RecursionError):
+        return ""
 
 
 NO_SUCH_PATH = 404

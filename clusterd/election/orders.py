@@ -132,7 +132,7 @@ class Orders:
         facts = {"leader": view.leader_name, "term": view.term}
         if view.config.paused == wanted:
             return HaAnswer(
-                ok=True, text=f"the election is {'paused' if wanted else 'not paused'} already", facts=facts
+                ok=True, text=f"the election is {'paused already' if wanted else 'not paused'}", facts=facts
             )
         if wanted and view.leader is None:
             return HaAnswer(ok=False, text="nobody leads now, and a paused election finds nobody")
@@ -157,7 +157,7 @@ class Orders:
             why = f"{name} is alive. Stop it first; its key in etcd ends with its lease"
         elif name not in view.members:
             away = sorted(set(view.members) - set(view.candidates))
-            why = f"etcd knows no candidate {name} that is away; away: {', '.join(away) or 'nobody'}"
+            why = f"etcd knows no candidate {name} that is away; away: {', '.join(away) or 'none'}"
         elif last is not None and name in (last.confirming, "" if view.leader else last.leader):
             # A leader names another one within seconds; without a leader no other node may lead.
             why = f"{name} has what was answered last. " + (

@@ -64,7 +64,9 @@ def hindrances(status: dict[str, Any], *, lag_s: float = LAG_S) -> Iterator[str]
     losses = [problems.pop(subject) for subject in LOSSES if subject in problems]
     yield from losses
     yield from _of_files(status["manifest"] or {}, is_told=bool(losses))
+    mild = [problems.pop(subject) for subject in (SUPERVISOR,) if subject in problems]  # it works all the same
     yield from problems.values()
+    yield from mild
     yield from _of_registrations(status.get("ha") or {})
     yield from _of_workers(status)
     yield from _of_syncs(status, lag_s)

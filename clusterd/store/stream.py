@@ -53,9 +53,11 @@ def bind(path: str) -> socket.socket:
             os.umask(before)
         listening.listen(BACKLOG)
         listening.setblocking(False)
-    except OSError:
+    except OSError as failure:
         listening.close()
-        raise
+        if failure.errno is None:  # Python's own, of a path that is too long
+            raise
+        raise OSError(failure.errno, failure.strerror, path) from None  # the system does not say which
     return listening
 
 

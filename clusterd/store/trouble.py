@@ -18,7 +18,8 @@ class Trouble:
 
     def begins(self, failure: Exception, what: str = "") -> None:
         """`what`: stands before the failure."""
-        text = f"No agents on this node, files are synchronised: {what}{failure or type(failure).__name__}"
+        why = f"{failure.filename}: {failure.strerror}" if getattr(failure, "filename", None) else failure
+        text = f"No agents on this node, files are synchronised: {what}{why or type(failure).__name__}"
         words = advice(failure)
         if words:
             text += f". {words}"

@@ -236,6 +236,10 @@ NONSENSE: list[tuple[Serve, str]] = [
     (saying(b"HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:1/\r\nContent-Length: 0\r\n\r\n"), "HTTP 302"),
     (saying(b"HTTP/1.1 404 Not Found\r\nContent-Length: 3\r\n\r\n404"), "is no etcd, or one before 3.4"),
     (saying(b"HTTP/1.1 500 No\r\nContent-Length: 4\r\n\r\noops"), "answers with HTTP 500: oops"),
+    (
+        saying(b'HTTP/1.1 503 No\r\n\r\n{"error":{"grpc_code":14,"message":"no leader"}}'),
+        "answers with HTTP 503: no leader",
+    ),
     (saying(b'HTTP/1.1 503 No\r\nContent-Length: 43\r\n\r\n{"code":14,"message":"etcdserver: no leader"'), "HTTP 503"),
     (endless, "answers with more than"),
     (silent, "does not answer within"),

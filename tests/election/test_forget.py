@@ -46,7 +46,7 @@ async def test_candidate_that_is_not_forgotten_keeps_a_leader_from_going_on(cloc
     [
         ("one", "one has the leader's key"),
         ("other", "other is alive"),
-        ("nobody", "no candidate nobody that is away; away: nobody"),
+        ("nobody", "no candidate nobody that is away; away: none"),
     ],
 )
 def test_living_candidate_is_not_forgotten(name: str, reason: str) -> None:

@@ -12,6 +12,8 @@ from clusterd.errors import StartFailure
 from clusterd.store import schema
 from clusterd.store.advice import LOCKED, advice
 from clusterd.store.errors import NotLeading, SocketTaken
+from clusterd.store.stream import bind
+from clusterd.store.trouble import Trouble
 
 RENEW = "clusterd store renew"
 
@@ -54,6 +56,15 @@ def no_room(path: Path) -> None:
 
 def no_right(path: Path) -> None:
     raise PermissionError(errno.EACCES, "Permission denied")
+
+
+def test_socket_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    """The system does not say which file it was."""
+    said: list[str] = []
+    with pytest.raises(OSError) as failure:
+        bind("/proc/clusterd.sock")
+    Trouble(str(tmp_path), lambda level, text: said.append(text), 5).begins(failure.value)
+    assert "files are synchronised: /proc/clusterd.sock: " in said[0]
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,10 @@ class Counted:
         self.takes_s = takes_s
         self.failure: Exception | None = None
         self.asked = 0
-        context = SimpleNamespace(clock=self.clock, database=self, settings=SimpleNamespace(serves_store=True))
+        context = SimpleNamespace(
+            clock=self.clock, database=self, settings=SimpleNamespace(serves_store=True), leadership=None
+        )
+        self.context = context
         self.counts = AgentCounts(cast(Any, context))
 
     async def rows(self, question: str) -> list[dict[str, Any]]:
@@ -81,6 +84,17 @@ def test_database_that_another_program_has_locked_is_told_from_one_that_does_not
     counted = Counted(0.0)
     monkeypatch.setattr(counted, silent, lambda question: asyncio.sleep(60))
     assert counted.shown()["problem"] == says
+
+
+def test_node_without_its_lease_counts_its_agents_and_asks_for_nothing_that_waits_for_a_leader(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Else status would say that the database does not answer, and doctor that no program serves it."""
+    counted = Counted(0.0)
+    counted.context.leadership = SimpleNamespace(holds=lambda: False)
+    monkeypatch.setattr(counted, "ask", None)
+    found = counted.shown()
+    assert (found["problem"], found["nodes"]["w1"], found["groups_hash"]) == (None, {"active": 1}, None)
 
 
 def test_failure_is_shown_at_once_and_not_kept() -> None:

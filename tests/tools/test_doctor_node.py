@@ -16,8 +16,9 @@ from tests.campaigns.hooked import hooked
 from tests.conftest import MakeRig
 from tests.net.harness import free_port, wait_until
 from tests.tools.doctored import named
+from tools.check import Checked
 from tools.cli import cluster as command
-from tools.doctor import cluster, services
+from tools.doctor import cluster, examine, services
 from tools.doctor.finding import Finding
 from tools.probe import Probed
 from tools.rig.guard import guarded
@@ -116,6 +117,13 @@ def test_cure_names_every_step(facts: dict[str, Any], words: list[str], tmp_path
     (found,) = [*cluster.node(shown), *cluster.workers(str(tmp_path), shown)]
     assert [word for word in words if word not in found.cure] == []
     assert "store renew" not in found.cure
+
+
+def test_role_that_a_node_was_given_is_no_fault(worker: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`check-config` notes it: every master of an election had a fault by that."""
+    lines = ["note: the role of this node is master (term 5), see role.json", "warning: x"]
+    monkeypatch.setattr(examine, "check", lambda root: Checked(True, lines))
+    assert [(one.what, one.is_fault) for one in examine._configuration(worker.root)] == [("x", False)]
 
 
 @pytest.mark.parametrize(("age_s", "name"), [(60.0, "files are not in use"), (-60.0, "not connected yet")])

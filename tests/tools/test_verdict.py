@@ -50,6 +50,11 @@ def test_healthy_node_is_ok() -> None:
     assert found.code(is_running=True) == ExitCode.OK
 
 
+def test_rights_of_the_program_come_behind_what_keeps_the_node_from_its_work() -> None:
+    problems = {"supervisor": "nobody cannot read the program", "store": "No agents on this node"}
+    assert list(hindrances(master(problems=problems))) == ["No agents on this node", "nobody cannot read the program"]
+
+
 FAULTS = {
     "registrations refused": (
         {"ha": {"registrations": "refused", "registrations_reason": "etcd has not taken it"}},

@@ -83,6 +83,8 @@ def _configuration(root: str) -> Iterator[Finding]:
     for line in checked.lines:
         if framework.is_wrong and line.removeprefix("warning: ") == framework.told:
             continue  # has a check of its own
+        if line.startswith("note: "):
+            continue  # nothing is wrong
         is_warning = line.startswith("warning: ")
         # Links have a check of their own, and a running node reports its rights itself.
         if not (is_warning and ("link" in line or "with all rights of root" in line)):

@@ -58,7 +58,10 @@ class AgentCounts:
             counts.setdefault(row.get("node_name") or "unknown", {})[row["connection_status"]] = row["n"]
         (waiting,) = await database.rows(WAITING)
         was_read(True)
-        digest = parse_chunk((await database.ask(HASH))[1]).hash
+        leadership = self._context.leadership
+        digest: str | msgspec.UnsetType | None = None
+        if leadership is None or leadership.holds():  # else it would wait for the next leader
+            digest = parse_chunk((await database.ask(HASH))[1]).hash
         return {
             "database": "own store" if self._context.settings.serves_store else "wazuh-db",
             "problem": None,
