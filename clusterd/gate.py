@@ -34,7 +34,10 @@ def _closed(root: str, needed: tuple[str, ...]) -> str | None:
 def not_the_nodes_user(root: str, owner: str) -> str | None:
     """Returns what to do where the node could not read a file that the caller makes, whatever its group may write.
     `owner`: the user that the node runs as where root starts it."""
-    if os.geteuid() in (0, os.stat(f"{root}/etc").st_uid) or _name_of_caller() == f"the user {owner}":
+    etc = f"{root}/etc"
+    if os.geteuid() in (0, os.stat(etc if os.path.isdir(etc) else root).st_uid):
+        return None
+    if _name_of_caller() == f"the user {owner}":
         return None
     return f"{_name_of_caller()} would make files that the node cannot read: run this as root, or as the node's user"
 
