@@ -18,8 +18,10 @@ class Trouble:
 
     def begins(self, failure: Exception, what: str = "") -> None:
         """`what`: stands before the failure."""
-        why = f"{failure.filename}: {failure.strerror}" if getattr(failure, "filename", None) else failure
-        text = f"No agents on this node, files are synchronised: {what}{why or type(failure).__name__}"
+        why = str(failure) or type(failure).__name__
+        if isinstance(failure, OSError) and failure.filename:
+            why = f"{failure.filename}: {failure.strerror}"
+        text = f"No agents on this node, files are synchronised: {what}{why}"
         words = advice(failure)
         if words:
             text += f". {words}"
