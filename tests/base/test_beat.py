@@ -87,7 +87,7 @@ def test_time_out_leaves_out_time_in_which_the_process_did_not_run() -> None:
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
         with ours, theirs:
-            async with ShortSteps(0.2):
+            async with ShortSteps(ShortSteps.STEP_S):
                 answer = asyncio.create_task(asyncio.get_running_loop().sock_recv(ours, 9))
                 await asyncio.sleep(0)
                 theirs.send(b"answer")

@@ -256,12 +256,12 @@ def test_job_that_has_not_begun_in_time_never_does(how: str) -> None:
             clock.move(1)
         else:
             with pytest.raises(JobError):
-                await waits
+                await asyncio.wait_for(waits, 60)
         await port.done(1, JobDone(sent[0].id, FunctionDone(Text(b"done"))))
         await port.hello(PoolHello(1, 1))
         assert (await begun).answer == Text(b"done")
         with pytest.raises(JobError) as failure:
-            await waits
+            await asyncio.wait_for(waits, 60)
         assert failure.value.kind == LATE
         assert len(sent) == 1
 
