@@ -117,8 +117,12 @@ def change_agents(rig: Rig) -> None:
     wait_until(asked, 60, "each worker has asked for all groups")
 
 
+def wait_for_groups(rig: Rig, *workers: str) -> None:
+    """A worker that is stopped in the middle of a task lacks its last line, or says that it cannot answer."""
+    wait_until(lambda: all(has_sent_its_groups(rig.master, name) for name in workers), 60, "no groups are under way")
+
+
 def has_sent_its_groups(master: RigNode, worker: str) -> bool:
-    """A worker that is stopped in the middle of a task leaves it without its last line."""
     last = {line.subtag: line.text for line in read(master.root) if line.tag == f"Worker {worker}"}
     return all(text.startswith("Finished") for subtag, text in last.items() if subtag.startswith("Agent-groups send"))
 
@@ -129,12 +133,14 @@ def test_nodes_of_every_kind_write_the_lines_of_stock_in_their_order(make_rig: M
     rig.wait_equal(60)
     change_files(rig)
     change_agents(rig)
-    wait_until(lambda: has_sent_its_groups(rig.master, "rig_manager_2"), 60, "no groups are under way")
+    wait_for_groups(rig, "rig_manager_2")
     rig.stop("rig_manager_2")
     workload.change(rig.master.root, seed=50, edit=2, add=2, delete=2)
     rig.start("rig_manager_2")
     rig.wait_equal(60)
-    rig.stop(*(node.name for node in rig.workers))
+    workers = [node.name for node in rig.workers]
+    wait_for_groups(rig, *workers)
+    rig.stop(*workers)
     rig.stop("master")
     lines = check(rig.master, is_master=True)
     assert kinds(lines, "Integrity check") >= set("SRFG")

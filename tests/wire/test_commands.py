@@ -92,7 +92,7 @@ def test_no_link_has_two_rows_for_one_command() -> None:
 def test_local_socket_knows_what_its_node_can_do() -> None:
     on_master = known_commands("local", on_master=True)
     on_worker = known_commands("local", on_master=False)
-    assert on_master - on_worker == {"dapi_fwd", "forget", "askfailsafe", "lacking", "settle"}
+    assert on_master - on_worker == {"dapi_fwd", "forget", "askfailsafe", "hold", "lacking", "settle"}
     assert on_worker - on_master == {"sendsync", "sendasync", "sendrreload"}
     assert "hello" not in on_master | on_worker
     assert "status" in on_master & on_worker
