@@ -152,7 +152,9 @@ def look(root: Path, state: Path, *, patch: bool = False) -> tuple[str, list[Any
         digests = [one.digest for one in scanned]
         build = BuildManifest(str(root), str(state), digests, files.published_digest, 0.5, 0, 0.5)
         built = tree.make_manifest(build, settings, memory, step)
-    files.publish(built.root_digest, built.base, 0.0, lasting=True)
+    files.publish(built.root_digest, built.base, 0.0)
+    files.note()
+    files.tidy(0.0, keeps_noted=True)
     return built.content_digest, notes
 
 

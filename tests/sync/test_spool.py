@@ -1,6 +1,7 @@
 """A spool whose files cannot be removed: every step of cleaning up that must happen happens all the same."""
 
 import asyncio
+import contextlib
 import errno
 import os
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from clusterd.sync.agents.groups_master import AgentGroupsMaster
 from clusterd.sync.integrity.digest_master import DigestMaster
 from clusterd.sync.integrity.master import IntegrityMaster
 from clusterd.sync.links.roster import Roster
+from clusterd.sync.manifest import files as manifest_files
 from clusterd.sync.manifest.files import ManifestFiles
 from clusterd.sync.manifest.scan import Scan
 from clusterd.sync.ports.pool_port import PoolPort
@@ -28,7 +30,7 @@ from clusterd.sync.ports.tasks import Tasks
 from clusterd.sync.ports.troubles import Troubles
 from ipc.job_queue import JobQueue
 from tests.fakes.events import Events
-from tests.sync.rounds_bench import EVERYTHING, A, B, TagLog, run, scan_of, settle
+from tests.sync.rounds_bench import EVERYTHING, A, B, C, TagLog, run, scan_of, settle
 
 
 class Disk:
@@ -281,10 +283,42 @@ def test_manifest_is_published_although_an_old_one_could_not_be_removed(tmp_path
     files = ManifestFiles(str(tmp_path))
     (tmp_path / "manifest-old").write_text("old")
     disk.is_broken = True
-    files.publish(A, "", 0.0)
-    files.note()
+    published(files, A)
     assert files.published_digest == A
+    assert sorted(os.listdir(tmp_path)) == ["manifest-old", "published"]
     disk.is_broken = False
-    files.publish(B, "", 1.0)
-    files.note()
+    published(files, B)
     assert sorted(os.listdir(tmp_path)) == ["published"]
+
+
+def published(files: ManifestFiles, digest: str, base: str = "") -> None:
+    files.publish(digest, base, 0.0)
+    with contextlib.suppress(OSError):
+        files.note()
+    files.tidy(0.0, keeps_noted=True)
+
+
+def test_files_that_the_note_needs_stay_while_a_newer_one_cannot_be_noted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next process would find a note of a manifest that is gone, and its scans would fail."""
+
+    def held() -> list[str]:
+        return sorted(path.name for path in tmp_path.glob("manifest-*"))
+
+    def refuse(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    for digest in (A, B, C):
+        (tmp_path / f"manifest-{digest}").write_text(digest)
+    published(ManifestFiles(str(tmp_path)), A, B)
+    assert held() == sorted(f"manifest-{digest}" for digest in (A, B))
+    with monkeypatch.context() as patched:
+        patched.setattr(manifest_files, "save_state", refuse)
+        files = ManifestFiles(str(tmp_path))
+        published(files, C)
+        assert held() == sorted(f"manifest-{digest}" for digest in (A, B))
+    assert ManifestFiles(str(tmp_path)).published_digest == A
+    published(files, C)
+    assert ManifestFiles(str(tmp_path)).published_digest == C
+    assert held() == []

@@ -31,6 +31,8 @@ class ManifestFiles:
         self.note_path = str(self._state_dir / _NAME)
         self._current = ""
         self._recent: dict[str, tuple[str, float]] = {}
+        self._noted = self._files()
+        """What the note on the disk needs: perhaps any file of an earlier process."""
         self.published_digest = self._load()
         """The manifest that was published last, by this process or an earlier one; empty if none was."""
 
@@ -41,7 +43,6 @@ class ManifestFiles:
         self._recent.pop(digest, None)
         self._recent[digest] = (base, now)
         self._current = digest
-        self._remove(now)
 
     def note(self) -> None:
         """Notes for the next process which manifest is current, unless that is noted. Raises OSError: the note before
@@ -49,21 +50,28 @@ class ManifestFiles:
         if self.published_digest != self._current:
             save_state(FileOps(), self.note_path, _MAGIC, self._current)
             self.published_digest = self._current
+        base, _ = self._recent[self._current]
+        self._noted = {PREFIX + self._current, PREFIX + base}
 
-    def _remove(self, now: float) -> None:
-        """Removes files that are no longer needed, including those of earlier processes."""
+    def tidy(self, now: float, *, keeps_noted: bool) -> None:
+        """Removes files that are no longer needed, including those of earlier processes. `keeps_noted`: not those that
+        the next process needs, which are older ones where `note` has failed."""
         digests = list(self._recent)
         old = [digest for digest in digests[:-KEPT] if now - self._recent[digest][1] > KEPT_S]
         for digest in {*old, *digests[:-KEPT_AT_MOST]}:
             del self._recent[digest]
         wanted = {PREFIX + digest for digest in self._recent} | {PREFIX + base for base, _ in self._recent.values()}
-        # A file that cannot be removed now is found again the next time; it must not keep a manifest from being
-        # published.
+        if keeps_noted:
+            wanted |= self._noted
+        for name in self._files() - wanted:
+            # A file that cannot be removed now is found again the next time.
+            with contextlib.suppress(OSError):
+                os.unlink(self._state_dir / name)
+
+    def _files(self) -> set[str]:
         with contextlib.suppress(OSError):
-            for path in self._state_dir.glob(f"{PREFIX}*"):
-                if path.name not in wanted:
-                    with contextlib.suppress(OSError):
-                        os.unlink(path)
+            return {path.name for path in self._state_dir.glob(f"{PREFIX}*")}
+        return set()
 
     def _load(self) -> str:
         try:

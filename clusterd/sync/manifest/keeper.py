@@ -359,6 +359,8 @@ class ManifestKeeper:
             self._files.publish(scan.root_digest, built.base, self._clock.monotonic())
         if self._guard.is_on:
             self._note()
+        if is_new:
+            self._files.tidy(self._clock.monotonic(), keeps_noted=self._guard.is_on)
         self.current = scan
         if is_new:
             if self._events is not None:
