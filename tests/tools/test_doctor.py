@@ -143,7 +143,7 @@ def test_http_server_that_waits_for_a_line_is_named(worker: Settings) -> None:
 
         thread = threading.Thread(target=serve, daemon=True)
         thread.start()
-        found = probe(worker, Address("127.0.0.1", server.getsockname()[1]), timeout_s=0.2)
+        found = probe(worker, Address("127.0.0.1", server.getsockname()[1]), timeout_s=2)
         thread.join(30)
     assert (found.kind, "it speaks HTTP" in found.text) == ("protocol", True)
 
