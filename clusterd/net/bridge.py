@@ -133,7 +133,7 @@ class Bridge:
     def keepalive(self, link: Link) -> None:
         """Records a keepalive. Sync hears of nodes' keepalives only, not of local clients'."""
         now = self._context.clock
-        link.heard_at = now.monotonic()
+        link.heard_at = now.awake()
         link.keepalive_at = now.wall()
         if link.kind != "local" and link.number in self._links:
             self.tell(KeepaliveSeen(link.number, link.keepalive_at))

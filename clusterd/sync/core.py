@@ -113,6 +113,8 @@ class Core:
                 await self._link_down(link, "the network process of this node gave it up")
         self._serving = message.serving
         self._away = message.away
+        if message.away:
+            self._side.away(message.away)
         for info in message.links:
             with self._survives("links that net holds"):
                 await self._serve_link(info)

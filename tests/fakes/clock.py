@@ -12,7 +12,8 @@ class FakeClock(Clock):
         return self._monotonic
 
     def awake(self) -> float:
-        return self._monotonic
+        """It has been stopped for a while once: the two clocks must not be mixed."""
+        return self._monotonic - 500.0
 
     def wall(self) -> float:
         return self._wall

@@ -4,10 +4,15 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 from clusterd.messages.links import PeerRequest, Request, Unanswered
+from clusterd.net.bridge import Bridge
+from clusterd.net.keepalive import silent_too_long
+from tests.fakes.clock import FakeClock
 from tests.net.harness import NetNode
 
 Master = Callable[..., NetNode]
@@ -50,3 +55,13 @@ def test_response_that_came_while_the_node_was_stopped_is_taken(master: Master) 
     worker.tell("syn_i_w_m_p")
     node.sync.expect(PeerRequest)
     assert not [message for message in node.sync.received if isinstance(message, Unanswered)]
+
+
+def test_peer_that_falls_silent_after_a_pause_is_silent_from_its_last_keepalive_on() -> None:
+    """Not from that and the length of all pauses."""
+    clock, link = FakeClock(), SimpleNamespace(kind="local", number=1, heard_at=0.0, keepalive_at=0.0)
+    bridge = SimpleNamespace(_context=SimpleNamespace(clock=clock), _links={})
+    Bridge.keepalive(cast(Any, bridge), cast(Any, link))
+    assert not silent_too_long(cast(Any, [link]), clock.awake(), ALLOWED_S)
+    clock.move(ALLOWED_S + 1)
+    assert silent_too_long(cast(Any, [link]), clock.awake(), ALLOWED_S)

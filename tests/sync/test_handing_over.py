@@ -124,7 +124,7 @@ def test_master_that_cannot_look_at_its_files_hands_over_unless_one_was_changed_
         bench = Bench(tmp_path, monkeypatch)
         bench.port.may_end.set()
         await bench.node.run(asked(UPLOAD), "client")
-        bench.manifests.failing_since = bench.node.context.clock.wall() - failing_for_s
+        bench.manifests.failing_since = bench.node.context.clock.monotonic() - failing_for_s
         if is_refused:
             with pytest.raises(ClusterError, match="Input/output error"):
                 await bench.hold()

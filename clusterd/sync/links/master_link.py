@@ -54,6 +54,8 @@ class MasterLink:
                 async with asyncio.timeout(max(0.0, self._lost_at - self._clock.monotonic()) if is_due else None):
                     await self._changed.wait()
             except TimeoutError:
+                if self._there is not None:  # it came in the same turn of the loop
+                    continue
                 self._is_told_lost = True
                 why = self._why or (CLOSED if self._address else NEVER_THERE)
                 self._tell(MasterEvent(master=self._address, what="lost", why=why[:LONGEST_TEXT]))

@@ -60,7 +60,6 @@ class HandingOver:
         runs = await gate.close(min(for_s, LONGEST_S), CHANGES_S)
         if runs or gate.changed_at is None:
             return msgspec.json.encode(HeldChanges(runs))
-        changed_s = clock.monotonic() - gate.changed_at
         try:
             async with self._scanning:  # whoever asks again has not waited for the end of a walk
                 if gate.changed_at > self._seen_at:
@@ -69,7 +68,7 @@ class HandingOver:
                     self._seen_at = began
         except ScanFailed as failure:
             failing = self._context.manifests.failing_since
-            if failing is None or clock.wall() - changed_s >= failing - NOTICED_S:
+            if failing is None or gate.changed_at >= failing - NOTICED_S:
                 raise ClusterError(1000, f"what was changed a moment ago cannot be carried to it: {failure}") from None
             return msgspec.json.encode(HeldChanges())  # it was carried before that
         return msgspec.json.encode(HeldChanges("", clock.monotonic() - gate.changed_at))
