@@ -109,15 +109,16 @@ def _of_files(status: dict[str, Any], wanted: PromoteOptions) -> Iterator[str]:
     """All nodes get the files of a master: files that it lacks would be deleted on all of them."""
     own = status["results"].get("self") or {}
     result, problems = own.get("result"), own.get("problems") or {}
+    is_complete = own.get("complete", result in ("equal", "synced"))  # a node of an earlier version does not say
     cure = "promote another worker; or, if they are complete: --unchecked-files"
     if wanted.unchecked_files:
         return
     if problems:
         path, why = next(iter(problems.items()))
         yield f"this node's files are incomplete: {path}: {why}. {cure}"
-    elif result is None and not own.get("complete"):
+    elif result is None and not is_complete:
         yield "no check of this node's files has ended yet: whether they are complete is not known. " + cure
-    elif result == "partly" or not own.get("complete"):
+    elif result == "partly" or not is_complete:
         yield f"this node's files are incomplete: its last sync: {result} {own.get('detail') or ''}. {cure}"
     elif any(sync["kind"].startswith("integrity") for sync in status["syncs"]):
         yield f"this node's files are incomplete: a sync is under way. {cure}"

@@ -177,7 +177,6 @@ class Elector:
     async def stop(self) -> None:
         """Stops leading, on the board first; then ends the lease with all keys of this node, so that another one can
         lead at once."""
-        await self.leading.before_stop()
         self.tenure.stop("the node is stopped")
         view = self.session.view
         is_kept = view.leader is not None and view.leader.key.id == self.session.id and view.leader.lease == 0

@@ -1,7 +1,5 @@
 """The leader carries out an operator's order: a switchover, or a failover by force."""
 
-import asyncio
-import contextlib
 
 import msgspec
 
@@ -21,7 +19,6 @@ FILES_S = 5.0
 """So long, before writes stop, the other node is waited for to have the files as they were when the order came."""
 LAST_FILES_S = 1.0
 """So long, while writes wait, for those that were changed just before they stopped."""
-CARRY_S, CARRY_TRIES = 1.5, 15
 """So long for the files that were changed just before the node is stopped."""
 NOTICED_S = 0.1
 """A changed file is noticed within this time."""
@@ -151,7 +148,9 @@ class HandOvers:
         await self._node.settle()
         try:
             held = await self._node.hold(DRAIN_S)
-            is_held = not held.runs and (held.changed_s is None or boot() - held.changed_s <= (over.drained_at or 0.0))
+            if held.runs:
+                return  # a slow answer of sync: the next step asks again
+            is_held = held.changed_s is None or boot() - held.changed_s <= (over.drained_at or 0.0)
             now_at = await self._node.drain(DRAIN_S) if is_held else -1
         except ClusterError:
             now_at = -1
@@ -182,22 +181,6 @@ class HandOvers:
         )
         if not done.succeeded:
             await self._node.undrain()
-
-    async def carry_files(self) -> None:
-        """Before this node is stopped: waits for a moment until the candidate that takes over has the files that were
-        changed by a request that was answered."""
-        last = self._session.view.last
-        if last is None or not last.confirming:
-            return
-        with contextlib.suppress(ClusterError):
-            for _ in range(CARRY_TRIES):
-                held = await self._node.hold(DRAIN_S)
-                if not held.runs and held.changed_s is None:
-                    return
-                lacking = await self._node.lacking(last.confirming)
-                if not held.runs and lacking.age_s is not None and lacking.age_s <= (held.changed_s or 0.0):
-                    return
-                await asyncio.sleep(CARRY_S / CARRY_TRIES)
 
     async def end(self) -> None:
         """Ends the switchover, if there is one: the store accepts writes again."""

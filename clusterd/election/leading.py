@@ -51,12 +51,6 @@ class Leading:
         """Whether a switchover is under way."""
         return self._orders.is_under_way
 
-    async def before_stop(self) -> None:
-        """The node is told to stop: whoever leads next is to have what was answered."""
-        held = self._session.view.leader
-        if self._tenure.term and held is not None and held.lease:
-            await self._orders.carry_files()
-
     async def follow(self, facts: Facts) -> None:
         view, held = self._session.view, self._session.view.leader
         assert view.config is not None
