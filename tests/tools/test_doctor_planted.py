@@ -22,6 +22,7 @@ from tests.net.harness import wait_until
 from tests.tools.doctored import certificate
 from tests.tools.planted import IS_ROOT, OWNER, Planted, edited, shown
 from tools.doctor import cluster
+from tools.doctor.finding import Finding
 from tools.rig.cluster_json import merged
 from tools.rig.nodes import PROJECT
 
@@ -265,11 +266,19 @@ def test_worker_that_is_behind_and_whose_keys_differ(nodes: Planted, monkeypatch
     os.chown(closed, 0, 0)
     closed.chmod(0o755)
     keys.write_text(f"001 !gone any {'a' * 64}\n")
-    found = nodes.wait_found(nodes.master, "worker behind", "keys differ", "file left out")
-    assert all(one.is_fault for one in found.values())
-    assert f"{name} has been behind for" in found["worker behind"].what
-    assert found["worker behind"].cure == f"clusterd diff {name}; its log says why"
-    assert f"end what keeps {name} behind, as above" in found["keys differ"].cure
-    assert found["file left out"].what == f"etc/client.keys on {name}: [Errno 13] Permission denied"
-    assert "give etc/client.keys and its directory to the user that the node runs as" in found["file left out"].cure
-    shutil.chown(closed, OWNER)
+    found: dict[str, Finding] = {}
+
+    def is_alone() -> bool:
+        """Whether only this worker is behind: on a busy machine the other one needs a second, too."""
+        found.update(nodes.wait_found(nodes.master, "worker behind", "keys differ", "file left out"))
+        return f"{name} has been behind for" in found["worker behind"].what
+
+    try:
+        wait_until(is_alone, f"{name} is behind")
+        assert all(one.is_fault for one in found.values())
+        assert found["worker behind"].cure == f"clusterd diff {name}; its log says why"
+        assert f"end what keeps {name} behind, as above" in found["keys differ"].cure
+        assert found["file left out"].what == f"etc/client.keys on {name}: [Errno 13] Permission denied"
+        assert "give etc/client.keys and its directory to the user that the node runs as" in found["file left out"].cure
+    finally:
+        shutil.chown(closed, OWNER)
