@@ -51,7 +51,9 @@ def load(root: str, *, conf: str | None = None, with_api_files: bool = True, wit
         settings = settings if given is None else settings.with_role(given)
     if not problems and not settings.cluster.disabled:
         problems += missing_files(settings)
-        problems += _port_problems(settings)
+        port_problems, port_warnings = _shared_ports(settings)
+        problems += port_problems
+        warnings += port_warnings
         problems += ha_problems(settings, str(Path(root, CLUSTER_JSON)))
         if settings.clusterd.api.enabled and with_api_files:
             problems += _api_file_problems(settings)
@@ -97,8 +99,10 @@ def missing_files(settings: Settings) -> list[Problem]:
     ]
 
 
-def _port_problems(settings: Settings) -> list[Problem]:
-    """Two sockets of the node itself on one port: the second one would blame another program."""
+def _shared_ports(settings: Settings) -> tuple[list[Problem], list[Problem]]:
+    """Returns mistakes and warnings about two sockets of the node itself on one port: the second one would blame
+    another program. A mistake is only what no node can work with: others serve without the monitor, or until they
+    lead."""
     own = settings.clusterd
     ports = [("<port>", settings.cluster.bind_addr, settings.cluster.port)]
     if not (settings.is_master or own.ha.enabled):
@@ -108,12 +112,20 @@ def _port_problems(settings: Settings) -> list[Problem]:
     if own.monitor.enabled:
         ports.append(("clusterd.monitor.port", own.monitor.address, own.monitor.port))
     file = str(Path(settings.root, CLUSTER_JSON))
-    return [
-        Problem(file, where, f"this node uses this port for {first}, too", "another port", str(port))
-        for number, (where, address, port) in enumerate(ports)
-        for first, other, taken in ports[:number]
-        if port == taken and (_covers(address, other) or _covers(other, address))
-    ]
+    problems: list[Problem] = []
+    warnings: list[Problem] = []
+    for number, (where, address, port) in enumerate(ports):
+        for first, other, taken in ports[:number]:
+            if port != taken or not (_covers(address, other) or _covers(other, address)):
+                continue
+            if where != "clusterd.api.port":
+                text, found = f"this node uses this port for {first}, too: only one of the two works", warnings
+            elif own.ha.enabled:
+                text, found = f"this node uses this port for {first}, too, once it leads: only one works then", warnings
+            else:
+                text, found = f"this node uses this port for {first}, too", problems
+            found.append(Problem(file, where, text, "another port", str(port)))
+    return problems, warnings
 
 
 def _covers(one: str, other: str) -> bool:

@@ -22,6 +22,7 @@ GOOD = f"""<ossec_config>
   </cluster>
 </ossec_config>
 """
+HA = {"enabled": True, "advertise": "10.0.0.2:1516", "etcd": {"endpoints": ["http://127.0.0.1:2379"]}}
 
 
 @pytest.fixture
@@ -190,8 +191,7 @@ def test_a_partial_cluster_json_changes_only_what_it_names(root: Path) -> None:
         ({"clusterd": {"limits": {"handshakes": 0}}}, "clusterd.limits.handshakes"),
         ({"clusterd": {"tls": {"enabled": True}}}, "clusterd.tls.cert"),
         ({"clusterd": {"tls": {"enabled": True, "cert": "a" * 300}}}, "clusterd.tls.cert"),
-        ({"clusterd": {"monitor": {"port": 1516}}}, "clusterd.monitor.port"),
-        ({"clusterd": {"monitor": {"port": 99}, "api": {"enabled": True, "port": 99}}}, "clusterd.monitor.port"),
+        ({"clusterd": {"api": {"enabled": True, "port": 1516}}}, "clusterd.api.port"),
         ({"clusterd": {"link_targets": "/git"}}, "clusterd.link_targets"),
         ({"clusterd": {"link_targets": ["git"]}}, "clusterd.link_targets"),
         ({"clusterd": {"link_targets": ["/"]}}, "clusterd.link_targets"),
@@ -205,6 +205,36 @@ def test_a_wrong_value_is_named_by_its_key(root: Path, content: dict[str, Any], 
     loaded = load(str(root))
     assert loaded.settings is None
     assert loaded.problems[0].where == where
+
+
+@pytest.mark.parametrize(
+    ("node_type", "own", "where", "said"),
+    [
+        ("master", {"monitor": {"port": 1516}}, "clusterd.monitor.port", "<port>, too: only one of the two works"),
+        (
+            "worker",
+            {"monitor": {"port": 99}, "api": {"enabled": True, "port": 99}},
+            "clusterd.monitor.port",
+            "clusterd.api.port, too: only one of the two works",
+        ),
+        (
+            "worker",
+            {"api": {"enabled": True, "port": 1516}, "ha": HA},
+            "clusterd.api.port",
+            "<port>, too, once it leads: only one works then",
+        ),
+        ("worker", {"api": {"enabled": True, "port": 1516}}, "", ""),
+    ],
+)
+def test_port_that_is_used_twice_stops_no_node_that_can_work_without_the_second_one(
+    root: Path, node_type: str, own: dict[str, Any], where: str, said: str
+) -> None:
+    conf = root / "etc" / "ossec.conf"
+    conf.write_text(conf.read_text().replace("<key>", f"<node_type>{node_type}</node_type><key>"))
+    (root / "etc" / "cluster.json").write_text(json.dumps({"clusterd": own}))
+    loaded = load(str(root), with_api_files=False)
+    assert (loaded.problems, [one.where for one in loaded.warnings]) == ([], [where] if where else [])
+    assert said in "".join(map(str, loaded.warnings))
 
 
 def test_section_that_a_second_one_of_its_name_hides_is_warned_about(root: Path) -> None:
