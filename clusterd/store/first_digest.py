@@ -35,7 +35,8 @@ class FirstDigest:
         self._is_given_up = is_given_up
         self._is_ready = is_ready
         self._is_closed = self.has_ended = False
-        self._digest: UnitDigest | None = None
+        self._digest = UnitDigest(is_given_up)
+        self._failure: Exception | None = None
         self._noted: dict[tuple[int, int], int] = {}
         try:
             db.execute("begin")
@@ -48,26 +49,30 @@ class FirstDigest:
         self._thread.start()
 
     def _read(self) -> None:
-        # After a failure there is no digest, and its owner begins anew.
-        with contextlib.suppress(sqlite3.Error, InterruptedError), contextlib.closing(self._db):
-            digest = UnitDigest(lambda: self._is_closed or self._is_given_up())
-            digest.read_all(self._db)
-            self._digest = digest
-        self.has_ended = True
+        try:
+            with contextlib.closing(self._db):
+                digest = UnitDigest(lambda: self._is_closed or self._is_given_up())
+                digest.read_all(self._db)
+                self._digest = digest
+        except Exception as failure:  # whatever it is: its owner has to hear of it
+            self._failure = failure
+        finally:
+            self.has_ended = True
         self._is_ready()
 
     def note(self, key: tuple[int, int], digest: int) -> None:
         """What `digest_of` says of a unit that was written after the moment of the digest."""
         self._noted[key] = digest
 
-    def take(self) -> UnitDigest | None:
-        """When it has ended: returns the digest with what was noted, for its owner to go on with. None: it failed."""
+    def take(self) -> UnitDigest:
+        """When it has ended: returns the digest with what was noted, for its owner to go on with. Raises what the
+        reading raised."""
         self._thread.join()
-        digest = self._digest
-        if digest is not None:
-            for key, one in self._noted.items():
-                digest.put(key, one)
-        return digest
+        if self._failure is not None:
+            raise self._failure
+        for key, one in self._noted.items():
+            self._digest.put(key, one)
+        return self._digest
 
     def close(self) -> None:
         """Gives up; returns when the connection is closed."""

@@ -81,6 +81,8 @@ class ReplicaCopy:
         self._is_open = False
         self._digest: UnitDigest | None = None
         self._first_digest: FirstDigest | None = None
+        self._first_failed = False
+        """It is read at once then, so that each round fails until it can be read."""
         self._slice = 0
         self._is_closing = False
         self._compare_at = 0.0
@@ -303,19 +305,22 @@ class ReplicaCopy:
         self._say("INFO", f"The replica is whole: {count} agents.")
 
     def _has_digest(self) -> bool:
-        """Whether there is a digest to compare, or it is read soon enough; begins to read the first one."""
+        """Whether there is a digest to compare, or it is read soon enough; begins to read the first one. Raises what
+        that raised."""
         assert self._replica is not None
         if self._digest is None and self._first_digest is None:
-            if is_small(self._replica.db):
+            if self._first_failed or is_small(self._replica.db):
                 return True
             db = schema.connect(self._root, readonly=True, name=REPLICA_FILE)
             db.text_factory = bytes
             self._first_digest = FirstDigest(db, lambda: self._is_closing)
         elif self._first_digest is not None and self._first_digest.has_ended:
-            self._digest, self._first_digest = self._first_digest.take(), None
+            ended, self._first_digest, self._first_failed = self._first_digest, None, True
+            self._digest, self._first_failed = ended.take(), False
         return self._digest is not None
 
     def _give_up_digest(self) -> None:
+        self._first_failed = False
         if self._first_digest is not None:
             self._first_digest.close()
             self._first_digest = None
@@ -326,7 +331,7 @@ class ReplicaCopy:
         if self._digest is None:
             digest = UnitDigest(lambda: self._is_closing)
             digest.read_all(db)
-            self._digest = digest
+            self._digest, self._first_failed = digest, False
         else:
             self._slice = (self._slice + 1) % SLICES
             self._digest.read_again(db, self._digest.slice(self._slice, SLICES))

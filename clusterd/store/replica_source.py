@@ -62,6 +62,8 @@ class ReplicaSource:
         """So many units are read for an answer: somewhat more than what the last one could hold."""
         self._digest: UnitDigest | None = None
         self._first_digest: FirstDigest | None = None
+        self._first_failed = False
+        """It is read at once then, so that each answer fails until it can be read."""
         self._digest_at = 0
         self._told: dict[tuple[int, int], tuple[int, int]] = {}
         self._slice = 0
@@ -273,13 +275,14 @@ class ReplicaSource:
 
     def _has_digest(self, is_ready: Callable[[], object]) -> bool:
         """Whether there is a digest to go on with; begins to read the first one. `is_ready`: called when it is there,
-        in another thread."""
+        in another thread. Raises what the reading raised."""
         if self._digest is None and self._first_digest is None:
-            if is_small(self._db):
+            if self._first_failed or is_small(self._db):
                 return True
             self._first_digest = FirstDigest(self._connect(), lambda: self._is_closing, change_log.head, is_ready)
         elif self._first_digest is not None and self._first_digest.has_ended:
-            self._digest, self._digest_at, self._first_digest = self._first_digest.take(), self._first_digest.at, None
+            ended, self._first_digest, self._first_failed = self._first_digest, None, True
+            self._digest, self._digest_at, self._first_failed = ended.take(), ended.at, False
         return self._digest is not None
 
     def _digested(self, db: sqlite3.Connection, head: int) -> str:

@@ -1,6 +1,8 @@
 """The first digest over a large database is read beside the answers, on both sides of a replica."""
 
 import asyncio
+import os
+import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -91,6 +93,47 @@ def test_store_that_stops_does_not_wait_for_the_first_digest(bench: Bench, readi
             _, ask = await bench.step(ask)
         bench.restart(who)
         assert "store-digest" not in {thread.name for thread in threading.enumerate() if who == "copy"}
+
+    run(bench, work)
+
+
+@pytest.mark.parametrize("who", ["copy", "master"])
+@pytest.mark.parametrize("kind", [sqlite3.DatabaseError, KeyError])
+def test_first_digest_that_cannot_be_read_fails_each_round_until_it_can_be(
+    bench: Bench, reading: Reading, monkeypatch: pytest.MonkeyPatch, who: str, kind: type[Exception]
+) -> None:
+    """It was begun anew for ever: no problem was shown, and the replica was held to be equal as before."""
+    reading.go_on.set()
+    read_all: Callable[..., None] = UnitDigest.read_all
+    broken: list[Path] = []
+
+    def reads(digest: UnitDigest, db: Any) -> None:
+        path = Path(os.fsdecode(db.execute("pragma database_list").fetchone()[2]))
+        if any(path.is_relative_to(root) for root in broken):
+            raise kind("malformed")
+        read_all(digest, db)
+
+    monkeypatch.setattr(UnitDigest, "read_all", reads)
+
+    async def work(bench: Bench) -> None:
+        await bench.populate()
+        broken.append(bench.candidate if who == "copy" else bench.master)
+        failures, rounds = 0, 0
+        async with asyncio.timeout(60):
+            while failures < 5:
+                try:
+                    ask = await bench.copy.first()
+                    while True:
+                        _, ask = await bench.step(ask)
+                        rounds += failures > 0
+                except kind as failure:
+                    failures += "malformed" in str(failure)
+            assert rounds == 0, "it was read for ever without a word, or every now and then one round failed"
+            assert not ask.is_equal
+            broken.clear()
+            ask = await bench.follow()
+        assert ask.is_equal
+        bench.check_equal()
 
     run(bench, work)
 
