@@ -37,9 +37,20 @@ def not_the_nodes_user(root: str, owner: str) -> str | None:
     etc = f"{root}/etc"
     if os.geteuid() in (0, os.stat(etc if os.path.isdir(etc) else root).st_uid):
         return None
-    if _name_of_caller() == f"the user {owner}":
+    if _name_of_caller() == f"the user {owner}" or _runs_the_node(root):
         return None
     return f"{_name_of_caller()} would make files that the node cannot read: run this as root, or as the node's user"
+
+
+def _runs_the_node(root: str) -> bool:
+    """Whether a node runs as the caller: in a container with any user id, etc belongs to root."""
+    from clusterd.pidfile import pid_file_of, running_pid  # only for those who would be refused
+
+    try:
+        pid = running_pid(root)
+        return pid is not None and os.stat(pid_file_of(root, pid)).st_uid == os.geteuid()
+    except OSError:
+        return False
 
 
 def has_node(root: str) -> bool:

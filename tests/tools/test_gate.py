@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from clusterd import gate
+from clusterd import gate, pidfile
 from clusterd.role import ROLE_FILE, RoleDamaged, read_role
 from clusterd.supervisor.privileges import WORKING_DIRECTORIES, tree_problem
 from tools import at_once, cluster_control, drawing, wazuh_clusterd
@@ -103,6 +103,26 @@ def test_who_would_make_files_that_the_node_cannot_read_is_told_so(root: Path) -
     os.chown(root / "etc", NOBODY, 0)
     assert as_nobody(lambda: gate.not_the_nodes_user(str(root), "wazuh")) is None
     assert gate.not_the_nodes_user(str(root), "wazuh") is None
+
+
+@needs_root
+def test_user_of_the_running_node_is_not_refused_where_root_owns_etc(root: Path) -> None:
+    """In a container with any user id the image's etc belongs to root, and to a group that may write."""
+    (root / "etc").chmod(0o777)
+    (root / "var/run").mkdir(parents=True, exist_ok=True)
+    for path in (root / "var", root / "var/run"):
+        path.chmod(0o755)
+    ours, _ = pidfile.claim(str(root))
+    try:
+        assert "cannot read" in str(as_nobody(lambda: gate.not_the_nodes_user(str(root), "wazuh")))
+        os.chown(ours.path, NOBODY, 0)
+        assert as_nobody(lambda: gate.not_the_nodes_user(str(root), "wazuh")) is None
+    finally:
+        ours.remove()
+    stale = root / f"var/run/wazuh-clusterd-{os.getpid()}.pid"
+    stale.touch()
+    os.chown(stale, NOBODY, 0)
+    assert "cannot read" in str(as_nobody(lambda: gate.not_the_nodes_user(str(root), "wazuh"))), "no node runs"
 
 
 @pytest.mark.parametrize("words", ["enable", "user add x", "user remove x", "user role x admin"])
