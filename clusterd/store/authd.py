@@ -197,6 +197,7 @@ class Authd:
         self._file.table.count_from(await self._agents.greatest())
         if not self._knows_unheard:
             self._decisions.unheard = {one for one in await self._agents.unanswered() if one in self._file.table}
+            self._decisions.loaded = frozenset(self._decisions.unheard)
             self._knows_unheard = True
         if is_new and self._file.bad_lines != self._told_bad:
             self._told_bad = self._file.bad_lines

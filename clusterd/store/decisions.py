@@ -21,6 +21,9 @@ from clusterd.store.registry import AgentFacts, RegisteredAgents
 
 SHARED = "etc/shared"
 UNSURE = "what this node says of the agent may be lost with it: no candidate has confirmed it, ask again"
+NOTE_S = 600
+"""So long after a registration the note counts that nobody may have heard of it, where another process has made that:
+it may have been killed, or have handed over, between the answer and the end of the note."""
 _KEY_LENGTH = 64
 _BY_TABLE = (9007, 9008, 9011, 9012)
 
@@ -76,6 +79,8 @@ class Decisions:
         self._host_name = host_name
         self.unheard: set[int] = set()
         """Agents whose registration nobody may have heard of: who asks for the same one again is given another."""
+        self.loaded: frozenset[int] = frozenset()
+        """Of these another process has noted that."""
 
     async def decide(self, request: AuthRequest, table: KeyTable, changes: KeyChanges) -> Outcome:
         """Raises sqlite3.Error."""
@@ -110,7 +115,7 @@ class Decisions:
             # A file written by other programs can have several agents with one name.
             while (key := holder()) is not None:
                 is_again = key.number in self.unheard and (key.name, key.ip) == (name, parse_address(arguments["ip"]))
-                if not (is_again and await self._has_never_connected(key)) and not await self._may_replace(
+                if not (is_again and await self._may_be_unheard(key)) and not await self._may_replace(
                     key, rules, arguments.get("key_hash"), changes
                 ):
                     raise AuthdError(number)
@@ -148,9 +153,13 @@ class Decisions:
             raise AuthdError(9014)
         return ",".join(names)
 
-    async def _has_never_connected(self, key: Key) -> bool:
+    async def _may_be_unheard(self, key: Key) -> bool:
+        """It has not connected, and a note of another process is not too old. By the wall clock, which a restart does
+        not change; that of the node that registered it may be another one."""
         facts = await self._agents.facts(key.number)
-        return facts is not None and facts.connection_status == "never_connected"
+        if facts is None or facts.connection_status != "never_connected":
+            return False
+        return key.number not in self.loaded or abs(int(time.time()) - facts.date_add) < NOTE_S
 
     async def _may_replace(self, key: Key, rules: ForceRules, key_hash: object, changes: KeyChanges) -> bool:
         """Whether an existing agent may be replaced (wdb.md 8.4)."""

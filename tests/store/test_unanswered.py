@@ -3,6 +3,7 @@
 import asyncio
 import sqlite3
 import threading
+import time
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 from clusterd.messages.replica import AskChanges, Show, Tell
 from clusterd.rundir import REPLICA_FILE
 from clusterd.settings import HaSettings
+from clusterd.store.decisions import NOTE_S
 from clusterd.store.registry import AgentFacts, Registration
 from clusterd.store.table import UNANSWERED
 from clusterd.wdb.replica import ReplicaStore
@@ -93,6 +95,24 @@ def test_registration_that_no_candidate_confirmed_succeeds_when_it_is_asked_agai
         node.assert_even()
 
     live_authd(tmp_path, work, table)
+
+
+@pytest.mark.parametrize("age_s", [10, NOTE_S + 60, -NOTE_S - 60])
+def test_note_of_the_process_before_counts_for_some_minutes(tmp_path: Path, age_s: int) -> None:
+    """The agent may have been answered all the same: a second host of its name took its place, with `force` off."""
+    table = FakeAgentTable()
+
+    async def first(node: Node) -> None:
+        assert (await node.add("agent"))["data"]["id"] == "001"
+
+    async def second(node: Node) -> None:
+        table.states[1] = AgentFacts("never_connected", 0, int(time.time()) - age_s)
+        again = await node.add("agent", force=FORCE_OFF)
+        assert again["error"] == (0 if age_s == 10 else 9008)
+
+    live_authd(tmp_path, first, table)
+    table.unheard = {1}  # it was killed before it noted that it had answered
+    live_authd(tmp_path, second, table)
 
 
 def test_next_master_knows_who_was_not_answered(bench: Bench) -> None:
