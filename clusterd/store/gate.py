@@ -74,13 +74,21 @@ class Handover:
     """A master hands over: what was begun is ended and answered, everything else waits, for the next master if it
     comes in time."""
 
-    def __init__(self, gate: WriteGate, settle: Callable[[bool], Awaitable[None]], is_idle: asyncio.Event) -> None:
+    def __init__(
+        self,
+        gate: WriteGate,
+        settle: Callable[[bool], Awaitable[None]],
+        is_idle: asyncio.Event,
+        note_answered: Callable[[], Awaitable[None]],
+    ) -> None:
         """`settle`: returns when all writes that were taken are committed; true: it marks the end of the log, so that
         who has all of it has also been told what else there was then (files of the REST API). `is_idle`: no batch of
-        registrations is under way."""
+        registrations is under way. `note_answered`: takes away the notes that those of before may be unanswered; the
+        candidate gets that with the mark."""
         self._gate = gate
         self._settle = settle
         self._is_idle = is_idle
+        self._note_answered = note_answered
         self._count = 0
         """Of drains that were asked for or taken back."""
 
@@ -92,6 +100,7 @@ class Handover:
         self._gate.close(for_s, writes=False)
         async with asyncio.timeout(for_s):
             await self._is_idle.wait()
+            await self._note_answered()
             if count != self._count:
                 raise TimeoutError("the handover was taken back")  # whoever gave up does not open the gate again
             self._gate.close(for_s, writes=True)

@@ -256,7 +256,7 @@ class _StoreProcess:
             if replica.confirming is not None:
                 self._begin(replica.confirming.run(), cleanup)
         if self._gate is not None and authd is not None:
-            handover = Handover(self._gate, engine.settle, authd.is_idle)
+            handover = Handover(self._gate, engine.settle, authd.is_idle, authd.note_answered)
         server = StreamServer(
             replica_socket(self._settings.root),
             ReplicaPort(replica, handover, engine.mark).answer,

@@ -364,6 +364,10 @@ def test_row_that_authd_could_not_take_back_goes_before_the_next_request_is_deci
     run(tmp_path, story)
 
 
+def handover_of(bench: Bench) -> Handover:
+    return Handover(bench.gate, bench.engine.settle, bench.authd.is_idle, bench.authd.note_answered)
+
+
 async def _begin_and_lose_the_lease(bench: Bench) -> None:
     """The row of a new agent is written, its key is not, and the row cannot be deleted."""
     write = bench.engine.write
@@ -381,7 +385,7 @@ async def _begin_and_lose_the_lease(bench: Bench) -> None:
 
 def test_handing_over_ends_what_was_begun_and_lets_everything_else_wait(tmp_path: Path) -> None:
     async def story(bench: Bench) -> None:
-        handover = Handover(bench.gate, bench.engine.settle, bench.authd.is_idle)
+        handover = handover_of(bench)
         bench.confirms.clear()
         begun = asyncio.create_task(bench.add("begun"))
         while bench.authd.is_idle.is_set():
@@ -411,12 +415,26 @@ def test_handing_over_ends_what_was_begun_and_lets_everything_else_wait(tmp_path
     run(tmp_path, story)
 
 
+def test_next_master_does_not_take_an_answered_registration_for_an_unanswered_one(tmp_path: Path) -> None:
+    """The notes went a second after the answer: a handover in between told the candidate that nobody had heard."""
+
+    async def story(bench: Bench) -> None:
+        assert b'"error":0' in await bench.add("answered")
+        assert await bench.agents.unanswered() == {1}
+        before = await bench.engine.read(change_log.head)
+        await handover_of(bench).drain(60.0)
+        assert await bench.agents.unanswered() == set()
+        assert await bench.engine.read(change_log.head) == before + 1, "the candidate is told of it with that"
+
+    run(tmp_path, story)
+
+
 def test_a_handover_that_is_given_up_before_writes_stop_stops_none(tmp_path: Path) -> None:
     """The candidate that confirms is slow, and the election gives the switchover up while a registration waits for
     it: all writes would have waited for the handover after it was over."""
 
     async def story(bench: Bench) -> None:
-        handover = Handover(bench.gate, bench.engine.settle, bench.authd.is_idle)
+        handover = handover_of(bench)
         bench.confirms.clear()
         begun = asyncio.create_task(bench.add("begun"))
         while bench.authd.is_idle.is_set():
@@ -437,9 +455,9 @@ def test_a_handover_that_is_given_up_before_writes_stop_stops_none(tmp_path: Pat
 
 def test_an_unsuccessful_handover_ends_by_itself(tmp_path: Path) -> None:
     async def story(bench: Bench) -> None:
-        await Handover(bench.gate, bench.engine.settle, bench.authd.is_idle).drain(0.05)
+        await handover_of(bench).drain(0.05)
         assert b'"error":0' in await bench.add("after")
-        await Handover(bench.gate, bench.engine.settle, bench.authd.is_idle).drain(60.0)
+        await handover_of(bench).drain(60.0)
         waiting = asyncio.create_task(bench.add("another"))
         bench.leads = False
         bench.gate.open()
