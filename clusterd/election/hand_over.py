@@ -1,6 +1,5 @@
 """The leader carries out an operator's order: a switchover, or a failover by force."""
 
-
 import msgspec
 
 from clusterd.election import rules
