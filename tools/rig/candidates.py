@@ -22,6 +22,7 @@ import psutil
 from clusterd.pidfile import running_pid
 from tools.rig.cluster_json import amend
 from tools.rig.etcd import CLIENT_PORT, EtcdCluster
+from tools.rig.faults import wait_stopped
 from tools.rig.guard import MARK
 from tools.rig.nodes import PROJECT, Rig, RigError, RigNode
 from tools.rig.patience import Patience
@@ -121,6 +122,8 @@ def freeze(node: RigNode) -> int:
     while True:
         found = [one for one in processes_of(node) if one.pid not in stopped]
         if not found:
+            for pid in stopped:
+                wait_stopped(pid)
             return len(stopped)
         for one in found:
             with contextlib.suppress(psutil.NoSuchProcess):

@@ -25,6 +25,7 @@ from typing import Any
 
 import psutil
 
+from tools.rig.faults import wait_stopped
 from tools.rig.guard import MARK, carrying
 from tools.rig.patience import Patience
 
@@ -130,7 +131,8 @@ class EtcdCluster:
         )
 
     def signal(self, name: str, how: signal.Signals) -> None:
-        """Sends a signal to a member; SIGKILL waits for its end. Raises EtcdError when it does not run."""
+        """Sends a signal to a member, and waits until SIGKILL has ended or SIGSTOP stopped it. Raises EtcdError when it
+        does not run."""
         process = self.process(name)
         if process is None:
             raise EtcdError(f"{name} does not run")
@@ -138,6 +140,8 @@ class EtcdCluster:
         if how == signal.SIGKILL:
             with contextlib.suppress(psutil.TimeoutExpired):
                 process.wait(ANSWER_S)
+        elif how == signal.SIGSTOP:
+            wait_stopped(process.pid)
 
     def kill(self, name: str) -> None:
         self.signal(name, signal.SIGKILL)

@@ -17,13 +17,34 @@ import sys
 from pathlib import Path
 from typing import Literal
 
+import psutil
+
+from tools.rig.patience import Patience
+
 LinkCommand = Literal["cut", "silence", "silence-up", "silence-down", "strand", "slow", "mend", "count", "carried"]
 CONTROL_TIMEOUT_S = 60.0
+
+
+STOPPED_S = 60.0
 
 
 def signal_process(pid: int, how: signal.Signals) -> None:
     """Sends a signal to one process. Raises ProcessLookupError when it is gone."""
     os.kill(pid, how)
+    if how == signal.SIGSTOP:
+        wait_stopped(pid)
+
+
+def wait_stopped(pid: int) -> None:
+    """Waits until a process to which SIGSTOP was sent stands still, or is gone. Its threads go on until one of them has
+    a core and takes the signal: on a busy machine they answer meanwhile. Raises TimeoutError."""
+    patience = Patience(STOPPED_S)
+    with contextlib.suppress(psutil.NoSuchProcess):
+        process = psutil.Process(pid)
+        while process.status() not in (psutil.STATUS_STOPPED, psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD):
+            if patience.is_over():
+                raise TimeoutError(f"process {pid} has not stopped in {STOPPED_S:g} s")
+            patience.rest(0.001)
 
 
 def tell_link(control: Path, command: LinkCommand, bytes_per_s: int | None = None) -> int:
