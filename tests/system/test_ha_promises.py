@@ -206,7 +206,7 @@ def test_wiped_etcd_nobody_leads_until_bootstrap(site: Site) -> None:
     site.etcd.start()
     wait_until(lambda: leader(site.rig) is None, PATIENCE_S, "nobody leads")
     wait_until(lambda: "clusterd ha bootstrap" in site.text(old), PATIENCE_S, "status says what to do")
-    assert "clusterd ha bootstrap" in site.text(old, "status")
+    wait_until(lambda: "clusterd ha bootstrap" in site.text(old, "status"), PATIENCE_S, "so does the whole status")
     assert register(plain, "nobody") == 0
     found = site.order(old, "bootstrap")
     assert found["ok"], found
