@@ -266,11 +266,11 @@ async def _rendered(
         # As in stock, the text of a rule, decoder or list is under `message`, that of a group's file under `data`.
         text = content.get("message", content.get("data"))
         if endpoint.raw_type and arguments.get("raw") and isinstance(text, str):
-            return Response(text, endpoint.status, media_type=f"{endpoint.raw_type}; charset=utf-8")
+            return Response(text, media_type=f"{endpoint.raw_type}; charset=utf-8")
         body = content | {"error": 0}
     # Writing a long list takes a while: a thread does it, so that other requests are served meanwhile.
     dumped = await asyncio.to_thread(dump, body, pretty=pretty)
-    return Response(dumped, endpoint.status, media_type=JSON)
+    return Response(dumped, media_type=JSON)
 
 
 def _json(body: object, *, pretty: bool) -> Response:

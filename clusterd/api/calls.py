@@ -18,13 +18,7 @@ MARGIN_S = 5.0
 """Time that a request may take on its way, in addition to the function's and to what nodes wait for each other."""
 ALL_NODES = "*"
 WITHOUT_GROUP = "id!=000;group=null"
-_RULESET = Function(
-    module="wazuh.core.cluster.control",
-    qualname="get_node_ruleset_integrity",
-    request_type=LOCAL_MASTER,
-    is_async=True,
-    client_argument="lc",
-)
+_RULESET = Function("wazuh.core.cluster.control", "get_node_ruleset_integrity", LOCAL_MASTER, client_argument="lc")
 
 
 class Asked(msgspec.Struct, frozen=True, kw_only=True):

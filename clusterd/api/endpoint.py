@@ -10,21 +10,19 @@ from clusterd.dapi.protocol.policy import find
 from clusterd.dapi.protocol.request import ApiRequest, RequestType
 from clusterd.wire.results import WireCallable
 
-Method = Literal["GET", "POST", "PUT", "DELETE"]
 OCTETS = "application/octet-stream"
 JSON = "application/json"
 Answer = Literal["items", "object", "message"]
 """Affected items; an object with `data`; an object with `message`."""
 
 
-class Function(msgspec.Struct, frozen=True, kw_only=True):
+class Function(msgspec.Struct, frozen=True):
     """A function of the distributed API as a request names it (dapi.md 2, appendix C). `client_argument`: the keyword
     that stock nodes fill with their own client."""
 
     module: str
     qualname: str
     request_type: RequestType
-    is_async: bool = False
     client_argument: str | None = None
 
     @property
@@ -41,12 +39,13 @@ class Function(msgspec.Struct, frozen=True, kw_only=True):
         nodes: tuple[str, ...] = (),
         broadcasting: bool = False,
     ) -> ApiRequest:
+        row = find(self.name)
         return ApiRequest(
             f=self.name,
             f_kwargs=dict(arguments),
             request_type=self.request_type,
             wait_for_complete=wait_for_complete,
-            is_async=self.is_async,
+            is_async=row is not None and row.is_coroutine,
             local_client_arg=self.client_argument,
             current_user=user,
             broadcasting=broadcasting,
@@ -67,14 +66,12 @@ class Body(msgspec.Struct, frozen=True, kw_only=True):
         return OCTETS if self.model is None else JSON
 
 
-class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
-    """`constants`: keywords that are always sent. `adjust`: names a change of the arguments in clusterd/api/calls.py,
-    or an endpoint that asks more than one function. `needs_nodes`: the request carries the names of all nodes.
-    `raw_type`: media type of the file itself, for endpoints with `raw`."""
+class Endpoint(msgspec.Struct, frozen=True):
+    """`operation`: method and path. `constants`: keywords that are always sent. `adjust`: names a change of the
+    arguments in clusterd/api/calls.py, or an endpoint that asks more than one function. `needs_nodes`: the request
+    carries the names of all nodes. `raw_type`: media type of the file itself, for endpoints with `raw`."""
 
-    method: Method
-    path: str
-    tag: str
+    operation: str
     summary: str
     function: Function
     parameters: tuple[Parameter, ...] = ()
@@ -82,9 +79,22 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
     constants: Mapping[str, Any] = {}
     adjust: Literal["", "without_group", "ruleset_status"] = ""
     needs_nodes: bool = False
-    status: int = 200
     answer: Answer = "items"
     raw_type: str = ""
+
+    @property
+    def method(self) -> str:
+        return self.operation.partition(" ")[0]
+
+    @property
+    def path(self) -> str:
+        return self.operation.partition(" ")[2]
+
+    @property
+    def tag(self) -> str:
+        """The heading under which it is shown."""
+        word = self.path.split("/")[1]
+        return "SCA" if word == "sca" else word.capitalize()
 
     @property
     def name(self) -> str:

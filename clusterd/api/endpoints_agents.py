@@ -30,8 +30,8 @@ TEXT = r"^[^\u0000-\u001f\u007f]{1,512}$"
 FILE_NAME = r"^[A-Za-z0-9_.-]{1,255}$"
 
 
-def _agent(name: str, *, is_async: bool = False) -> Function:
-    return Function(module="wazuh.agent", qualname=name, request_type=LOCAL_MASTER, is_async=is_async)
+def _agent(name: str) -> Function:
+    return Function("wazuh.agent", name, LOCAL_MASTER)
 
 
 def _filter(name: str, about: str) -> Parameter:
@@ -89,38 +89,30 @@ _ALL_OR_AGENTS = Parameter(
 
 AGENT_ENDPOINTS = (
     Endpoint(
-        method="GET",
-        path="/agents",
-        tag="Agents",
-        summary="Agents, by any filter",
-        function=_agent("get_agents"),
-        parameters=(AGENTS, *list_parameters("objects"), *_FILTERS),
+        "GET /agents",
+        "Agents, by any filter",
+        _agent("get_agents"),
+        (AGENTS, *list_parameters("objects"), *_FILTERS),
         constants={"filters": {}},
     ),
     Endpoint(
-        method="GET",
-        path="/agents/no_group",
-        tag="Agents",
-        summary="Agents without a group",
-        function=_agent("get_agents"),
-        parameters=list_parameters("objects"),
+        "GET /agents/no_group",
+        "Agents without a group",
+        _agent("get_agents"),
+        list_parameters("objects"),
         adjust="without_group",
     ),
     Endpoint(
-        method="GET",
-        path="/agents/outdated",
-        tag="Agents",
-        summary="Agents of another version than this node",
-        function=_agent("get_outdated_agents"),
-        parameters=list_parameters("objects"),
+        "GET /agents/outdated",
+        "Agents of another version than this node",
+        _agent("get_outdated_agents"),
+        list_parameters("objects"),
     ),
     Endpoint(
-        method="GET",
-        path="/agents/stats/distinct",
-        tag="Agents",
-        summary="Every combination of some fields, with how many agents have it",
-        function=_agent("get_distinct_agents"),
-        parameters=(
+        "GET /agents/stats/distinct",
+        "Every combination of some fields, with how many agents have it",
+        _agent("get_distinct_agents"),
+        (
             Parameter(name="fields", kind="texts", pattern=SELECT, about="Fields, comma separated; all without it."),
             OFFSET,
             LIMIT,
@@ -130,70 +122,44 @@ AGENT_ENDPOINTS = (
         ),
     ),
     Endpoint(
-        method="GET",
-        path="/agents/summary",
-        tag="Agents",
-        summary="How many agents are in which state, on which system, in which group",
-        function=_agent("get_agents_summary", is_async=True),
-        parameters=(AGENTS,),
+        "GET /agents/summary",
+        "How many agents are in which state, on which system, in which group",
+        _agent("get_agents_summary"),
+        (AGENTS,),
         answer="object",
     ),
     Endpoint(
-        method="GET",
-        path="/agents/summary/status",
-        tag="Agents",
-        summary="How many agents are in which state",
-        function=_agent("get_agents_summary_status"),
+        "GET /agents/summary/status",
+        "How many agents are in which state",
+        _agent("get_agents_summary_status"),
         answer="object",
     ),
+    Endpoint("GET /agents/summary/os", "The platforms of all agents", _agent("get_agents_summary_os")),
     Endpoint(
-        method="GET",
-        path="/agents/summary/os",
-        tag="Agents",
-        summary="The platforms of all agents",
-        function=_agent("get_agents_summary_os"),
+        "GET /agents/{agent_id}/group/is_sync",
+        "Whether an agent has the files of its groups",
+        _agent("get_agents_sync_group"),
+        (AGENT_ID,),
     ),
     Endpoint(
-        method="GET",
-        path="/agents/{agent_id}/group/is_sync",
-        tag="Agents",
-        summary="Whether an agent has the files of its groups",
-        function=_agent("get_agents_sync_group"),
-        parameters=(AGENT_ID,),
+        "GET /agents/{agent_id}/key",
+        "The key of an agent, as it is imported there; for admins",
+        _agent("get_agents_keys"),
+        (AGENT_ID,),
     ),
+    Endpoint("POST /agents", "Add an agent", _agent("add_agent"), body=Body(model=NewAgent), answer="object"),
     Endpoint(
-        method="GET",
-        path="/agents/{agent_id}/key",
-        tag="Agents",
-        summary="The key of an agent, as it is imported there; for admins",
-        function=_agent("get_agents_keys"),
-        parameters=(AGENT_ID,),
-    ),
-    Endpoint(
-        method="POST",
-        path="/agents",
-        tag="Agents",
-        summary="Add an agent",
-        function=_agent("add_agent"),
-        body=Body(model=NewAgent),
-        answer="object",
-    ),
-    Endpoint(
-        method="POST",
-        path="/agents/insert",
-        tag="Agents",
-        summary="Add an agent that has an id and a key already",
-        function=_agent("add_agent"),
+        "POST /agents/insert",
+        "Add an agent that has an id and a key already",
+        _agent("add_agent"),
         body=Body(model=KnownAgent),
         answer="object",
     ),
     Endpoint(
-        method="POST",
-        path="/agents/insert/quick",
-        tag="Agents",
-        summary="Add an agent by its name alone",
-        function=_agent("add_agent"),
-        parameters=(
+        "POST /agents/insert/quick",
+        "Add an agent by its name alone",
+        _agent("add_agent"),
+        (
             Parameter(
                 name="agent_name",
                 pattern=r"^[A-Za-z0-9._-]{1,128}$",
@@ -205,12 +171,10 @@ AGENT_ENDPOINTS = (
         answer="object",
     ),
     Endpoint(
-        method="DELETE",
-        path="/agents",
-        tag="Agents",
-        summary="Delete agents that meet all conditions",
-        function=_agent("delete_agents"),
-        parameters=(
+        "DELETE /agents",
+        "Delete agents that meet all conditions",
+        _agent("delete_agents"),
+        (
             _ALL_OR_AGENTS,
             msgspec.structs.replace(_STATUS, is_required=True),
             *(
@@ -224,45 +188,32 @@ AGENT_ENDPOINTS = (
         constants={"filters": {}},
     ),
     Endpoint(
-        method="PUT",
-        path="/agents/group",
-        tag="Agents",
-        summary="Put agents into a group",
-        function=_agent("assign_agents_to_group", is_async=True),
-        parameters=(_GROUP, AGENTS, _SINGLE),
+        "PUT /agents/group", "Put agents into a group", _agent("assign_agents_to_group"), (_GROUP, AGENTS, _SINGLE)
     ),
     Endpoint(
-        method="DELETE",
-        path="/agents/group",
-        tag="Agents",
-        summary="Take agents out of a group",
-        function=_agent("remove_agents_from_group", is_async=True),
-        parameters=(_GROUP, _ALL_OR_AGENTS),
+        "DELETE /agents/group",
+        "Take agents out of a group",
+        _agent("remove_agents_from_group"),
+        (_GROUP, _ALL_OR_AGENTS),
     ),
     Endpoint(
-        method="PUT",
-        path="/agents/{agent_id}/group/{group_id}",
-        tag="Agents",
-        summary="Put an agent into a group",
-        function=_agent("assign_agents_to_group", is_async=True),
-        parameters=(AGENT_ID, GROUP_ID, _SINGLE),
+        "PUT /agents/{agent_id}/group/{group_id}",
+        "Put an agent into a group",
+        _agent("assign_agents_to_group"),
+        (AGENT_ID, GROUP_ID, _SINGLE),
     ),
     Endpoint(
-        method="DELETE",
-        path="/agents/{agent_id}/group/{group_id}",
-        tag="Agents",
-        summary="Take an agent out of a group",
-        function=_agent("remove_agent_from_group", is_async=True),
-        parameters=(AGENT_ID, GROUP_ID),
+        "DELETE /agents/{agent_id}/group/{group_id}",
+        "Take an agent out of a group",
+        _agent("remove_agent_from_group"),
+        (AGENT_ID, GROUP_ID),
         answer="message",
     ),
     Endpoint(
-        method="DELETE",
-        path="/agents/{agent_id}/group",
-        tag="Agents",
-        summary="Take an agent out of some groups, or of all",
-        function=_agent("remove_agent_from_groups", is_async=True),
-        parameters=(
+        "DELETE /agents/{agent_id}/group",
+        "Take an agent out of some groups, or of all",
+        _agent("remove_agent_from_groups"),
+        (
             AGENT_ID,
             Parameter(
                 name="groups_list", kind="texts", pattern=NAME, keyword="group_list", about="Groups; all without it."
@@ -273,33 +224,21 @@ AGENT_ENDPOINTS = (
 
 GROUP_ENDPOINTS = (
     Endpoint(
-        method="GET",
-        path="/groups",
-        tag="Groups",
-        summary="Groups, with how many agents they have",
-        function=_agent("get_agent_groups"),
-        parameters=(
+        "GET /groups",
+        "Groups, with how many agents they have",
+        _agent("get_agent_groups"),
+        (
             Parameter(name="groups_list", kind="texts", pattern=NAME, keyword="group_list", about="Names of groups."),
             _HASH,
             *list_parameters("words", sort="name"),
         ),
     ),
+    Endpoint("POST /groups", "Make a group", _agent("create_group"), body=Body(model=NewGroup), answer="message"),
     Endpoint(
-        method="POST",
-        path="/groups",
-        tag="Groups",
-        summary="Make a group",
-        function=_agent("create_group"),
-        body=Body(model=NewGroup),
-        answer="message",
-    ),
-    Endpoint(
-        method="DELETE",
-        path="/groups",
-        tag="Groups",
-        summary="Delete groups; their agents stay",
-        function=_agent("delete_groups"),
-        parameters=(
+        "DELETE /groups",
+        "Delete groups; their agents stay",
+        _agent("delete_groups"),
+        (
             Parameter(
                 name="groups_list",
                 kind="texts",
@@ -312,29 +251,23 @@ GROUP_ENDPOINTS = (
         ),
     ),
     Endpoint(
-        method="GET",
-        path="/groups/{group_id}/agents",
-        tag="Groups",
-        summary="The agents of a group",
-        function=_agent("get_agents_in_group"),
-        parameters=(GROUP_ID, *list_parameters("objects"), _STATUS),
+        "GET /groups/{group_id}/agents",
+        "The agents of a group",
+        _agent("get_agents_in_group"),
+        (GROUP_ID, *list_parameters("objects"), _STATUS),
         constants={"filters": {}},
     ),
     Endpoint(
-        method="GET",
-        path="/groups/{group_id}/files",
-        tag="Groups",
-        summary="The files of a group, with their digests",
-        function=_agent("get_group_files"),
-        parameters=(GROUP_ID, _HASH, *list_parameters("words", sort="filename")),
+        "GET /groups/{group_id}/files",
+        "The files of a group, with their digests",
+        _agent("get_group_files"),
+        (GROUP_ID, _HASH, *list_parameters("words", sort="filename")),
     ),
     Endpoint(
-        method="GET",
-        path="/groups/{group_id}/files/{file_name}",
-        tag="Groups",
-        summary="A file of a group",
-        function=_agent("get_file_conf"),
-        parameters=(
+        "GET /groups/{group_id}/files/{file_name}",
+        "A file of a group",
+        _agent("get_file_conf"),
+        (
             GROUP_ID,
             Parameter(name="file_name", place="path", pattern=FILE_NAME, keyword="filename", about="A file's name."),
             Parameter(

@@ -38,19 +38,16 @@ def _files(word: str, words: str) -> tuple[Endpoint, ...]:
     """Returns the endpoints of one kind of files. `word`: rule or decoder; `words`: as in the path."""
     directory = _directory(rf"^(etc|ruleset)/{words}{_TREE}")
     name = _file_name(XML_NAME)
-    tag = words.capitalize()
 
     def function(qualname: str, request_type: RequestType) -> Function:
-        return Function(module=f"wazuh.{word}", qualname=qualname, request_type=request_type)
+        return Function(f"wazuh.{word}", qualname, request_type)
 
     return (
         Endpoint(
-            method="GET",
-            path=f"/{words}/files",
-            tag=tag,
-            summary=f"The files with {words}",
-            function=function(f"get_{words}_files", LOCAL_ANY),
-            parameters=(
+            f"GET /{words}/files",
+            f"The files with {words}",
+            function(f"get_{words}_files", LOCAL_ANY),
+            (
                 *list_parameters("words", sort="filename"),
                 _STATUS_OF_FILE,
                 Parameter(name="filename", kind="texts", pattern=XML_NAME, about="Names of files, comma separated."),
@@ -58,30 +55,24 @@ def _files(word: str, words: str) -> tuple[Endpoint, ...]:
             ),
         ),
         Endpoint(
-            method="GET",
-            path=f"/{words}/files/{{filename}}",
-            tag=tag,
-            summary=f"A file with {words}",
-            function=function(f"get_{word}_file", LOCAL_MASTER),
-            parameters=(name, directory, RAW),
+            f"GET /{words}/files/{{filename}}",
+            f"A file with {words}",
+            function(f"get_{word}_file", LOCAL_MASTER),
+            (name, directory, RAW),
             raw_type="application/xml",
         ),
         Endpoint(
-            method="PUT",
-            path=f"/{words}/files/{{filename}}",
-            tag=tag,
-            summary=f"Upload a file with {words} to the master; it goes to all nodes",
-            function=function(f"upload_{word}_file", LOCAL_MASTER),
-            parameters=(name, directory, _OVERWRITE),
+            f"PUT /{words}/files/{{filename}}",
+            f"Upload a file with {words} to the master; it goes to all nodes",
+            function(f"upload_{word}_file", LOCAL_MASTER),
+            (name, directory, _OVERWRITE),
             body=_TEXT,
         ),
         Endpoint(
-            method="DELETE",
-            path=f"/{words}/files/{{filename}}",
-            tag=tag,
-            summary=f"Delete a file with {words}",
-            function=function(f"delete_{word}_file", LOCAL_MASTER),
-            parameters=(name, directory),
+            f"DELETE /{words}/files/{{filename}}",
+            f"Delete a file with {words}",
+            function(f"delete_{word}_file", LOCAL_MASTER),
+            (name, directory),
         ),
     )
 
@@ -97,7 +88,7 @@ def _parsed(word: str, words: str) -> tuple[Parameter, ...]:
 
 
 def _ruleset(module: str, name: str) -> Function:
-    return Function(module=f"wazuh.{module}", qualname=name, request_type=LOCAL_ANY)
+    return Function(f"wazuh.{module}", name, LOCAL_ANY)
 
 
 def _value(name: str, about: str, pattern: str = VALUE, keyword: str = "") -> Parameter:
@@ -107,12 +98,10 @@ def _value(name: str, about: str, pattern: str = VALUE, keyword: str = "") -> Pa
 _VALUES = (OFFSET, LIMIT, searching("words"))
 PARSED = (
     Endpoint(
-        method="GET",
-        path="/rules",
-        tag="Rules",
-        summary="Rules of all files that the node loads",
-        function=_ruleset("rule", "get_rules"),
-        parameters=(
+        "GET /rules",
+        "Rules of all files that the node loads",
+        _ruleset("rule", "get_rules"),
+        (
             Parameter(name="rule_ids", kind="texts", pattern=r"^[0-9]{1,20}$", about="Ids of rules, comma separated."),
             *_parsed("rule", "rules"),
             _value("group", "Rules of this group."),
@@ -123,32 +112,21 @@ PARSED = (
             ),
         ),
     ),
+    Endpoint("GET /rules/groups", "The groups of rules", _ruleset("rule", "get_groups"), _VALUES),
     Endpoint(
-        method="GET",
-        path="/rules/groups",
-        tag="Rules",
-        summary="The groups of rules",
-        function=_ruleset("rule", "get_groups"),
-        parameters=_VALUES,
-    ),
-    Endpoint(
-        method="GET",
-        path="/rules/requirement/{requirement}",
-        tag="Rules",
-        summary="The requirements of a standard that rules are for",
-        function=_ruleset("rule", "get_requirement"),
-        parameters=(
+        "GET /rules/requirement/{requirement}",
+        "The requirements of a standard that rules are for",
+        _ruleset("rule", "get_requirement"),
+        (
             Parameter(name="requirement", place="path", choices=tuple(STANDARDS), is_lowered=True, about="A standard."),
             *_VALUES,
         ),
     ),
     Endpoint(
-        method="GET",
-        path="/decoders",
-        tag="Decoders",
-        summary="Decoders of all files that the node loads",
-        function=_ruleset("decoder", "get_decoders"),
-        parameters=(
+        "GET /decoders",
+        "Decoders of all files that the node loads",
+        _ruleset("decoder", "get_decoders"),
+        (
             Parameter(
                 name="decoder_names", kind="texts", pattern=VALUE, keyword="names", about="Names, comma separated."
             ),
@@ -156,65 +134,53 @@ PARSED = (
         ),
     ),
     Endpoint(
-        method="GET",
-        path="/decoders/parents",
-        tag="Decoders",
-        summary="Decoders that are no children of others",
-        function=_ruleset("decoder", "get_decoders"),
-        parameters=_parsed("decoder", "decoders"),
+        "GET /decoders/parents",
+        "Decoders that are no children of others",
+        _ruleset("decoder", "get_decoders"),
+        _parsed("decoder", "decoders"),
         constants={"parents": True},
     ),
 )
 
 
 def _list_function(name: str) -> Function:
-    return Function(module="wazuh.cdb_list", qualname=name, request_type=LOCAL_MASTER)
+    return Function("wazuh.cdb_list", name, LOCAL_MASTER)
 
 
 _LIST_DIRECTORY = _directory(rf"^(etc|ruleset)/lists{_TREE}")
 _LIST_NAMES = Parameter(name="filename", kind="texts", pattern=LIST_NAME, about="Names of lists, comma separated.")
 LISTS = (
     Endpoint(
-        method="GET",
-        path="/lists",
-        tag="Lists",
-        summary="CDB lists with what is in them",
-        function=_list_function("get_lists"),
-        parameters=(*list_parameters("words"), _LIST_NAMES, _LIST_DIRECTORY),
+        "GET /lists",
+        "CDB lists with what is in them",
+        _list_function("get_lists"),
+        (*list_parameters("words"), _LIST_NAMES, _LIST_DIRECTORY),
     ),
     Endpoint(
-        method="GET",
-        path="/lists/files",
-        tag="Lists",
-        summary="The files with CDB lists",
-        function=_list_function("get_path_lists"),
-        parameters=(*list_parameters("words"), _LIST_NAMES, _LIST_DIRECTORY),
+        "GET /lists/files",
+        "The files with CDB lists",
+        _list_function("get_path_lists"),
+        (*list_parameters("words"), _LIST_NAMES, _LIST_DIRECTORY),
     ),
     Endpoint(
-        method="GET",
-        path="/lists/files/{filename}",
-        tag="Lists",
-        summary="A CDB list",
-        function=_list_function("get_list_file"),
-        parameters=(_file_name(LIST_NAME, is_listed=True), RAW),
+        "GET /lists/files/{filename}",
+        "A CDB list",
+        _list_function("get_list_file"),
+        (_file_name(LIST_NAME, is_listed=True), RAW),
         raw_type="text/plain",
     ),
     Endpoint(
-        method="PUT",
-        path="/lists/files/{filename}",
-        tag="Lists",
-        summary="Upload a CDB list to the master; it goes to all nodes",
-        function=_list_function("upload_list_file"),
-        parameters=(_file_name(LIST_NAME), _OVERWRITE),
+        "PUT /lists/files/{filename}",
+        "Upload a CDB list to the master; it goes to all nodes",
+        _list_function("upload_list_file"),
+        (_file_name(LIST_NAME), _OVERWRITE),
         body=_TEXT,
     ),
     Endpoint(
-        method="DELETE",
-        path="/lists/files/{filename}",
-        tag="Lists",
-        summary="Delete a CDB list",
-        function=_list_function("delete_list_file"),
-        parameters=(_file_name(LIST_NAME),),
+        "DELETE /lists/files/{filename}",
+        "Delete a CDB list",
+        _list_function("delete_list_file"),
+        (_file_name(LIST_NAME),),
     ),
 )
 _RULES, _DECODERS = ([one for one in PARSED if one.tag == tag] for tag in ("Rules", "Decoders"))
