@@ -37,7 +37,7 @@ from clusterd.listening.strangers import StrangerLines
 from clusterd.messages.journal import AnyEvent
 from clusterd.settings import ApiSettings, Limits, Secret
 from clusterd.users import User, UserProblem
-from clusterd.wire.results import INTERNAL_ERROR, WireException, WireResult, shorten
+from clusterd.wire.results import WireException, WireResult, shorten
 
 MOST_PATH_SHOWN = 200
 READERS = "has the role reader: only an admin may change something or see keys (clusterd api user role)"
@@ -140,7 +140,7 @@ class Api:
             return Refused(400, "the request ended before it was whole").response()
         except Exception:
             self._say("ERROR", f"{request.method} {_shown_path(request)} met a bug:\n{stacks.told()}")
-            return failure_response(WireException(1000, None, wire_class=INTERNAL_ERROR))
+            return failure_response(WireException(1000, None))
 
     def _finished(self, response: Response) -> Response:
         self.counters.requests += 1
@@ -262,7 +262,7 @@ async def _rendered(
     else:
         content = result.fields.get("result")
         if not isinstance(content, dict):
-            raise WireException(1000, "a result without an object", wire_class=INTERNAL_ERROR, cmd_error=True)
+            raise WireException(1000, "a result without an object", cmd_error=True)
         # As in stock, the text of a rule, decoder or list is under `message`, that of a group's file under `data`.
         text = content.get("message", content.get("data"))
         if endpoint.raw_type and arguments.get("raw") and isinstance(text, str):

@@ -7,7 +7,7 @@ from typing import Any
 from starlette.responses import Response
 
 from clusterd.api.jsontext import dump
-from clusterd.wire.results import BAD_REQUEST, WireException
+from clusterd.wire.results import WireException
 
 MEDIA_TYPE = "application/problem+json; charset=utf-8"
 STATUS = {
@@ -42,7 +42,7 @@ def failure_response(failure: WireException, *, pretty: bool = False) -> Respons
     empty."""
     if failure.code == 3012:
         # The daemon's socket has no meaning for a caller of the API (dapi.md 5.1).
-        failure = WireException(3013, failure.extra_message, wire_class=BAD_REQUEST)
+        failure = WireException(3013, failure.extra_message)
     body: dict[str, Any] = {"title": failure.fields()["title"], "detail": failure.message}
     if failure.remediation:
         body["remediation"] = failure.remediation

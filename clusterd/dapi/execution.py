@@ -19,7 +19,7 @@ from clusterd.dapi.ruleset.config import loaded_names
 from clusterd.errors import ClusterError
 from clusterd.settings import Settings
 from clusterd.wdb.blocking import BlockingDatabase
-from clusterd.wire.results import INTERNAL_ERROR, PERMISSION_ERROR, WireException, WireResult, class_of_code
+from clusterd.wire.results import INTERNAL_ERROR, WireException, WireResult
 
 LOG = "WAZUH_HOME/logs/cluster.log"
 INTERNAL = frozenset({"WazuhException", INTERNAL_ERROR, "WazuhClusterError", "WazuhHAPHelperError"})
@@ -78,7 +78,7 @@ def must_name(function: RegisteredFunction, request: ApiRequest) -> None:
     """Looks at the request as it came: permissions fill in what it does not name. Raises WireException 1000."""
     wanted = function.arguments.one_of
     if wanted and all(_is_nothing(request.f_kwargs.get(name)) for name in wanted):
-        raise WireException(1000, f"one of {', '.join(wanted)} must be given", wire_class=INTERNAL_ERROR)
+        raise WireException(1000, f"one of {', '.join(wanted)} must be given")
 
 
 def _is_nothing(value: Any) -> bool:
@@ -100,7 +100,7 @@ def check_daemons(request: ApiRequest, settings: Settings, *, serves_store: bool
     missing = not_ready(settings.root, request.basic_services, serves_store=serves_store)
     if missing:
         extra = {"node_name": settings.cluster.node_name, "not_ready_daemons": ", ".join(missing)}
-        raise WireException(1017, extra, wire_class=INTERNAL_ERROR)
+        raise WireException(1017, extra)
 
 
 def as_value(returned: Any) -> Value:
@@ -130,7 +130,7 @@ def as_answer(failure: ClusterError, node: str) -> WireException:
     if isinstance(failure, WireException):
         answer = failure
     else:
-        answer = WireException(failure.code, failure.extra, wire_class=class_of_code(failure.code))
+        answer = WireException(failure.code, failure.extra)
     if not answer.dapi_errors:
         shown: dict[str, Any] = {"error": answer.message}
         if answer.wire_class in INTERNAL:
@@ -142,9 +142,9 @@ def as_answer(failure: ClusterError, node: str) -> WireException:
 def unexpected(node: str) -> WireException:
     """Returns the answer for a function that failed unexpectedly. It shows no internal details (dapi.md 8, number
     15)."""
-    return WireException(1000, None, wire_class=INTERNAL_ERROR, dapi_errors={node: {"error": UNEXPECTED}})
+    return WireException(1000, None, dapi_errors={node: {"error": UNEXPECTED}})
 
 
 def refused(text: str, node: str) -> WireException:
     """Returns the answer to a function that this asker may not call, or not in this way."""
-    return WireException(4000, text, wire_class=PERMISSION_ERROR, dapi_errors={node: {"error": text}})
+    return WireException(4000, text, dapi_errors={node: {"error": text}})

@@ -17,7 +17,7 @@ from clusterd.messages.api import CombineAnswers, FunctionDone, NodeRequest, Pla
 from clusterd.messages.base import INLINE_BYTES, Text
 from clusterd.settings import Settings
 from clusterd.wdb.blocking import BlockingDatabase
-from clusterd.wire.results import INTERNAL_ERROR, WireException, WireResult, dump_json, load_json
+from clusterd.wire.results import WireException, WireResult, dump_json, load_json
 
 
 def run_function(
@@ -73,10 +73,10 @@ def _answer_of(text: Text) -> Value:
     try:
         value = load_json(read_text(text))
     except ClusterError as failure:
-        return WireException(1000, str(failure), wire_class=INTERNAL_ERROR)
+        return WireException(1000, str(failure))
     if isinstance(value, WireResult | WireException):
         return value
-    return WireException(1000, "a node's answer is neither a result nor an exception", wire_class=INTERNAL_ERROR)
+    return WireException(1000, "a node's answer is neither a result nor an exception")
 
 
 def read_text(text: Text) -> bytes:

@@ -67,7 +67,8 @@ class WireException(ClusterError):
     """An exception as it crosses the wire: class name, code, and the detail for the readable text.
 
     `extra_message`: text, a mapping that fills the placeholders of the code's message, or None. `ids` has a meaning
-    only for classes of the WazuhError family. `title`: None for that of the class.
+    only for classes of the WazuhError family. `wire_class`: None for the code's usual class. `title`: None for that of
+    the class.
     """
 
     def __init__(
@@ -75,7 +76,7 @@ class WireException(ClusterError):
         code: int,
         extra_message: str | Mapping[str, Any] | None = None,
         *,
-        wire_class: str = CLUSTER_ERROR,
+        wire_class: str | None = None,
         remediation: str | None = None,
         cmd_error: bool = False,
         dapi_errors: Mapping[str, Any] | None = None,
@@ -83,8 +84,8 @@ class WireException(ClusterError):
         title: str | None = None,
     ) -> None:
         super().__init__(code, extra_message if isinstance(extra_message, str) else None)
-        self.wire_class = wire_class
-        self.title = title or _TITLES[wire_class]
+        self.wire_class = wire_class or class_of_code(code)
+        self.title = title or _TITLES[self.wire_class]
         self.extra_message = extra_message
         self.remediation = remediation
         self.cmd_error = cmd_error
@@ -156,27 +157,10 @@ def dump_json(value: object) -> bytes:
 
 
 def encode_exception(
-    code: int,
-    extra: str | Mapping[str, Any] | None = None,
-    *,
-    wire_class: str | None = None,
-    remediation: str | None = None,
-    cmd_error: bool = False,
-    dapi_errors: Mapping[str, Any] | None = None,
-    ids: Sequence[Any] = (),
+    code: int, extra: str | Mapping[str, Any] | None = None, *, remediation: str | None = None
 ) -> bytes:
-    """The payload of an `err`. `wire_class`: None for the code's usual class."""
-    return dump_json(
-        WireException(
-            code,
-            extra,
-            wire_class=wire_class or class_of_code(code),
-            remediation=remediation,
-            cmd_error=cmd_error,
-            dapi_errors=dapi_errors,
-            ids=ids,
-        )
-    )
+    """The payload of an `err`."""
+    return dump_json(WireException(code, extra, remediation=remediation))
 
 
 def encode_failure(error: ClusterError) -> bytes:
@@ -375,4 +359,4 @@ def _cannot_decode(encoded: Mapping[str, Any]) -> WireException:
     shown = reprlib.Repr()
     shown.maxlevel, shown.maxstring = 4, 100
     text = f"Wazuh object cannot be decoded from JSON {shown.repr(dict(encoded))}"
-    return WireException(1000, text, wire_class=INTERNAL_ERROR, cmd_error=True)
+    return WireException(1000, text, cmd_error=True)

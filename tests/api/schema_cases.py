@@ -25,6 +25,7 @@ from clusterd.api.table import ENDPOINTS
 from clusterd.api.tokens import Tokens
 from clusterd.dapi.functions.table import FUNCTIONS
 from clusterd.dapi.protocol.items import Items
+from clusterd.dapi.protocol.policy import find
 from clusterd.dapi.protocol.registry import arguments_of
 from clusterd.dapi.protocol.request import ApiRequest
 from tests.api.harness import SECRET, Answer, Door, FakeNode, plain
@@ -43,10 +44,11 @@ BOUNDED = hypothesis.settings(
 
 def checking(request: ApiRequest) -> Answer:
     """Checks the arguments as the function would, and returns an answer of its kind."""
-    function = FUNCTIONS.find(request.f)
+    function, row = FUNCTIONS.find(request.f), find(request.f)
     assert function is not None
-    assert request.request_type in function.types
-    routed = {"node_id", "node_list"} if function.types & {"distributed_master"} else set()
+    assert row is not None
+    assert request.request_type in row.types
+    routed = {"node_id", "node_list"} if row.types & {"distributed_master"} else set()
     arguments_of(function, {key: value for key, value in request.f_kwargs.items() if key not in routed})
     if function.module == "wazuh.core.cluster.control":
         return plain({"etc/rules/a.xml": "00"})

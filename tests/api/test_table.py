@@ -48,7 +48,7 @@ def test_a_call_becomes_the_request_that_the_function_takes(
     if function is not None:
         given = {key: value for key, value in request.f_kwargs.items() if key not in ("node_id", "node_list")}
         assert isinstance(arguments_of(function, given), function.arguments)
-        assert request.request_type in function.types
+        assert request.request_type in policy_row(module, name).types
     assert request.is_async == policy_row(module, name).is_coroutine
     is_about_nodes = "node_id" in arguments or name in ("get_nodes_info", "get_health_nodes")
     assert request.nodes == (door.node.names if is_about_nodes else ())

@@ -6,6 +6,7 @@ import pytest
 
 from clusterd.api.table import ENDPOINTS
 from clusterd.dapi.functions.table import FUNCTIONS
+from clusterd.dapi.protocol.policy import find
 from clusterd.wire.results import WireCallable
 
 LA, LM, DM = "local_any", "local_master", "distributed_master"
@@ -70,9 +71,11 @@ def test_function_of_the_first_version_is_registered(request_type: str, name: st
     words = name.split(".")
     place = -2 if words[-2][0].isupper() else -1
     module = ".".join(words[:place] if words[0] == "api" else ["wazuh", *words[:place]])
-    function = FUNCTIONS.find(WireCallable(words[-1], module, ".".join(words[place:])))
-    assert function is not None
-    assert {"LA": LA, "LM": LM, "DM": DM}[request_type] in function.types
+    asked = WireCallable(words[-1], module, ".".join(words[place:]))
+    row = find(asked)
+    assert FUNCTIONS.find(asked) is not None
+    assert row is not None
+    assert {"LA": LA, "LM": LM, "DM": DM}[request_type] in row.types
 
 
 @pytest.mark.parametrize(("method", "path", "name"), [(row[0], row[1], row[-1]) for row in ROWS if row[0] != "-"])
@@ -84,6 +87,7 @@ def test_endpoint_of_the_first_version_asks_its_function(method: str, path: str,
 def test_no_endpoint_asks_what_is_not_registered() -> None:
     for endpoint in ENDPOINTS:
         asked = endpoint.function
-        found = FUNCTIONS.find(WireCallable(asked.qualname.rpartition(".")[2], asked.module, asked.qualname))
-        assert found is not None, endpoint.path
-        assert asked.request_type in found.types
+        row = find(asked.name)
+        assert FUNCTIONS.find(asked.name) is not None, endpoint.path
+        assert row is not None
+        assert asked.request_type in row.types

@@ -101,7 +101,6 @@ def test_every_function_of_clusterd_has_its_row() -> None:
     for function in FUNCTIONS:
         row = find(WireCallable(function.shown, function.module, function.qualname))
         assert row is not None, function.shown
-        assert row.types == function.types, function.shown
         changes = any(not need.action.endswith((":read", ":status")) for need in function.needs)
         assert row.changes == changes or (row.changes and not function.needs), function.shown
 

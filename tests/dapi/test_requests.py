@@ -100,7 +100,7 @@ class Wanted(Arguments, frozen=True):
 registry = Registry()
 
 
-@registry.function("wazuh.agent", "get_agents", LOCAL_MASTER, needs=())
+@registry.function("wazuh.agent", "get_agents", needs=())
 def get_agents(call: Call, given: Wanted) -> dict[str, int]:
     return {"limit": given.limit}
 

@@ -84,6 +84,6 @@ def _state(daemon: str, files: frozenset[str], pids: list[int]) -> str:
     try:
         return "running" if any(is_process(pid) for pid in pids) else "failed"
     except OSError as failure:
-        from clusterd.wire.results import INTERNAL_ERROR, WireException  # takes longer to load than all else here
+        from clusterd.wire.results import WireException  # takes longer to load than all else here
 
-        raise WireException(1913, str(failure), wire_class=INTERNAL_ERROR) from None
+        raise WireException(1913, str(failure)) from None

@@ -10,7 +10,7 @@ from typing import Any
 
 from clusterd.rundir import AUTH_SOCKET
 from clusterd.wdb.stream import PREFIX_BYTES, frame
-from clusterd.wire.results import BAD_REQUEST, INTERNAL_ERROR, NOT_FOUND, WireException, shorten
+from clusterd.wire.results import BAD_REQUEST, WireException, shorten
 
 WHO = "clusterd_who"
 """Member of a request to a store of ours (clusterd/store/auth_request.py)."""
@@ -55,7 +55,7 @@ def ask_authd(
                 try:
                     asked.append(stack.enter_context(_sent(root, {"function": function, "arguments": one} | asker)))
                 except OSError as failure:
-                    asked.append(WireException(1013, f"auth: {failure.strerror or failure}", wire_class=INTERNAL_ERROR))
+                    asked.append(WireException(1013, f"auth: {failure.strerror or failure}"))
             heard_at, is_silent = time.monotonic(), True
             for connection in asked:
                 if isinstance(connection, WireException):
@@ -111,14 +111,14 @@ def _answer(connection: socket.socket) -> dict[str, Any] | str | WireException |
 
 
 def _failed(why: str) -> WireException:
-    return WireException(1014, f"auth: {shorten(why, 200)}", wire_class=INTERNAL_ERROR)
+    return WireException(1014, f"auth: {shorten(why, 200)}")
 
 
 def _refused(number: int, message: str) -> WireException:
     code = CODES.get(number)
     if code is None:
         return WireException(number, shorten(message, 200), wire_class=BAD_REQUEST)
-    return WireException(code, wire_class=NOT_FOUND if code == 1701 else BAD_REQUEST)
+    return WireException(code)
 
 
 def _exactly(connection: socket.socket, size: int) -> bytes:

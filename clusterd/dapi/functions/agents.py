@@ -7,15 +7,14 @@ import msgspec
 
 from clusterd.agent_keys import importable
 from clusterd.dapi.files.group_tree import group_exists, merged_directory, merged_sum
-from clusterd.dapi.protocol.access import MANAGER, agent_ids, agent_keys
+from clusterd.dapi.protocol.access import MANAGER, agent_ids, agent_keys, no_agent
 from clusterd.dapi.protocol.actions import EVERY_AGENT, SOME_AGENTS, SOME_GROUPS
 from clusterd.dapi.protocol.items import Items
 from clusterd.dapi.protocol.registry import Arguments, Call, Registry
-from clusterd.dapi.protocol.request import LOCAL_MASTER
 from clusterd.dapi.query.agent_query import AgentQuery, count_distinct, find_agents, member_of
 from clusterd.dapi.query.sql_condition import Condition, all_of, among
 from clusterd.dapi.query.table_query import TableArguments
-from clusterd.wire.results import BAD_REQUEST, NOT_FOUND, WireException
+from clusterd.wire.results import WireException
 
 registry = Registry()
 AGENTS = (
@@ -58,36 +57,31 @@ class SomeAgents(Arguments, frozen=True):
     agent_list: list[str] | None = None
 
 
-@registry.function("wazuh.agent", "get_agents", LOCAL_MASTER, needs=(SOME_AGENTS,))
+@registry.function("wazuh.agent", "get_agents", needs=(SOME_AGENTS,))
 def get_agents(call: Call, given: AgentList) -> Items:
     """Returns the agents that pass the filters. Ids without a key are failed items 1701."""
     return _listed(call, given, given.agent_list, given.filters or {})
 
 
-@registry.function(
-    "wazuh.agent",
-    "get_agents_in_group",
-    LOCAL_MASTER,
-    needs=(SOME_GROUPS, SOME_AGENTS),
-)
+@registry.function("wazuh.agent", "get_agents_in_group", needs=(SOME_GROUPS, SOME_AGENTS))
 def get_agents_in_group(call: Call, given: GroupAgents) -> Items:
     """Returns the agents of one group. Raises WireException 1710 for a group that does not exist."""
     (group,) = given.group_list
     if not group_exists(call.root, group):
-        raise WireException(1710, wire_class=NOT_FOUND)
+        raise WireException(1710)
     filters = (given.filters or {}) | ({"status": given.status} if given.status is not None else {})
     # Not as a filter: there `null` means agents without a group, and it may be a group's name.
     return _listed(call, given, given.agent_list, filters, [member_of(group)])
 
 
-@registry.function("wazuh.agent", "get_outdated_agents", LOCAL_MASTER, needs=(SOME_AGENTS,))
+@registry.function("wazuh.agent", "get_outdated_agents", needs=(SOME_AGENTS,))
 def get_outdated_agents(call: Call, given: AgentList) -> Items:
     """Returns the agents whose version is known and differs from this node's."""
     other = Condition("(id <> 0 and version <> ?)", (f"Wazuh v{call.settings.clusterd.version}",))
     return _listed(call, given, given.agent_list, given.filters or {}, [other])
 
 
-@registry.function("wazuh.agent", "get_distinct_agents", LOCAL_MASTER, needs=(SOME_AGENTS,))
+@registry.function("wazuh.agent", "get_distinct_agents", needs=(SOME_AGENTS,))
 def get_distinct_agents(call: Call, given: DistinctAgents) -> Items:
     """Returns every combination of some fields, as agent objects with `count`; a field that an agent lacks is `N/A`.
     The total counts agents. Raises WireException 1403, 1724."""
@@ -97,7 +91,7 @@ def get_distinct_agents(call: Call, given: DistinctAgents) -> Items:
     return with_unknown(items, missing)
 
 
-@registry.function("wazuh.core.agent", "Agent.get_agents_overview", LOCAL_MASTER, needs=(EVERY_AGENT,))
+@registry.function("wazuh.core.agent", "Agent.get_agents_overview", needs=(EVERY_AGENT,))
 def get_agents_overview(call: Call, given: Overview) -> dict[str, Any]:
     """Returns `{"items", "totalItems"}`. Filters for status and node that join values with commas match any of them
     (dapi.md 7.3)."""
@@ -107,7 +101,7 @@ def get_agents_overview(call: Call, given: Overview) -> dict[str, Any]:
     return ({"items": found} if given.get_data else {}) | ({"totalItems": total} if given.count else {})
 
 
-@registry.function("wazuh.agent", "get_agents_sync_group", LOCAL_MASTER, needs=(SOME_AGENTS,))
+@registry.function("wazuh.agent", "get_agents_sync_group", needs=(SOME_AGENTS,))
 def get_agents_sync_group(call: Call, given: SomeAgents) -> Items:
     """Returns `{"id", "synced"}`: whether the agent has the files of its groups. It has if the digest that it reported
     last equals that of its groups' merged file on this node. Failed items 1701, 1703."""
@@ -129,7 +123,7 @@ def get_agents_sync_group(call: Call, given: SomeAgents) -> Items:
     return items
 
 
-@registry.function("wazuh.agent", "get_agents_keys", LOCAL_MASTER, needs=(SOME_AGENTS,))
+@registry.function("wazuh.agent", "get_agents_keys", needs=(SOME_AGENTS,))
 def get_agents_keys(call: Call, given: SomeAgents) -> Items:
     """Returns `{"id", "key"}`. The key is what an agent imports: its line of client.keys as Base64. Failed items 1701,
     1703."""
@@ -145,14 +139,12 @@ def get_agents_keys(call: Call, given: SomeAgents) -> Items:
         key = keys.get(agent_id)
         if key is not None:
             items.affected.append({"id": agent_id, "key": importable(key)})
-        elif agent_id == MANAGER:
-            items.fail(agent_id, WireException(1703, wire_class=BAD_REQUEST))
         else:
-            items.fail(agent_id, WireException(1701, wire_class=NOT_FOUND))
+            items.fail(agent_id, no_agent(agent_id))
     return items
 
 
-@registry.function("wazuh.agent", "get_agents_summary_status", LOCAL_MASTER, needs=(SOME_AGENTS,))
+@registry.function("wazuh.agent", "get_agents_summary_status", needs=(SOME_AGENTS,))
 def get_agents_summary_status(call: Call, given: SomeAgents) -> dict[str, Any]:
     """Counts agents by state, without agent 000."""
     ids, _ = known_agents(call, given.agent_list)
@@ -169,7 +161,7 @@ def get_agents_summary_status(call: Call, given: SomeAgents) -> dict[str, Any]:
     }
 
 
-@registry.function("wazuh.agent", "get_agents_summary_os", LOCAL_MASTER, needs=(SOME_AGENTS,))
+@registry.function("wazuh.agent", "get_agents_summary_os", needs=(SOME_AGENTS,))
 def get_agents_summary_os(call: Call, given: SomeAgents) -> Items:
     """Returns the platforms of the agents, sorted. Ids without a key are failed items 1701."""
     ids, missing = known_agents(call, given.agent_list)
@@ -183,7 +175,7 @@ def get_agents_summary_os(call: Call, given: SomeAgents) -> Items:
     return with_unknown(items, missing)
 
 
-@registry.function("wazuh.agent", "get_agents_summary", LOCAL_MASTER, needs=(SOME_AGENTS,))
+@registry.function("wazuh.agent", "get_agents_summary", needs=(SOME_AGENTS,))
 def get_agents_summary(call: Call, given: SomeAgents) -> dict[str, Any]:
     """Counts agents by state, including states that no agent is in, by platform and by group."""
     ids, _ = known_agents(call, given.agent_list)
@@ -211,7 +203,7 @@ def known_agents(call: Call, wanted: Sequence[str] | None) -> tuple[list[int] | 
 
 
 def with_unknown(items: Items, missing: Sequence[str]) -> Items:
-    items.fail_all(missing, WireException(1701, wire_class=NOT_FOUND))
+    items.fail_all(missing, WireException(1701))
     return items
 
 
@@ -237,10 +229,8 @@ def _rows(call: Call, wanted: Sequence[str] | None, items: Items, columns: str) 
     numbers = sorted(int(one) for one in named & registered)
     found = {row["id"]: row for row in call.database.rows_of(f"select id, {columns} from agent", "id", numbers)}
     for one in sorted(named) if wanted is not None else ():
-        if one == MANAGER:
-            items.fail(one, WireException(1703, wire_class=BAD_REQUEST))
-        elif one not in registered or int(one) not in found:
-            items.fail(one, WireException(1701, wire_class=NOT_FOUND))
+        if one not in registered or int(one) not in found:
+            items.fail(one, no_agent(one))
     return [(f"{number:03d}", found[number]) for number in numbers if number in found]
 
 

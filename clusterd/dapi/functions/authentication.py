@@ -9,9 +9,8 @@ import time
 from typing import Any
 
 from clusterd.dapi.protocol.registry import Arguments, Call, NoArguments, Registry, SyncCall
-from clusterd.dapi.protocol.request import LOCAL_MASTER
 from clusterd.users import LONGEST_PASSWORD, NAME, User, UserProblem, read_users
-from clusterd.wire.results import INTERNAL_ERROR, WireException
+from clusterd.wire.results import WireException
 
 registry = Registry()
 ROLE = 1
@@ -50,7 +49,7 @@ class Token(Arguments, frozen=True):
     origin_node_type: str = ""
 
 
-@registry.coroutine("api.authentication", "check_user_master", LOCAL_MASTER, checks_daemons=False, needs=())
+@registry.function("api.authentication", "check_user_master", checks_daemons=False, needs=())
 async def check_user_master(call: SyncCall, given: Credentials) -> dict[str, bool]:
     """Tells whether this is the user's password. Takes about 0.2 s, for unknown users too. Raises WireException 4000
     for a reader, 6000 for an asker that guesses."""
@@ -59,7 +58,7 @@ async def check_user_master(call: SyncCall, given: Credentials) -> dict[str, boo
     return {"result": await call.cluster.is_password(call.asker, given.user, given.password)}
 
 
-@registry.function("wazuh.rbac.preprocessor", "get_permissions", LOCAL_MASTER, checks_daemons=False, needs=())
+@registry.function("wazuh.rbac.preprocessor", "get_permissions", checks_daemons=False, needs=())
 def get_permissions(call: Call, given: Roles) -> dict[str, list[int]]:
     """Returns the user's roles: the only role for an admin, none for a reader, an unknown user or a login on behalf of
     another user."""
@@ -68,13 +67,13 @@ def get_permissions(call: Call, given: Roles) -> dict[str, list[int]]:
     return {"roles": [ROLE] if is_admin else []}
 
 
-@registry.function("api.authentication", "get_security_conf", LOCAL_MASTER, checks_daemons=False, needs=())
+@registry.function("api.authentication", "get_security_conf", checks_daemons=False, needs=())
 def get_security_conf(call: Call, given: NoArguments) -> dict[str, Any]:
     """Returns the lifetime of tokens, in seconds, and the mode of permissions."""
     return {"auth_token_exp_timeout": call.settings.clusterd.api.token_s, "rbac_mode": MODE}
 
 
-@registry.function("api.authentication", "check_token", LOCAL_MASTER, checks_daemons=False, needs=())
+@registry.function("api.authentication", "check_token", checks_daemons=False, needs=())
 def check_token(call: Call, given: Token) -> dict[str, Any]:
     """Tells whether a token that a worker's API issued is still valid: its user exists and has not changed the password
     since, its role is ours, and it has not expired. An invalid token has no policies."""
@@ -96,4 +95,4 @@ def _users(call: Call) -> dict[str, User]:
     try:
         return read_users(call.root)
     except UserProblem:
-        raise WireException(1000, "the users cannot be read", wire_class=INTERNAL_ERROR) from None
+        raise WireException(1000, "the users cannot be read") from None

@@ -5,9 +5,8 @@ from typing import Any
 from clusterd.dapi.protocol.actions import CLUSTER_STATUS, SOME_NODES, THIS_NODE
 from clusterd.dapi.protocol.items import Items
 from clusterd.dapi.protocol.registry import Arguments, Call, NoArguments, Registry, SyncCall
-from clusterd.dapi.protocol.request import DISTRIBUTED, LOCAL_ANY, LOCAL_MASTER
 from clusterd.dapi.query.arrays import ListArguments, cut_list
-from clusterd.wire.results import NOT_FOUND, WireException
+from clusterd.wire.results import WireException
 
 registry = Registry()
 MOST_NODES = 500
@@ -43,7 +42,7 @@ class RulesetStatus(Arguments, frozen=True):
     master_md5: dict[str, str]
 
 
-@registry.coroutine("wazuh.cluster", "get_nodes_info", LOCAL_MASTER, needs=(SOME_NODES,))
+@registry.function("wazuh.cluster", "get_nodes_info", needs=(SOME_NODES,))
 async def get_nodes_info(call: SyncCall, given: NodesInfo) -> Items:
     """Returns `{name, type, version, ip}` of each node; `q` is applied to the listing here (dapi.md 6.3). Nodes that
     are not connected are failed items and do not hide the others."""
@@ -69,11 +68,11 @@ async def _connected(call: SyncCall, wanted: list[str] | str | None) -> tuple[li
 
 
 def _with_absent(items: Items, absent: list[str]) -> Items:
-    items.fail_all(absent, WireException(1730, None, wire_class=NOT_FOUND))
+    items.fail_all(absent, WireException(1730, None))
     return items
 
 
-@registry.coroutine("wazuh.cluster", "get_health_nodes", LOCAL_MASTER, needs=(SOME_NODES,))
+@registry.function("wazuh.cluster", "get_health_nodes", needs=(SOME_NODES,))
 async def get_health_nodes(call: SyncCall, given: HealthNodes) -> Items:
     """Returns `{info, status}` of each node, sorted by name (dapi.md 1.7). Nodes that are not connected are failed
     items."""
@@ -90,15 +89,15 @@ async def get_health_nodes(call: SyncCall, given: HealthNodes) -> Items:
     return _with_absent(items, absent)
 
 
-@registry.coroutine("wazuh.cluster", "get_node_ruleset_integrity", LOCAL_MASTER, needs=())
-@registry.coroutine("wazuh.core.cluster.control", "get_node_ruleset_integrity", LOCAL_MASTER, LOCAL_ANY, needs=())
+@registry.function("wazuh.cluster", "get_node_ruleset_integrity", needs=())
+@registry.function("wazuh.core.cluster.control", "get_node_ruleset_integrity", needs=())
 async def get_node_ruleset_integrity(call: SyncCall, given: NoArguments) -> dict[str, str]:
     """Returns path to digest of rules, decoders and lists (dapi.md 1.8). Registered under two names: of the module that
     defines it and of one that imports it."""
     return await call.cluster.ruleset_hashes()
 
 
-@registry.coroutine("wazuh.cluster", "get_ruleset_sync_status", DISTRIBUTED, needs=(THIS_NODE,))
+@registry.function("wazuh.cluster", "get_ruleset_sync_status", needs=(THIS_NODE,))
 async def get_ruleset_sync_status(call: SyncCall, given: RulesetStatus) -> Items:
     """Tells whether this node has the master's rules, decoders and lists."""
     own = await call.cluster.ruleset_hashes()
@@ -112,14 +111,14 @@ async def get_ruleset_sync_status(call: SyncCall, given: RulesetStatus) -> Items
     )
 
 
-@registry.function("wazuh.cluster", "get_status_json", LOCAL_MASTER, checks_daemons=False, needs=(CLUSTER_STATUS,))
+@registry.function("wazuh.cluster", "get_status_json", checks_daemons=False, needs=(CLUSTER_STATUS,))
 def get_status_json(call: Call, given: NoArguments) -> dict[str, Any]:
     """Tells whether a cluster is configured and running. A node that answers is always running."""
     enabled = "no" if call.settings.cluster.disabled else "yes"
     return {"data": {"enabled": enabled, "running": "yes"}}
 
 
-@registry.function("wazuh.cluster", "get_node_wrapper", LOCAL_ANY, needs=(THIS_NODE,))
+@registry.function("wazuh.cluster", "get_node_wrapper", needs=(THIS_NODE,))
 def get_node_wrapper(call: Call, given: NoArguments) -> Items:
     """Returns this node's name, cluster and type."""
     cluster = call.settings.cluster
@@ -127,7 +126,7 @@ def get_node_wrapper(call: Call, given: NoArguments) -> Items:
     return Items("All selected information was returned", "", "No information was returned", affected=[item])
 
 
-@registry.function("wazuh.cluster", "read_config_wrapper", LOCAL_ANY, needs=(THIS_NODE,))
+@registry.function("wazuh.cluster", "read_config_wrapper", needs=(THIS_NODE,))
 def read_config_wrapper(call: Call, given: NoArguments) -> Items:
     """Returns the cluster's configuration on this node, without the key (dapi.md 8, number 7)."""
     return Items(

@@ -4,7 +4,6 @@ from clusterd.dapi.functions.ruleset_files import ListFiles, wanted_files
 from clusterd.dapi.protocol.actions import FILES
 from clusterd.dapi.protocol.items import Items
 from clusterd.dapi.protocol.registry import Call, Registry
-from clusterd.dapi.protocol.request import LOCAL_ANY
 from clusterd.dapi.query.arrays import Shape, cut_list
 from clusterd.dapi.ruleset.config import DECODERS, loaded_files
 from clusterd.dapi.ruleset.rows import all_rows, decoder_rows
@@ -22,7 +21,7 @@ class GetDecoders(ListFiles, frozen=True):
     parents: bool = False
 
 
-@registry.function(DECODERS.module, "get_decoders", LOCAL_ANY, needs=(FILES["decoder"].read,))
+@registry.function(DECODERS.module, "get_decoders", needs=(FILES["decoder"].read,))
 def get_decoders(call: Call, given: GetDecoders) -> Items:
     """Returns the decoders that pass all filters, by default sorted by file and position in it. A file that cannot be
     read is a failed item (1501, 1502). Raises WireException 1202 for an invalid status."""

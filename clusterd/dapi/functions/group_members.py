@@ -16,7 +16,7 @@ from clusterd.dapi.files.membership import (
     note_group,
 )
 from clusterd.dapi.files.membership import members as members_of
-from clusterd.dapi.protocol.access import agent_ids
+from clusterd.dapi.protocol.access import MANAGER, agent_ids, no_agent
 from clusterd.dapi.protocol.actions import (
     CHANGE_GROUP,
     CHANGE_GROUP_BY_ID,
@@ -26,12 +26,10 @@ from clusterd.dapi.protocol.actions import (
 )
 from clusterd.dapi.protocol.items import Items
 from clusterd.dapi.protocol.registry import Arguments, Call, Registry
-from clusterd.dapi.protocol.request import LOCAL_MASTER
 from clusterd.wdb.client import DatabaseError
-from clusterd.wire.results import BAD_REQUEST, NOT_FOUND, PERMISSION_ERROR, WireException
+from clusterd.wire.results import BAD_REQUEST, WireException
 
 registry = Registry()
-MANAGER = "000"
 OneName = Annotated[list[str], msgspec.Meta(min_length=1, max_length=1)]
 
 
@@ -65,12 +63,7 @@ class Left(Arguments, frozen=True):
     group_list: list[str] | None = None
 
 
-@registry.function(
-    "wazuh.agent",
-    "assign_agents_to_group",
-    LOCAL_MASTER,
-    needs=(MOVE_AGENTS, CHANGE_GROUP, REPLACE_GROUPS),
-)
+@registry.function("wazuh.agent", "assign_agents_to_group", needs=(MOVE_AGENTS, CHANGE_GROUP, REPLACE_GROUPS))
 def assign_agents_to_group(call: Call, given: Assigned) -> Items:
     """Returns the ids of the agents that entered the group. Failed items: 1701, 1703, 1751 for members, 1752 for agents
     whose only group this is, when it should replace others, 4000 for those in a group that may not be replaced, 1737
@@ -91,9 +84,9 @@ def assign_agents_to_group(call: Call, given: Assigned) -> Items:
     for agent_id, found in known.items():
         code = _obstacle(found, replace=given.replace)
         if code is not None:
-            items.fail(_shown(agent_id), WireException(code, wire_class=BAD_REQUEST))
+            items.fail(_shown(agent_id), WireException(code))
         elif agent_id in held:
-            items.fail(_shown(agent_id), WireException(4000, "Resource type: group:id", wire_class=PERMISSION_ERROR))
+            items.fail(_shown(agent_id), WireException(4000, "Resource type: group:id"))
         else:
             wanted.append(agent_id)
     _change(call, items, wanted, group, "override" if given.replace else "append", is_wanted=True)
@@ -101,10 +94,7 @@ def assign_agents_to_group(call: Call, given: Assigned) -> Items:
 
 
 @registry.function(
-    "wazuh.agent",
-    "remove_agents_from_group",
-    LOCAL_MASTER,
-    needs=(MOVE_AGENTS, CHANGE_GROUP_IF_NAMED, CHANGE_GROUP_BY_ID),
+    "wazuh.agent", "remove_agents_from_group", needs=(MOVE_AGENTS, CHANGE_GROUP_IF_NAMED, CHANGE_GROUP_BY_ID)
 )
 def remove_agents_from_group(call: Call, given: TakenOut) -> Items:
     """Returns the ids of the agents that left the group. Agents without another group are in `default` then. Failed
@@ -130,17 +120,12 @@ def remove_agents_from_group(call: Call, given: TakenOut) -> Items:
         if code is None:
             wanted.append(agent_id)
         elif given.agent_list is not None:
-            items.fail(_shown(agent_id), WireException(code, wire_class=BAD_REQUEST))
+            items.fail(_shown(agent_id), WireException(code))
     _change(call, items, wanted, group, "remove", is_wanted=False)
     return items
 
 
-@registry.function(
-    "wazuh.agent",
-    "remove_agent_from_group",
-    LOCAL_MASTER,
-    needs=(MOVE_AGENTS, CHANGE_GROUP),
-)
+@registry.function("wazuh.agent", "remove_agent_from_group", needs=(MOVE_AGENTS, CHANGE_GROUP))
 def remove_agent_from_group(call: Call, given: OneTakenOut) -> dict[str, Any]:
     """Returns `{"message"}`. Raises WireException 1701, 1703, 1710, 1734, 1745, 2003."""
     (agent,), (group,) = given.agent_list, given.group_list
@@ -150,12 +135,7 @@ def remove_agent_from_group(call: Call, given: OneTakenOut) -> dict[str, Any]:
     return {"message": f"Agent '{agent}' was removed from '{group}'"}
 
 
-@registry.function(
-    "wazuh.agent",
-    "remove_agent_from_groups",
-    LOCAL_MASTER,
-    needs=(MOVE_AGENTS, CHANGE_GROUP),
-)
+@registry.function("wazuh.agent", "remove_agent_from_groups", needs=(MOVE_AGENTS, CHANGE_GROUP))
 def remove_agent_from_groups(call: Call, given: Left) -> Items:
     """Returns the groups that the agent left. Without another group it is in `default`. Failed items: 1710, 1734, 1745
     for `default` if that is its only one. Raises WireException 1701, 1703, DatabaseError."""
@@ -168,11 +148,7 @@ def remove_agent_from_groups(call: Call, given: Left) -> Items:
     )
     current = groups_of(call.database, int(agent)) if agent in agent_ids(call.root) - {MANAGER} else None
     if current is None:
-        raise (
-            WireException(1703, wire_class=BAD_REQUEST)
-            if agent == MANAGER
-            else WireException(1701, wire_class=NOT_FOUND)
-        )
+        raise no_agent(agent)
     # When the request names no groups, `default` may stay: an agent that leaves all groups ends there.
     listed = [name for name in current if name != DEFAULT] if given.group_list is None else given.group_list
     left, gone = list(current), []
@@ -180,9 +156,9 @@ def remove_agent_from_groups(call: Call, given: Left) -> Items:
         if not group_exists(call.root, name):
             items.fail(name, _unknown_group())
         elif name not in left:
-            items.fail(name, WireException(1734, wire_class=BAD_REQUEST))
+            items.fail(name, WireException(1734))
         elif left == [DEFAULT] == [name]:
-            items.fail(name, WireException(1745, wire_class=BAD_REQUEST))
+            items.fail(name, WireException(1745))
         else:
             left.remove(name)
             gone.append(name)
@@ -227,10 +203,8 @@ def _known(call: Call, wanted: Sequence[str] | None, group: str, items: Items) -
     found = memberships(call.database, numbers, group)
     if wanted is not None:
         for one in sorted(named):
-            if one == MANAGER:
-                items.fail(one, WireException(1703, wire_class=BAD_REQUEST))
-            elif one not in registered or int(one) not in found:
-                items.fail(one, WireException(1701, wire_class=NOT_FOUND))
+            if one not in registered or int(one) not in found:
+                items.fail(one, no_agent(one))
     return {number: found[number] for number in numbers if number in found}
 
 
@@ -251,4 +225,4 @@ def _shown(agent_id: int) -> str:
 
 
 def _unknown_group() -> WireException:
-    return WireException(1710, wire_class=NOT_FOUND)
+    return WireException(1710)

@@ -23,12 +23,11 @@ from clusterd.dapi.files.tree_files import list_files, read_text
 from clusterd.dapi.protocol.actions import CREATE_GROUPS, DELETE_GROUPS, SOME_GROUPS
 from clusterd.dapi.protocol.items import Items
 from clusterd.dapi.protocol.registry import Arguments, Call, Registry
-from clusterd.dapi.protocol.request import LOCAL_MASTER
 from clusterd.dapi.query.arrays import ListArguments, Shape, cut_list
 from clusterd.dapi.ruleset.group_file import Form, UnknownForm, parse_group_file
 from clusterd.dapi.ruleset.xml import MalformedXml
 from clusterd.wdb.client import DatabaseError
-from clusterd.wire.results import BAD_REQUEST, INTERNAL_ERROR, NOT_FOUND, WireException
+from clusterd.wire.results import BAD_REQUEST, INTERNAL_ERROR, WireException
 from hashing.atomic import FileOps
 from hashing.errors import FileVanished, HashingError
 
@@ -88,7 +87,7 @@ class GroupFile(Arguments, frozen=True):
     raw: bool = False
 
 
-@registry.function("wazuh.agent", "get_agent_groups", LOCAL_MASTER, needs=(SOME_GROUPS,))
+@registry.function("wazuh.agent", "get_agent_groups", needs=(SOME_GROUPS,))
 def get_agent_groups(call: Call, given: GroupList) -> Items:
     """Returns the groups with the number of their agents and the hashes of merged.mg and agent.conf; the hash of a
     missing file is left out. Groups that do not exist are failed items 1710."""
@@ -110,13 +109,13 @@ def get_agent_groups(call: Call, given: GroupList) -> Items:
     return items
 
 
-@registry.function("wazuh.agent", "create_group", LOCAL_MASTER, needs=(CREATE_GROUPS,))
+@registry.function("wazuh.agent", "create_group", needs=(CREATE_GROUPS,))
 def create_group(call: Call, given: GroupToAdd) -> dict[str, Any]:
     """Returns `{"message"}`. Raises WireException 1722 for an invalid name, 1711 for an existing group, 1713 for
     anything else of that name, 1006 when it cannot be written."""
     name = given.group_id
     if not may_be_group(name):
-        raise WireException(1722, wire_class=BAD_REQUEST)
+        raise WireException(1722)
     try:
         make_group(FileOps(), call.root, name)
     except FileExistsError:
@@ -129,7 +128,7 @@ def create_group(call: Call, given: GroupToAdd) -> dict[str, Any]:
     return {"message": f"Group '{name}' was created"}
 
 
-@registry.function("wazuh.agent", "delete_groups", LOCAL_MASTER, needs=(DELETE_GROUPS,))
+@registry.function("wazuh.agent", "delete_groups", needs=(DELETE_GROUPS,))
 def delete_groups(call: Call, given: DeletedGroups) -> Items:
     """Returns the names of the groups that were removed. Their agents without another group are in `default` then.
     Failed items: 1710, 1712 for `default`, 1006."""
@@ -140,7 +139,7 @@ def delete_groups(call: Call, given: DeletedGroups) -> Items:
         wanted = sorted(set(given.group_list))
     for name in wanted:
         if name == DEFAULT:
-            items.fail(name, WireException(1712, wire_class=BAD_REQUEST))
+            items.fail(name, WireException(1712))
             continue
         try:
             remove_group(call.root, name)
@@ -157,7 +156,7 @@ def delete_groups(call: Call, given: DeletedGroups) -> Items:
     return items
 
 
-@registry.function("wazuh.agent", "get_group_files", LOCAL_MASTER, needs=(SOME_GROUPS,))
+@registry.function("wazuh.agent", "get_group_files", needs=(SOME_GROUPS,))
 def get_group_files(call: Call, given: GroupFiles) -> Items:
     """Returns the files of a group's directory and ar.conf, with their hashes. Raises WireException 1710, 1727 when
     they cannot be read."""
@@ -182,7 +181,7 @@ def get_group_files(call: Call, given: GroupFiles) -> Items:
     )
 
 
-@registry.function("wazuh.agent", "get_file_conf", LOCAL_MASTER, needs=(SOME_GROUPS,))
+@registry.function("wazuh.agent", "get_file_conf", needs=(SOME_GROUPS,))
 def get_file_conf(call: Call, given: GroupFile) -> dict[str, Any]:
     """Returns `{"data"}`: the text of a file of the group or of ar.conf, or the content parsed into objects. Raises
     WireException 1710; 1006, also for a file that can only be shown as text; 1113 for a malformed file."""
@@ -225,11 +224,11 @@ def _group(root: str, name: str, count: int, algorithm: str) -> dict[str, Any]:
 
 
 def _unknown() -> WireException:
-    return WireException(1710, wire_class=NOT_FOUND)
+    return WireException(1710)
 
 
 def _inaccessible(what: str, failure: HashingError | OSError) -> WireException:
-    return WireException(1006, f"{what}: {_reason(failure)}", wire_class=INTERNAL_ERROR)
+    return WireException(1006, f"{what}: {_reason(failure)}")
 
 
 def _reason(failure: HashingError | OSError) -> str:

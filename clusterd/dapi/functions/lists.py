@@ -19,7 +19,6 @@ from clusterd.dapi.functions.ruleset_files import only_name
 from clusterd.dapi.protocol.actions import FILES
 from clusterd.dapi.protocol.items import Items
 from clusterd.dapi.protocol.registry import Arguments, Call, Registry
-from clusterd.dapi.protocol.request import LOCAL_MASTER
 from clusterd.dapi.query.arrays import ListArguments, Shape, cut_list
 from clusterd.dapi.ruleset.cdb import entries, is_list
 from clusterd.wire.results import BAD_REQUEST, WireException
@@ -73,7 +72,7 @@ class ListFile(msgspec.Struct, frozen=True, order=True):
         return f"{self.relative_dirname}/{self.filename}"
 
 
-@registry.function(_MODULE, "get_path_lists", LOCAL_MASTER, needs=(NEEDS.read,))
+@registry.function(_MODULE, "get_path_lists", needs=(NEEDS.read,))
 def get_path_lists(call: Call, given: ListLists) -> Items:
     """Finds the lists. Raises WireException 1803, 1804 for directories that cannot be read."""
     files = [msgspec.structs.asdict(file) for file in _wanted(call.root, given)]
@@ -81,7 +80,7 @@ def get_path_lists(call: Call, given: ListLists) -> Items:
     return _listing(page, total)
 
 
-@registry.function(_MODULE, "get_lists", LOCAL_MASTER, needs=(NEEDS.read,))
+@registry.function(_MODULE, "get_lists", needs=(NEEDS.read,))
 def get_lists(call: Call, given: ListLists) -> Items:
     """Returns the lists with their entries, `{"items": [{"key", "value"}], "relative_dirname", "filename"}`. A list
     that cannot be read is a failed item (1803, 1804). Raises WireException 1803 for more than LARGEST_ANSWER bytes."""
@@ -109,7 +108,7 @@ def get_lists(call: Call, given: ListLists) -> Items:
     return items
 
 
-@registry.function(_MODULE, "get_list_file", LOCAL_MASTER, needs=(NEEDS.read,))
+@registry.function(_MODULE, "get_list_file", needs=(NEEDS.read,))
 def get_list_file(call: Call, given: ShowList) -> Items | dict[str, Any]:
     """Returns `{"message": text}`, or one object of keys and values as the only item. The failed item: 1802 to 1804."""
     name = only_name(given.filename)
@@ -131,7 +130,7 @@ def get_list_file(call: Call, given: ShowList) -> Items | dict[str, Any]:
     return items
 
 
-@registry.function(_MODULE, "upload_list_file", LOCAL_MASTER, needs=(NEEDS.update,))
+@registry.function(_MODULE, "upload_list_file", needs=(NEEDS.update,))
 def upload_list_file(call: Call, given: UploadList) -> Items:
     """Writes a list directly in etc/lists; the item is its path. The failed item, with the path too: 1112, 1800, 1801,
     1805, 1806, 1905. Line ends become those of Unix."""
@@ -160,7 +159,7 @@ def upload_list_file(call: Call, given: UploadList) -> Items:
     return items
 
 
-@registry.function(_MODULE, "delete_list_file", LOCAL_MASTER, needs=(NEEDS.delete,))
+@registry.function(_MODULE, "delete_list_file", needs=(NEEDS.delete,))
 def delete_list_file(call: Call, given: DeleteList) -> Items:
     """Removes the list, anywhere below etc/lists, and its compiled form; the item is its path. The failed item, with
     the path too: 1801, 1802, 1907."""

@@ -13,9 +13,8 @@ from clusterd.dapi.files.manager_uuid import manager_uuid
 from clusterd.dapi.protocol.actions import THIS_NODE
 from clusterd.dapi.protocol.items import Items
 from clusterd.dapi.protocol.registry import Call, NoArguments, Registry
-from clusterd.dapi.protocol.request import DISTRIBUTED, LOCAL_ANY, LOCAL_MASTER
 from clusterd.dapi.query.arrays import ListArguments, Shape, cut_list
-from clusterd.wire.results import INTERNAL_ERROR, WireException
+from clusterd.wire.results import WireException
 
 registry = Registry()
 LOG_LINES = 2000
@@ -36,7 +35,7 @@ class LogArguments(ListArguments, frozen=True):
     level: str | None = None
 
 
-@registry.function("wazuh.manager", "get_basic_info", LOCAL_ANY, DISTRIBUTED, needs=(THIS_NODE,))
+@registry.function("wazuh.manager", "get_basic_info", needs=(THIS_NODE,))
 def get_basic_info(call: Call, given: NoArguments) -> Items:
     """Returns version, paths and time zone; `uuid` on a master only."""
     settings = call.settings
@@ -53,7 +52,7 @@ def get_basic_info(call: Call, given: NoArguments) -> Items:
     return _read("Basic information", item)
 
 
-@registry.function("wazuh.manager", "get_status", LOCAL_ANY, DISTRIBUTED, checks_daemons=False, needs=(THIS_NODE,))
+@registry.function("wazuh.manager", "get_status", checks_daemons=False, needs=(THIS_NODE,))
 def get_status(call: Call, given: NoArguments) -> Items:
     """Returns the state of each daemon."""
     return _read(
@@ -61,13 +60,13 @@ def get_status(call: Call, given: NoArguments) -> Items:
     )
 
 
-@registry.function("wazuh.core.manager", "status", LOCAL_MASTER, DISTRIBUTED, checks_daemons=False, needs=(THIS_NODE,))
+@registry.function("wazuh.core.manager", "status", checks_daemons=False, needs=(THIS_NODE,))
 def status(call: Call, given: NoArguments) -> dict[str, str]:
     """Returns the state of each daemon, in the form in which nodes ask each other."""
     return daemon_states(call.root, serves_store=call.settings.serves_store)
 
 
-@registry.function("wazuh.manager", "ossec_log", LOCAL_ANY, DISTRIBUTED, checks_daemons=False, needs=(THIS_NODE,))
+@registry.function("wazuh.manager", "ossec_log", checks_daemons=False, needs=(THIS_NODE,))
 def ossec_log(call: Call, given: LogArguments) -> Items:
     """Returns lines of the manager's log, the newest first. Raises WireException 1020 without a log."""
     words = {"tag": given.tag, "level": given.level.lower() if given.level else None}
@@ -87,9 +86,7 @@ def ossec_log(call: Call, given: LogArguments) -> Items:
     return items
 
 
-@registry.function(
-    "wazuh.manager", "ossec_log_summary", LOCAL_ANY, DISTRIBUTED, checks_daemons=False, needs=(THIS_NODE,)
-)
+@registry.function("wazuh.manager", "ossec_log_summary", checks_daemons=False, needs=(THIS_NODE,))
 def ossec_log_summary(call: Call, given: NoArguments) -> Items:
     """Returns the number of lines of each level, by tag. Raises WireException 1020 without a log."""
     tags: dict[str, dict[str, int]] = {}
@@ -118,7 +115,7 @@ def log_lines(root: str) -> list[dict[str, str]]:
             file.seek(max(0, size - MOST_LOG_BYTES))
             text = file.read(MOST_LOG_BYTES).decode(errors="replace")
     except OSError as failure:
-        raise WireException(1020, failure.strerror, wire_class=INTERNAL_ERROR) from None
+        raise WireException(1020, failure.strerror) from None
     return [parsed for line in text.split("\n")[-LOG_LINES - 1 :] if (parsed := _parsed(line)) is not None]
 
 

@@ -11,10 +11,9 @@ from clusterd.dapi.protocol.access import MANAGER
 from clusterd.dapi.protocol.actions import ADD_AGENTS, DELETE_AGENTS
 from clusterd.dapi.protocol.items import Items
 from clusterd.dapi.protocol.registry import Arguments, Call, Registry
-from clusterd.dapi.protocol.request import LOCAL_MASTER
 from clusterd.dapi.query.agent_query import NOT_MANAGER, AgentQuery, find_agents
 from clusterd.settings import Settings
-from clusterd.wire.results import BAD_REQUEST, INTERNAL_ERROR, WireException
+from clusterd.wire.results import WireException
 
 registry = Registry()
 NAME = r"^[A-Za-z0-9._-]{1,128}\Z"
@@ -46,7 +45,7 @@ class DeletedAgents(Arguments, frozen=True):
     q: str | None = None
 
 
-@registry.function("wazuh.agent", "add_agent", LOCAL_MASTER, needs=(ADD_AGENTS,))
+@registry.function("wazuh.agent", "add_agent", needs=(ADD_AGENTS,))
 def add_agent(call: Call, given: AgentToAdd) -> dict[str, Any]:
     """Returns `{"data": {"id", "key"}}`, the key as the agent imports it. Raises WireException 1705, 1706, 1708 when
     name, address or id are taken, 1013, 1014, and any other error of authd under authd's own number."""
@@ -63,11 +62,11 @@ def add_agent(call: Call, given: AgentToAdd) -> dict[str, Any]:
     try:
         made = msgspec.convert(answer, _Added)
     except msgspec.ValidationError as problem:
-        raise WireException(1014, f"auth: {problem}", wire_class=INTERNAL_ERROR) from None
+        raise WireException(1014, f"auth: {problem}") from None
     return {"data": {"id": made.id, "key": importable(Key(made.id, made.name, made.ip, made.key))}}
 
 
-@registry.function("wazuh.agent", "delete_agents", LOCAL_MASTER, needs=(DELETE_AGENTS,))
+@registry.function("wazuh.agent", "delete_agents", needs=(DELETE_AGENTS,))
 def delete_agents(call: Call, given: DeletedAgents) -> Items:
     """Returns the ids of the agents that were removed. Failed items, for agents that the request names: 1701, 1703,
     1731 for those that do not match the conditions; 1014. Raises WireException 1013 when authd cannot be reached, and
@@ -85,7 +84,7 @@ def delete_agents(call: Call, given: DeletedAgents) -> Items:
     meeting = set(found)
     for agent_id in sorted(set(given.agent_list or ()) - set(missing) - meeting):
         code = 1703 if agent_id == MANAGER else 1731
-        items.fail(agent_id, WireException(code, wire_class=BAD_REQUEST))
+        items.fail(agent_id, WireException(code))
     requests = [{"id": agent_id, "purge": given.purge} for agent_id in found]
     answers = ask_authd(
         call.root, "remove", requests, call.database.step, who=_who(call), at_once=_at_once(call.settings)

@@ -7,7 +7,6 @@ from clusterd.dapi.functions.ruleset_files import ListFiles, wanted_files
 from clusterd.dapi.protocol.actions import FILES
 from clusterd.dapi.protocol.items import Items
 from clusterd.dapi.protocol.registry import Call, Registry
-from clusterd.dapi.protocol.request import LOCAL_ANY
 from clusterd.dapi.query.arrays import ListArguments, Shape, cut_list
 from clusterd.dapi.ruleset.config import RULES, loaded_files
 from clusterd.dapi.ruleset.rows import REQUIREMENTS, Row, all_rows, rule_rows
@@ -51,7 +50,7 @@ class GetRequirement(ListArguments, frozen=True, kw_only=True):
     requirement: str
 
 
-@registry.function(RULES.module, "get_rules", LOCAL_ANY, needs=(FILES["rule"].read,))
+@registry.function(RULES.module, "get_rules", needs=(FILES["rule"].read,))
 def get_rules(call: Call, given: GetRules) -> Items:
     """Returns the rules that pass all filters, by default sorted by id. A file that cannot be read is a failed item
     (1413, 1414). Raises WireException 1202 for an invalid level or status."""
@@ -71,13 +70,13 @@ def get_rules(call: Call, given: GetRules) -> Items:
     return items
 
 
-@registry.function(RULES.module, "get_groups", LOCAL_ANY, needs=(FILES["rule"].read_all,))
+@registry.function(RULES.module, "get_groups", needs=(FILES["rule"].read_all,))
 def get_groups(call: Call, given: ListArguments) -> Items:
     """Returns the names of all groups of rules, sorted. Failed items as get_rules."""
     return _values(call, given, "groups", "groups of rules")
 
 
-@registry.function(RULES.module, "get_requirement", LOCAL_ANY, needs=(FILES["rule"].read_all,))
+@registry.function(RULES.module, "get_requirement", needs=(FILES["rule"].read_all,))
 def get_requirement(call: Call, given: GetRequirement) -> Items:
     """Returns the requirements of one standard that any rule names, sorted. Failed items as get_rules. Raises
     WireException 1202 for another standard."""

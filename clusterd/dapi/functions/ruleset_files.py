@@ -14,7 +14,6 @@ from clusterd.dapi.files.tree_files import locked_directory, mode_of, read_text,
 from clusterd.dapi.protocol.actions import FILES
 from clusterd.dapi.protocol.items import Items
 from clusterd.dapi.protocol.registry import Arguments, Call, Registry
-from clusterd.dapi.protocol.request import LOCAL_ANY, LOCAL_MASTER
 from clusterd.dapi.query.arrays import ListArguments, Shape, cut_list
 from clusterd.dapi.ruleset.config import DECODERS, RULES, Kind, RulesetFile, loaded_files, read_section
 from clusterd.dapi.ruleset.xml import LARGEST_XML, MalformedXml, as_objects, check_upload, parse_ruleset
@@ -205,19 +204,19 @@ def _check_content(content: str) -> None:
 def _register(kind: Kind) -> None:
     needs = FILES[kind.word]
 
-    @registry.function(kind.module, f"get_{kind.words}_files", LOCAL_ANY, needs=(needs.read,))
+    @registry.function(kind.module, f"get_{kind.words}_files", needs=(needs.read,))
     def get_files(call: Call, given: ListFiles) -> Items:
         return list_kind(call, given, kind)
 
-    @registry.function(kind.module, f"get_{kind.word}_file", LOCAL_MASTER, needs=(needs.read,))
+    @registry.function(kind.module, f"get_{kind.word}_file", needs=(needs.read,))
     def get_file(call: Call, given: ShowFile) -> Items | dict[str, Any]:
         return show_file(call, given, kind)
 
-    @registry.function(kind.module, f"upload_{kind.word}_file", LOCAL_MASTER, needs=(needs.update,))
+    @registry.function(kind.module, f"upload_{kind.word}_file", needs=(needs.update,))
     def upload(call: Call, given: UploadFile) -> Items:
         return upload_file(call, given, kind)
 
-    @registry.function(kind.module, f"delete_{kind.word}_file", LOCAL_MASTER, needs=(needs.delete,))
+    @registry.function(kind.module, f"delete_{kind.word}_file", needs=(needs.delete,))
     def delete(call: Call, given: DeleteFile) -> Items:
         return delete_file(call, given, kind)
 

@@ -10,11 +10,10 @@ from clusterd.dapi.protocol.access import agent_ids
 from clusterd.dapi.protocol.actions import READ_SCA
 from clusterd.dapi.protocol.items import Items
 from clusterd.dapi.protocol.registry import Call, Registry
-from clusterd.dapi.protocol.request import DISTRIBUTED
 from clusterd.dapi.query.agent_fields import moment_of
 from clusterd.dapi.query.sql_condition import Condition
 from clusterd.dapi.query.table_query import Table, TableArguments, TableQuery, find_rows, selected_fields
-from clusterd.wire.results import NOT_FOUND, WireException
+from clusterd.wire.results import WireException
 
 registry = Registry()
 
@@ -67,7 +66,7 @@ class CheckList(PolicyList, frozen=True, kw_only=True):
     policy_id: str
 
 
-@registry.function("wazuh.sca", "get_sca_list", DISTRIBUTED, needs=(READ_SCA,))
+@registry.function("wazuh.sca", "get_sca_list", needs=(READ_SCA,))
 def get_sca_list(call: Call, given: PolicyList) -> Items:
     """Returns the policies that an agent was assessed by, with their last results. Failed item: 1701. Raises
     WireException 1400 to 1412, 1724, DatabaseError."""
@@ -81,7 +80,7 @@ def get_sca_list(call: Call, given: PolicyList) -> Items:
     return items
 
 
-@registry.function("wazuh.sca", "get_sca_checks", DISTRIBUTED, needs=(READ_SCA,))
+@registry.function("wazuh.sca", "get_sca_checks", needs=(READ_SCA,))
 def get_sca_checks(call: Call, given: CheckList) -> Items:
     """Returns the checks of one policy, with `compliance` and `rules`. Failed item and errors as get_sca_list. `q`,
     sort and search apply to the fields that are not lists."""
@@ -110,7 +109,7 @@ def _is_there(call: Call, agent: str, items: Items) -> bool:
     if there:
         there = bool(call.database.rows("select id from agent where id = ?", [int(agent)]))
     if not there:
-        items.fail(agent, WireException(1701, wire_class=NOT_FOUND))
+        items.fail(agent, WireException(1701))
     return there
 
 

@@ -7,8 +7,7 @@ from typing import Any
 from clusterd.dapi.protocol.actions import THIS_NODE
 from clusterd.dapi.protocol.items import Items
 from clusterd.dapi.protocol.registry import Arguments, Call, NoArguments, Registry
-from clusterd.dapi.protocol.request import DISTRIBUTED, LOCAL_ANY
-from clusterd.wire.results import BAD_REQUEST, INTERNAL_ERROR, WireException
+from clusterd.wire.results import BAD_REQUEST, WireException
 
 registry = Registry()
 MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
@@ -26,7 +25,7 @@ class Totals(Arguments, frozen=True):
     date: datetime.datetime | None = None
 
 
-@registry.function("wazuh.stats", "totals", LOCAL_ANY, DISTRIBUTED, checks_daemons=False, needs=(THIS_NODE,))
+@registry.function("wazuh.stats", "totals", checks_daemons=False, needs=(THIS_NODE,))
 def totals(call: Call, given: Totals) -> Items:
     """Returns events and alerts of one day by hour. Raises WireException 1308 without a file, 1309 for a damaged
     one."""
@@ -59,11 +58,11 @@ def totals(call: Call, given: Totals) -> Items:
                 _, rule, level, times = map(int, fields)
                 alerts.append({"sigid": rule, "level": level, "times": times})
     except ValueError:
-        raise WireException(1309, name, wire_class=INTERNAL_ERROR) from None
+        raise WireException(1309, name) from None
     return Items(*MESSAGES, affected=hours, sort_fields=["hour"], sort_casting=["int"])
 
 
-@registry.function("wazuh.stats", "hourly", LOCAL_ANY, DISTRIBUTED, checks_daemons=False, needs=(THIS_NODE,))
+@registry.function("wazuh.stats", "hourly", checks_daemons=False, needs=(THIS_NODE,))
 def hourly(call: Call, given: NoArguments) -> Items:
     """Returns the averages of the hours of a day."""
     directory = Path(call.root, "stats/hourly-average")
@@ -74,7 +73,7 @@ def hourly(call: Call, given: NoArguments) -> Items:
     return Items(*MESSAGES, affected=[item])
 
 
-@registry.function("wazuh.stats", "weekly", LOCAL_ANY, DISTRIBUTED, checks_daemons=False, needs=(THIS_NODE,))
+@registry.function("wazuh.stats", "weekly", checks_daemons=False, needs=(THIS_NODE,))
 def weekly(call: Call, given: NoArguments) -> Items:
     """Returns the same for each day of the week."""
     found = []

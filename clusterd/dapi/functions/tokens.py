@@ -6,23 +6,20 @@ Tokens of the stock API belong to the framework; a request revokes both (docs/pr
 
 from clusterd.dapi.protocol.actions import REVOKE_TOKENS
 from clusterd.dapi.protocol.registry import Call, NoArguments, Registry
-from clusterd.dapi.protocol.request import DISTRIBUTED, LOCAL_ANY
 from clusterd.token_secret import replace_secret
-from clusterd.wire.results import INTERNAL_ERROR, WireException
+from clusterd.wire.results import WireException
 
 registry = Registry()
 
 
-@registry.function("wazuh.core.security", "revoke_tokens", DISTRIBUTED, LOCAL_ANY, checks_daemons=False, needs=())
+@registry.function("wazuh.core.security", "revoke_tokens", checks_daemons=False, needs=())
 def revoke_tokens(call: Call, given: NoArguments) -> dict[str, str]:
     """Asked between nodes after the settings of logins have changed."""
     _revoke(call)
     return {"result": "True"}
 
 
-@registry.function(
-    "wazuh.security", "wrapper_revoke_tokens", DISTRIBUTED, LOCAL_ANY, checks_daemons=False, needs=(REVOKE_TOKENS,)
-)
+@registry.function("wazuh.security", "wrapper_revoke_tokens", checks_daemons=False, needs=(REVOKE_TOKENS,))
 def wrapper_revoke_tokens(call: Call, given: NoArguments) -> dict[str, str]:
     """Asked for by a user."""
     _revoke(call)
@@ -35,4 +32,4 @@ def _revoke(call: Call) -> None:
         replace_secret(call.root)
     except OSError as failure:
         text = f"the secret of the API's tokens cannot be replaced: {failure.strerror}"
-        raise WireException(1000, text, wire_class=INTERNAL_ERROR) from None
+        raise WireException(1000, text) from None

@@ -13,7 +13,7 @@ from clusterd.dapi.protocol.registry import RegisteredFunction
 from clusterd.dapi.protocol.request import ApiRequest
 from clusterd.names import is_group_name
 from clusterd.wdb.blocking import BlockingDatabase
-from clusterd.wire.results import PERMISSION_ERROR, WireException
+from clusterd.wire.results import WireException
 
 MANAGER = "000"
 SHORTEST_ID = 3
@@ -94,6 +94,11 @@ def agent_ids(root: str) -> frozenset[str]:
     return frozenset({MANAGER, *registered_ids(_key_file(root))})
 
 
+def no_agent(agent_id: str) -> WireException:
+    """Returns the error for an id that is no registered agent, or that of the manager itself."""
+    return WireException(1703 if agent_id == MANAGER else 1701)
+
+
 def agent_keys(root: str) -> list[Key]:
     """Returns every registered agent with its key. They must be exactly those of agent_ids, or a permission would not
     apply to them."""
@@ -151,4 +156,4 @@ def _with(request: ApiRequest, key: str, value: list[str]) -> ApiRequest:
 
 
 def _denied(need: Need) -> WireException:
-    return WireException(4000, f"Resource type: {need.kind}:{ATTRIBUTES[need.kind]}", wire_class=PERMISSION_ERROR)
+    return WireException(4000, f"Resource type: {need.kind}:{ATTRIBUTES[need.kind]}")

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from clusterd.wire.results import INTERNAL_ERROR, WireException, WireResult, exception_of
+from clusterd.wire.results import WireException, WireResult, exception_of
 
 CLASS = "AffectedItemsWazuhResult"
 _REQUIRED = (
@@ -169,7 +169,7 @@ _KINDS: dict[str, type | tuple[type, ...]] = {
 
 
 def _malformed(text: str) -> WireException:
-    return WireException(1000, text, wire_class=INTERNAL_ERROR, cmd_error=True)
+    return WireException(1000, text, cmd_error=True)
 
 
 def _shown_error(error: WireException) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from clusterd.dapi.protocol.items import Items
-from clusterd.wire.results import BAD_REQUEST, INTERNAL_ERROR, WireException, WireResult
+from clusterd.wire.results import BAD_REQUEST, WireException, WireResult
 
 Value = WireResult | WireException
 PLAIN = "WazuhResult"
@@ -29,7 +29,7 @@ def merge(left: Value, right: Value) -> Value:
     if isinstance(left, WireException):
         return _with_exception(right, left)
     if left.wire_class != right.wire_class:
-        return WireException(1000, "answers of different kinds cannot be merged", wire_class=INTERNAL_ERROR)
+        return WireException(1000, "answers of different kinds cannot be merged")
     if left.wire_class == PLAIN:
         return _merge_plain(left, right)
     try:
@@ -69,7 +69,7 @@ def _merge_plain(left: WireResult, right: WireResult) -> Value:
     priority = left.fields.get("str_priority")
     ours, theirs = left.fields.get("result"), right.fields.get("result")
     if not isinstance(ours, dict) or not isinstance(theirs, dict):
-        return WireException(1000, "a result without its object", wire_class=INTERNAL_ERROR)
+        return WireException(1000, "a result without its object")
     order = [word for word in priority if isinstance(word, str)] if isinstance(priority, list) else []
     return WireResult(PLAIN, {"str_priority": priority, "result": _merge_objects(ours, theirs, order)})
 

@@ -5,13 +5,14 @@ A module of `clusterd/dapi/functions` creates its own Registry, and `functions/t
 Call and its arguments, a validated struct; it returns Items, a dict, or a text, or raises WireException.
 """
 
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+import inspect
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, ClassVar, Literal, Protocol, TypeVar
 
 import msgspec
 
 from clusterd.dapi.protocol.permissions import Need
-from clusterd.dapi.protocol.request import ApiRequest, RequestType
+from clusterd.dapi.protocol.request import ApiRequest
 from clusterd.settings import Settings
 from clusterd.wdb.blocking import BlockingDatabase
 from clusterd.wire.results import WireCallable, WireException
@@ -75,21 +76,20 @@ class SyncCall(msgspec.Struct, frozen=True):
     asker: str = ""
 
 
-A = TypeVar("A", bound=Arguments)
 Work = Callable[[Any, Any], Any]
+W = TypeVar("W", bound=Work)
 
 
 class RegisteredFunction(msgspec.Struct, frozen=True):
-    """One entry. `place`: where it runs. `types`: the request types in which it may be requested; policy.py decides
-    from which origins, and whether it is used where there is a framework. `needs`: its permissions. `checks_daemons`:
-    whether the daemons of `basic_services` must be up (dapi.md 3.7.2)."""
+    """One entry. `place`: where it runs. `needs`: its permissions. `checks_daemons`: whether the daemons of
+    `basic_services` must be up (dapi.md 3.7.2). policy.py decides in which types of request and from which origins it
+    may be requested, and whether it is used where there is a framework."""
 
     module: str
     qualname: str
     place: Literal["pool", "sync"]
     work: Work
     arguments: type[Arguments]
-    types: frozenset[RequestType]
     needs: tuple[Need, ...]
     checks_daemons: bool = True
 
@@ -106,64 +106,26 @@ class Registry:
         self._functions: dict[tuple[str, str], RegisteredFunction] = {}
 
     def function(
-        self,
-        module: str,
-        qualname: str,
-        *types: RequestType,
-        needs: tuple[Need, ...],
-        checks_daemons: bool = True,
-    ) -> Callable[[Callable[[Call, A], Any]], Callable[[Call, A], Any]]:
-        """Decorates a plain function, which runs in a pool process. Its second parameter's annotation is its
+        self, module: str, qualname: str, *, needs: tuple[Need, ...], checks_daemons: bool = True
+    ) -> Callable[[W], W]:
+        """Decorates a function. A plain one gets a Call and runs in a pool process; a coroutine function, about the
+        cluster's state, gets a SyncCall and runs in the sync process. The annotation of its second parameter is its
         Arguments."""
 
-        def register(work: Callable[[Call, A], Any]) -> Callable[[Call, A], Any]:
-            self._add("pool", module, qualname, types, work, needs, checks_daemons)
+        def register(work: W) -> W:
+            annotation = list(work.__annotations__.values())[1]
+            if not (isinstance(annotation, type) and issubclass(annotation, Arguments)):
+                raise TypeError(f"{work.__name__} must declare its arguments as a struct")
+            unknown = {need.argument for need in needs if need.argument} - set(annotation.__struct_fields__)
+            if unknown:
+                raise TypeError(f"{work.__name__} has no argument {', '.join(unknown)}")
+            place: Literal["pool", "sync"] = "sync" if inspect.iscoroutinefunction(work) else "pool"
+            self._functions[module, qualname] = RegisteredFunction(
+                module, qualname, place, work, annotation, needs, checks_daemons
+            )
             return work
 
         return register
-
-    def coroutine(
-        self,
-        module: str,
-        qualname: str,
-        *types: RequestType,
-        needs: tuple[Need, ...],
-        checks_daemons: bool = True,
-    ) -> Callable[[Callable[[SyncCall, A], Awaitable[Any]]], Callable[[SyncCall, A], Awaitable[Any]]]:
-        """Decorates a coroutine function about the cluster's state, which runs in the sync process."""
-
-        def register(work: Callable[[SyncCall, A], Awaitable[Any]]) -> Callable[[SyncCall, A], Awaitable[Any]]:
-            self._add("sync", module, qualname, types, work, needs, checks_daemons)
-            return work
-
-        return register
-
-    def _add(
-        self,
-        place: Literal["pool", "sync"],
-        module: str,
-        qualname: str,
-        types: Iterable[RequestType],
-        work: Work,
-        needs: tuple[Need, ...],
-        checks_daemons: bool,
-    ) -> None:
-        annotation = list(work.__annotations__.values())[1]
-        if not (isinstance(annotation, type) and issubclass(annotation, Arguments)):
-            raise TypeError(f"{work.__name__} must declare its arguments as a struct")
-        self._functions[module, qualname] = RegisteredFunction(
-            module,
-            qualname,
-            place,
-            work,
-            annotation,
-            frozenset(types),
-            needs,
-            checks_daemons,
-        )
-        unknown = {need.argument for need in needs if need.argument} - set(annotation.__struct_fields__)
-        if unknown:
-            raise TypeError(f"{work.__name__} has no argument {', '.join(unknown)}")
 
     def __iter__(self) -> Iterator[RegisteredFunction]:
         return iter(self._functions.values())
@@ -209,4 +171,4 @@ def arguments_of(function: RegisteredFunction, given: dict[str, Any]) -> Argumen
     try:
         return msgspec.convert(given, function.arguments)
     except msgspec.ValidationError as problem:
-        raise ArgumentsRefused(1000, f"{function.shown}: {problem}", wire_class="WazuhInternalError") from None
+        raise ArgumentsRefused(1000, f"{function.shown}: {problem}") from None

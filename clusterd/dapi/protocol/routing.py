@@ -13,7 +13,7 @@ from clusterd.dapi.protocol.permissions import permitted
 from clusterd.dapi.protocol.policy import find
 from clusterd.dapi.protocol.request import DISTRIBUTED, LOCAL_ANY, ApiRequest
 from clusterd.errors import ClusterError
-from clusterd.wire.results import BAD_REQUEST, INTERNAL_ERROR, NOT_FOUND, PERMISSION_ERROR, WireException, WireResult
+from clusterd.wire.results import BAD_REQUEST, WireException, WireResult
 
 Place = Literal["here", "forward", "refuse"]
 UNKNOWN = "unknown"
@@ -101,7 +101,7 @@ def _solvers(request: ApiRequest, master: str, agents: Agents) -> dict[str, list
     nodes = given.get("node_list")
     if nodes is not None and nodes != "*":
         if not isinstance(nodes, str | list):
-            raise WireException(1000, "nodes must be a list of names", wire_class=INTERNAL_ERROR)
+            raise WireException(1000, "nodes must be a list of names")
         return {str(node): [] for node in ([nodes] if isinstance(nodes, str) else nodes)}
     if request.broadcasting:
         return {}
@@ -112,9 +112,9 @@ def _solvers_of_agents(request: ApiRequest, master: str, agents: Agents) -> dict
     given = request.f_kwargs
     requested = given.get("agent_list") or ([given["agent_id"]] if given.get("agent_id") else [])
     if not requested:
-        raise WireException(1000, "no agents were named", wire_class=INTERNAL_ERROR)
+        raise WireException(1000, "no agents were named")
     if requested != "*" and not (isinstance(requested, list) and all(isinstance(item, str) for item in requested)):
-        raise WireException(1000, "agents must be a list of ids", wire_class=INTERNAL_ERROR)
+        raise WireException(1000, "agents must be a list of ids")
     node = given.get("node_id")
     if node is not None:
         found = agents.of_node(str(node))
@@ -158,9 +158,9 @@ def _listing(request: ApiRequest, solvers: Mapping[str, Any], connected: Sequenc
     readable = permitted(request.rbac_permissions, READ_NODES, "node", known)
     there = frozenset(connected)
     absent = [node for node in wanted if node not in known or (node in readable and node not in there)]
-    items.fail_all(absent, WireException(1730, wire_class=NOT_FOUND))
+    items.fail_all(absent, WireException(1730))
     denied = [node for node in wanted if node in known and node not in readable]
-    items.fail_all(denied, WireException(4000, "Resource type: node:id", wire_class=PERMISSION_ERROR))
+    items.fail_all(denied, WireException(4000, "Resource type: node:id"))
     asked = frozenset(wanted)
     items.affected = [node for node in connected if node in asked and node in known and node in readable]
     return items
@@ -185,7 +185,7 @@ def not_answered(node: str, permissions: Mapping[str, Any], failure: ClusterErro
     """Returns what a node that was asked and did not answer adds to the other nodes' answers: a failed item, like that
     of a missing node. `permissions`: the request's."""
     if not may_read_node(permissions, node):
-        return WireException(4000, "Resource type: node:id", wire_class=PERMISSION_ERROR, ids=[node])
+        return WireException(4000, "Resource type: node:id", ids=[node])
     title = "Wazuh Cluster Error" if failure.code == 3022 else None
     return WireException(failure.code, failure.extra, wire_class=BAD_REQUEST, ids=[node], title=title)
 

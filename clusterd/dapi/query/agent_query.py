@@ -20,7 +20,7 @@ from clusterd.dapi.query.table_query import (
     selected_fields,
 )
 from clusterd.wdb.blocking import BlockingDatabase
-from clusterd.wire.results import BAD_REQUEST, WireException, shorten
+from clusterd.wire.results import WireException, shorten
 
 _VERSION = re.compile(r"(?:wazuh )?v?(\d.*)", re.IGNORECASE)
 _NUMBERS = re.compile(r"\d{1,9}", re.ASCII)
@@ -65,7 +65,7 @@ def count_distinct(
     if unknown:
         allowed = ", ".join([*chosen, COUNT])
         text = f"Allowed sort fields: {allowed}. Fields: {shorten(', '.join(unknown), 500)}"
-        raise WireException(1403, text, wire_class=BAD_REQUEST)
+        raise WireException(1403, text)
     where = condition_of(TABLE, query.limited(), chosen)
     columns = ", ".join(f"{COLUMNS[field]} as f{number}" for number, field in enumerate(chosen))
     grouped = ", ".join(COLUMNS[field] for field in chosen)
@@ -106,7 +106,7 @@ def _group_clause(operator: str, value: str) -> Condition:
         case "~":
             return contains(COLUMNS["group"], value)
         case _:
-            raise WireException(1409, f"group{operator}", wire_class=BAD_REQUEST)
+            raise WireException(1409, f"group{operator}")
 
 
 def _older_than(value: Any) -> Condition:
@@ -114,7 +114,7 @@ def _older_than(value: Any) -> Condition:
     WireException 1411."""
     seconds = age_of(str(value))
     if seconds is None:
-        raise WireException(1411, shorten(str(value), 100), wire_class=BAD_REQUEST)
+        raise WireException(1411, shorten(str(value), 100))
     if seconds == 0:
         return TRUE
     before = int(time.time()) - seconds

@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Generic, NamedTuple, TypeVar
 
-from clusterd.wire.results import BAD_REQUEST, WireException, shorten
+from clusterd.wire.results import WireException, shorten
 
 LONGEST = 8192
 DEEPEST = 30
@@ -61,7 +61,7 @@ def parse_query(
 
 def unknown_field(field: str, allowed: str) -> WireException:
     """Returns the error that a `clause` raises for an unknown field. `allowed`: text that lists the known fields."""
-    return WireException(1408, shorten(field, 100), wire_class=BAD_REQUEST, remediation=allowed)
+    return WireException(1408, shorten(field, 100), remediation=allowed)
 
 
 class _Parser(Generic[T]):
@@ -115,7 +115,7 @@ class _Parser(Generic[T]):
     def _one(self) -> T:
         field, operator = self._match(_FIELD), self._match(_OPERATOR)
         if operator not in OPERATORS:
-            raise WireException(1409, shorten(f"{field}{operator}", 100), wire_class=BAD_REQUEST)
+            raise WireException(1409, shorten(f"{field}{operator}", 100))
         return self._clause(Clause(field, operator, self._match(self._grammar.value)))
 
     def _match(self, pattern: "re.Pattern[str]") -> str:
@@ -133,4 +133,4 @@ class _Parser(Generic[T]):
 
 
 def _malformed(text: str) -> WireException:
-    return WireException(1407, shorten(text, 100), wire_class=BAD_REQUEST)
+    return WireException(1407, shorten(text, 100))

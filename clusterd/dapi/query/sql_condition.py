@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import NamedTuple
 
 from clusterd.wdb.blocking import Value
-from clusterd.wire.results import BAD_REQUEST, WireException, shorten
+from clusterd.wire.results import WireException, shorten
 
 LONGEST_LIST = 20_000
 LONGEST_CONDITION = 48_400
@@ -70,7 +70,7 @@ def among(column: str, numbers: Collection[int]) -> Condition:
     if len(found.sql) > LONGEST_LIST:
         found = _mapped(column, ordered)
     if len(found.sql) > LONGEST_CONDITION:
-        raise WireException(1731, "so many of them cannot be named at once", wire_class=BAD_REQUEST)
+        raise WireException(1731, "so many of them cannot be named at once")
     return found
 
 
@@ -170,5 +170,5 @@ def date_compares(column: str, operator: str, text: str, now: Callable[[], float
             raise ValueError(text)
         moment = datetime.fromisoformat(f"{found[1]} {found[2] or '00:00:00'}").replace(tzinfo=UTC)
     except ValueError:
-        raise WireException(1412, shorten(text, 100), wire_class=BAD_REQUEST) from None
+        raise WireException(1412, shorten(text, 100)) from None
     return Condition(f"{column} {'=' if operator == '~' else operator} ?", (int(moment.timestamp()),))

@@ -25,7 +25,7 @@ from clusterd.dapi.query.sql_condition import (
     number_of,
 )
 from clusterd.wdb.blocking import BlockingDatabase
-from clusterd.wire.results import BAD_REQUEST, WireException, shorten
+from clusterd.wire.results import WireException, shorten
 
 IDS_AT_ONCE = 3800
 """Keys of a request: their answer must not be cut, even with ids of ten digits (wdb.md 2.3)."""
@@ -149,7 +149,7 @@ def named_fields(table: Table, names: Sequence[str] | None) -> list[str]:
         if not below:
             wrong.append(name)
     if wrong:
-        raise WireException(1724, shorten(", ".join(wrong), 500), wire_class=BAD_REQUEST, remediation=_allowed(table))
+        raise WireException(1724, shorten(", ".join(wrong), 500), remediation=_allowed(table))
     return list(found)
 
 
@@ -207,7 +207,7 @@ def _equals(table: Table, field: str, value: Any) -> Condition:
     if field in table.filters:
         return table.filters[field](value)
     if not isinstance(value, str | int):
-        raise WireException(1408, f"{field} has no value of this kind", wire_class=BAD_REQUEST)
+        raise WireException(1408, f"{field} has no value of this kind")
     if field in table.numbers | table.dates:
         number = number_of(str(value))
         return FALSE if number is None else Condition(f"{column} = ?", (number,))
@@ -254,7 +254,6 @@ def _order(table: Table, query: TableQuery, fields: Sequence[str]) -> str:
         raise WireException(
             1403,
             f"Allowed sort fields: {', '.join(table.columns)}. Fields: {shorten(', '.join(wrong), 500)}",
-            wire_class=BAD_REQUEST,
         )
     way = "asc" if query.ascending else "desc"
     parts = []

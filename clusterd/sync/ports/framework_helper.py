@@ -15,7 +15,7 @@ from clusterd.errors import ClusterError
 from clusterd.framework import program
 from clusterd.messages.base import Text
 from clusterd.sync.ports.tag_log import TagLog
-from clusterd.wire.results import BAD_REQUEST, INTERNAL_ERROR, WireException, shorten
+from clusterd.wire.results import BAD_REQUEST, WireException, shorten
 
 LINE_BYTES = 1000
 """Most characters of a printed line that are logged."""
@@ -234,7 +234,7 @@ class Helper:
         if kind == program.REFUSED:
             call.answer.set_exception(WireException(3009, text, wire_class=BAD_REQUEST))
         elif kind == program.LARGE:
-            call.answer.set_exception(WireException(1000, text, wire_class=INTERNAL_ERROR))
+            call.answer.set_exception(WireException(1000, text))
         else:
             self._log.error(f"Error executing API request in the framework: {text}")
             call.answer.set_exception(ClusterError(1000))

@@ -11,7 +11,7 @@ from clusterd.messages.journal import LoginEvent
 from clusterd.sync.links.context import Context
 from clusterd.sync.ports.tag_log import TagLog
 from clusterd.users import UserProblem, UsersFile
-from clusterd.wire.results import INTERNAL_ERROR, PERMISSION_ERROR, TOO_MANY_REQUESTS, WireException
+from clusterd.wire.results import TOO_MANY_REQUESTS, WireException
 
 ATTEMPTS_OF_A_NODE = 10
 """A node's API asks for many users, so it may fail this many times as often as one user."""
@@ -40,7 +40,7 @@ class Passwords:
         try:
             user = self._users.users().get(name)
         except UserProblem:
-            raise WireException(1000, "the users cannot be read", wire_class=INTERNAL_ERROR) from None
+            raise WireException(1000, "the users cannot be read") from None
         known = name if user is not None else ""
         try:
             is_right = await self._checks.is_right(asker, name, user, password)
@@ -51,7 +51,7 @@ class Passwords:
             raise _refused(str(refusal), refusal.wait_s) from None
         _tell(self._context, asker, known, "ok" if is_right else "refused")
         if is_right and user is not None and not user.is_admin:
-            raise WireException(4000, READERS, wire_class=PERMISSION_ERROR)
+            raise WireException(4000, READERS)
         return is_right
 
 

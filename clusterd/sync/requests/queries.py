@@ -3,7 +3,7 @@
 from typing import Any
 
 from clusterd.dapi.query.arrays import ListArguments, Shape, cut_list, selected
-from clusterd.wire.results import BAD_REQUEST, INTERNAL_ERROR, NOT_FOUND, WireException, shorten
+from clusterd.wire.results import WireException, shorten
 
 NODE_FIELDS = ("name", "type", "version", "ip")
 ARGUMENTS = ("filter_node", "filter_type", "select", "search", "sort", "offset", "limit", "distinct")
@@ -16,7 +16,7 @@ def _bad_argument(name: str, allowed: str) -> WireException:
 
 
 def _malformed(text: str) -> WireException:
-    return WireException(1000, shorten(text), wire_class=INTERNAL_ERROR)
+    return WireException(1000, shorten(text))
 
 
 def _checked(arguments: object) -> dict[str, Any]:
@@ -70,9 +70,9 @@ def get_nodes(rows: list[Row], arguments: object) -> dict[str, Any]:
     if names is not None:
         known = {row["name"] for row in rows}
         if any(name not in known for name in names):
-            raise WireException(1730, wire_class=NOT_FOUND)
+            raise WireException(1730)
     if wanted["filter_type"] not in ("all", "worker", "master"):
-        raise WireException(1728, wire_class=BAD_REQUEST)
+        raise WireException(1728)
     chosen = [
         row for row in rows if (names is None or row["name"] in names) and wanted["filter_type"] in ("all", row["type"])
     ]

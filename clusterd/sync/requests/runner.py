@@ -102,7 +102,7 @@ class ApiRunner:
             is_enabled=settings.dapi_enabled,
         )
         if place == "refuse":
-            raise WireException(1000, f"{envelope.request_type} requests run on the master", wire_class=INTERNAL_ERROR)
+            raise WireException(1000, f"{envelope.request_type} requests run on the master")
         if place == "forward":
             return await self._spread(request, asked)
         return await self._execute(request, asked)

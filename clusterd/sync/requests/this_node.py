@@ -130,7 +130,7 @@ class ThisNode:
         if not why:
             return answer
         self._texts.remove(answer)
-        raise WireException(1000, f"{UNCONFIRMED}: {why}", wire_class=INTERNAL_ERROR)
+        raise WireException(1000, f"{UNCONFIRMED}: {why}")
 
     # ---- the framework -----------------------------------------------------------------------------------------------
 
@@ -195,13 +195,13 @@ class ThisNode:
             if failure.kind == LATE:
                 raise TimeoutError from None
             if changes and failure.kind == DIED:
-                raise WireException(1000, MAY_BE_DONE, wire_class=INTERNAL_ERROR) from None
+                raise WireException(1000, MAY_BE_DONE) from None
             raise
         except BaseException:
             context.spool.remove(out)
             raise
         if done.declined:
-            raise ArgumentsRefused(1000, done.declined, wire_class=INTERNAL_ERROR)
+            raise ArgumentsRefused(1000, done.declined)
         return done.answer
 
     async def _in_sync(self, text: Text, function: RegisteredFunction, asker: str) -> Text:
