@@ -1,10 +1,11 @@
 """Frozen settings of a node, read from files by clusterd/config/loading.py; passed in, never global.
 
-Names end in their unit. Defaults are those of wire.md section 7 except where it says "ours".
+Names end in their unit. Defaults are those of wire.md section 7 except where it says "ours". The type of a setting has
+its bounds (clusterd/config/json_section.py, `read_struct`).
 """
 
 from hmac import compare_digest
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -17,6 +18,25 @@ WorkerApi = Literal["full", "read", "off"]
 MissingPermissions = Literal["allow", "deny"]
 FrameworkMode = Literal["auto", "on", "off"]
 MASKED_KEY = "*****"
+LONGEST_S = 31_536_000
+"""Longest duration of any setting: a year."""
+LARGEST_BYTES = 1 << 50
+"""Largest size of any setting."""
+LARGEST_BODY = 8 * 1024 * 1024
+"""Largest REST request: it is passed on inside an API request, which has a bound of its own
+(clusterd/dapi/protocol/request.py)."""
+Duration = Annotated[float, msgspec.Meta(ge=0.01, le=LONGEST_S)]
+DurationOrNone = Annotated[float, msgspec.Meta(ge=0, le=LONGEST_S)]
+"""0 is none."""
+Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
+Count = Annotated[int, msgspec.Meta(ge=1, le=LARGEST_BYTES)]
+Size = Annotated[int, msgspec.Meta(ge=1024, le=LARGEST_BYTES)]
+Million = Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
+Connections = Annotated[int, msgspec.Meta(ge=1, le=65536)]
+Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
+FilePath = Annotated[str, msgspec.Meta(min_length=1, description="a file's path")]
+FilePathOrNone = Annotated[str, msgspec.Meta(description="a file's path")]
+HostNameOrNone = Annotated[str, msgspec.Meta(description="a host name")]
 
 DEFAULT_RULES = Rules(
     items=(
@@ -77,73 +97,73 @@ class ClusterBlock(msgspec.Struct, frozen=True):
 
 
 class WorkerIntervals(msgspec.Struct, frozen=True):
-    sync_integrity_s: float = 9
-    sync_agent_info_s: float = 10
-    sync_agent_groups_s: float = 30
-    timeout_agent_groups_s: float = 40
-    keep_alive_s: float = 60
-    connection_retry_s: float = 10
-    max_failed_keepalive_attempts: int = 2
-    agent_groups_mismatch_limit: int = 10
+    sync_integrity_s: Duration = 9
+    sync_agent_info_s: Duration = 10
+    sync_agent_groups_s: Duration = 30
+    timeout_agent_groups_s: Duration = 40
+    keep_alive_s: Duration = 60
+    connection_retry_s: Duration = 10
+    max_failed_keepalive_attempts: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 2
+    agent_groups_mismatch_limit: Million = 10
 
 
 class MasterIntervals(msgspec.Struct, frozen=True):
-    sync_agent_groups_s: float = 10
-    timeout_extra_valid_s: float = 40
-    recalculate_integrity_s: float = 8
-    timeout_agent_info_s: float = 40
-    agent_group_start_delay_s: float = 30
-    check_worker_lastkeepalive_s: float = 60
-    max_allowed_time_without_keepalive_s: float = 120
-    max_locked_integrity_time_s: float = 1000
+    sync_agent_groups_s: Duration = 10
+    timeout_extra_valid_s: Duration = 40
+    recalculate_integrity_s: Duration = 8
+    timeout_agent_info_s: Duration = 40
+    agent_group_start_delay_s: DurationOrNone = 30
+    check_worker_lastkeepalive_s: Duration = 60
+    max_allowed_time_without_keepalive_s: Duration = 120
+    max_locked_integrity_time_s: Duration = 1000
 
 
 class Communication(msgspec.Struct, frozen=True):
-    timeout_cluster_request_s: float = 20
-    timeout_dapi_request_s: float = 200
-    timeout_receiving_file_s: float = 120
-    max_zip_size_bytes: int = 1073741824
-    min_zip_size_bytes: int = 31457280
-    compress_level: int = 1
-    zip_limit_tolerance: float = 0.2
+    timeout_cluster_request_s: Duration = 20
+    timeout_dapi_request_s: Duration = 200
+    timeout_receiving_file_s: Duration = 120
+    max_zip_size_bytes: Size = 1073741824
+    min_zip_size_bytes: Size = 31457280
+    compress_level: Annotated[int, msgspec.Meta(ge=0, le=9)] = 1
+    zip_limit_tolerance: Annotated[float, msgspec.Meta(ge=0, le=0.99)] = 0.2
 
 
 class Limits(msgspec.Struct, frozen=True):
     """Limits of what a peer can make us hold, all configurable under clusterd.limits of cluster.json. Those of spool
     and disk: clusterd/sync/ports/ledger.py."""
 
-    connections: int = 4096
-    connections_per_address: int = 1024
-    connections_per_network: int = 2048
-    handshakes: int = 512
-    local_clients: int = 256
-    divided_bytes: int = 41943040
-    divided_timeout_s: float = 60
-    string_bytes: int = 268435456
-    strings_per_link: int = 16
-    string_idle_s: float = 600
-    requests_per_link: int = 64
-    unpacked_file_bytes: int = 17179869184
-    unpacked_total_bytes: int = 17179869184
-    unpacked_ratio: int = 100
-    spool_bytes: int = 34359738368
-    spool_peer_bytes: int = 2147483648
-    disk_reserve_bytes: int = 1073741824
-    disk_reserve_share: float = 0.05
-    log_lines_per_address_s: float = 10
-    log_lines: int = 100
-    store_connections: int = 1024
+    connections: Count = 4096
+    connections_per_address: Count = 1024
+    connections_per_network: Count = 2048
+    handshakes: Count = 512
+    local_clients: Count = 256
+    divided_bytes: Size = 41943040
+    divided_timeout_s: DurationOrNone = 60
+    string_bytes: Size = 268435456
+    strings_per_link: Count = 16
+    string_idle_s: DurationOrNone = 600
+    requests_per_link: Count = 64
+    unpacked_file_bytes: Size = 17179869184
+    unpacked_total_bytes: Size = 17179869184
+    unpacked_ratio: Count = 100
+    spool_bytes: Size = 34359738368
+    spool_peer_bytes: Size = 2147483648
+    disk_reserve_bytes: Size = 1073741824
+    disk_reserve_share: Share = 0.05
+    log_lines_per_address_s: DurationOrNone = 10
+    log_lines: Count = 100
+    store_connections: Count = 1024
 
 
 class Tls(msgspec.Struct, frozen=True):
     """TLS below Fernet. Master: `cert` and `key`; worker: `ca` to verify with (empty: system store), `verify`."""
 
     enabled: bool = False
-    cert: str = "etc/sslmanager.cert"
-    key: str = "etc/sslmanager.key"
-    ca: str = ""
+    cert: FilePathOrNone = "etc/sslmanager.cert"
+    key: FilePathOrNone = "etc/sslmanager.key"
+    ca: FilePathOrNone = ""
     verify: bool = True
-    server_name: str = ""
+    server_name: HostNameOrNone = ""
 
 
 class ApiSettings(msgspec.Struct, frozen=True):
@@ -154,17 +174,17 @@ class ApiSettings(msgspec.Struct, frozen=True):
 
     enabled: bool = False
     host: str = "0.0.0.0"
-    port: int = 55000
-    cert: str = "etc/clusterd-api.crt"
-    key: str = "etc/clusterd-api.key"
-    token_s: int = 900
-    connections: int = 256
-    connections_per_address: int = 128
-    connections_per_network: int = 192
-    request_bytes: int = 4 * 1024 * 1024
-    request_timeout_s: float = 10
-    login_attempts: int = 50
-    login_window_s: float = 300
+    port: Port = 55000
+    cert: FilePath = "etc/clusterd-api.crt"
+    key: FilePath = "etc/clusterd-api.key"
+    token_s: Annotated[int, msgspec.Meta(ge=30, le=LONGEST_S)] = 900
+    connections: Connections = 256
+    connections_per_address: Connections = 128
+    connections_per_network: Connections = 192
+    request_bytes: Annotated[int, msgspec.Meta(ge=1024, le=LARGEST_BODY)] = 4 * 1024 * 1024
+    request_timeout_s: Annotated[float, msgspec.Meta(ge=0.1, le=3600)] = 10
+    login_attempts: Million = 50
+    login_window_s: Duration = 300
 
 
 class JournalSettings(msgspec.Struct, frozen=True):
@@ -172,8 +192,8 @@ class JournalSettings(msgspec.Struct, frozen=True):
     exceeds `size_bytes`, is removed."""
 
     enabled: bool = True
-    days: float = 30
-    size_bytes: int = 256 * 1024 * 1024
+    days: Annotated[float, msgspec.Meta(ge=0.01, le=36500)] = 30
+    size_bytes: Annotated[int, msgspec.Meta(ge=1 << 20, le=LARGEST_BYTES)] = 256 * 1024 * 1024
 
 
 class MonitorSettings(msgspec.Struct, frozen=True):
@@ -182,7 +202,7 @@ class MonitorSettings(msgspec.Struct, frozen=True):
 
     enabled: bool = True
     address: str = "127.0.0.1"
-    port: int = 15516
+    port: Port = 15516
     names: tuple[str, ...] = ()
 
 
@@ -202,11 +222,11 @@ class FrameworkSettings(msgspec.Struct, frozen=True):
     `requests`, is replaced. `answer_bytes`: size limit of an answer."""
 
     mode: FrameworkMode = "auto"
-    python: str = "framework/python/bin/python3"
-    processes: int = 2
-    memory_bytes: int = 512 * 1024 * 1024
-    requests: int = 10_000
-    answer_bytes: int = 128 * 1024 * 1024
+    python: FilePath = "framework/python/bin/python3"
+    processes: Annotated[int, msgspec.Meta(ge=1, le=16)] = 2
+    memory_bytes: Annotated[int, msgspec.Meta(ge=128 << 20, le=LARGEST_BYTES)] = 512 * 1024 * 1024
+    requests: Annotated[int, msgspec.Meta(ge=1, le=1_000_000_000)] = 10_000
+    answer_bytes: Annotated[int, msgspec.Meta(ge=1 << 20, le=1 << 32)] = 128 * 1024 * 1024
 
 
 class ForceRules(msgspec.Struct, frozen=True):
@@ -242,15 +262,15 @@ class HaSettings(msgspec.Struct, frozen=True):
 
     replica: bool = False
     synchronous: bool = True
-    synchronous_timeout_s: float = 5
+    synchronous_timeout_s: Annotated[float, msgspec.Meta(ge=0.1, le=60)] = 5
     enabled: bool = False
     etcd: EtcdSettings = EtcdSettings()
     prefix: str = ""
-    lease_s: int = 15
+    lease_s: Annotated[int, msgspec.Meta(ge=5, le=300)] = 15
     advertise: str = ""
-    priority: int = 100
+    priority: Annotated[int, msgspec.Meta(ge=0, le=1000)] = 100
     failsafe: bool = False
-    max_lag: int = 1000
+    max_lag: Annotated[int, msgspec.Meta(ge=0, le=1_000_000_000)] = 1000
     on_promote: tuple[str, ...] = ()
     on_demote: tuple[str, ...] = ()
 
@@ -287,16 +307,16 @@ class Clusterd(msgspec.Struct, frozen=True):
     version: str = "4.14.1"
     version_rule: VersionRule = "exact"
     caps: tuple[str, ...] = CAPABILITIES
-    handshake_timeout_s: float = 10
-    full_walk_s: float = 300
-    request_timeout_s: float = 10
-    stuck_after_s: float = 30
-    stuck_busy_after_s: float = 600
-    delete_confirm_share: float = 0.5
+    handshake_timeout_s: Duration = 10
+    full_walk_s: DurationOrNone = 300
+    request_timeout_s: Duration = 10
+    stuck_after_s: Annotated[float, msgspec.Meta(ge=2, le=3600)] = 30
+    stuck_busy_after_s: Annotated[float, msgspec.Meta(ge=10, le=86400)] = 600
+    delete_confirm_share: Share = 0.5
     watch: bool = True
-    max_delete_share: float = 0.5
-    max_key_loss_share: float = 0.5
-    key_loss_from: int = 3
+    max_delete_share: Share = 0.5
+    max_key_loss_share: Share = 0.5
+    key_loss_from: Million = 3
     store: StoreChoice = "auto"
     worker_api: WorkerApi = "full"
     missing_permissions: MissingPermissions = "allow"

@@ -7,12 +7,13 @@ from typing import Any
 
 import msgspec
 
-from clusterd.config.json_section import ABSENT, LARGEST_BYTES, JsonSection, seconds
+from clusterd.config.json_section import ABSENT, JsonSection, read_struct
 from clusterd.config.own_section import read_clusterd
 from clusterd.config.problem import Problem, shown
 from clusterd.errors import ClusterError
 from clusterd.settings import (
     DEFAULT_RULES,
+    LARGEST_BYTES,
     Communication,
     MasterIntervals,
     Settings,
@@ -119,68 +120,23 @@ class _JsonReader:
         self._found.settings = msgspec.structs.replace(
             settings,
             rules=self._rules(top.section("files"), own.directories("link_targets")),
-            worker=self._worker(worker),
-            master=self._master(master),
+            worker=read_struct(worker, WorkerIntervals),
+            master=read_struct(master, MasterIntervals),
             communication=self._communication(communication),
             clusterd=read_clusterd(own, settings.root, self.warn),
             pool_size=pool_size,
             dapi_enabled=dapi.boolean("enabled", True),
         )
-        for section in (top, intervals, worker, master, communication, dapi, own):
+        for section in (top, intervals, dapi):
             section.done()
-
-    # ---- intervals ---------------------------------------------------------------------------------------------------
-
-    def _worker(self, section: JsonSection) -> WorkerIntervals:
-        base = WorkerIntervals()
-        return WorkerIntervals(
-            sync_integrity_s=seconds(section, "sync_integrity", base.sync_integrity_s),
-            sync_agent_info_s=seconds(section, "sync_agent_info", base.sync_agent_info_s),
-            sync_agent_groups_s=seconds(section, "sync_agent_groups", base.sync_agent_groups_s),
-            timeout_agent_groups_s=seconds(section, "timeout_agent_groups", base.timeout_agent_groups_s),
-            keep_alive_s=seconds(section, "keep_alive", base.keep_alive_s),
-            connection_retry_s=seconds(section, "connection_retry", base.connection_retry_s),
-            max_failed_keepalive_attempts=section.number(
-                "max_failed_keepalive_attempts", base.max_failed_keepalive_attempts, 1, 1000, whole=True
-            ),
-            agent_groups_mismatch_limit=section.number(
-                "agent_groups_mismatch_limit", base.agent_groups_mismatch_limit, 1, 1_000_000, whole=True
-            ),
-        )
-
-    def _master(self, section: JsonSection) -> MasterIntervals:
-        base = MasterIntervals()
-        return MasterIntervals(
-            sync_agent_groups_s=seconds(section, "sync_agent_groups", base.sync_agent_groups_s),
-            timeout_extra_valid_s=seconds(section, "timeout_extra_valid", base.timeout_extra_valid_s),
-            recalculate_integrity_s=seconds(section, "recalculate_integrity", base.recalculate_integrity_s),
-            timeout_agent_info_s=seconds(section, "timeout_agent_info", base.timeout_agent_info_s),
-            agent_group_start_delay_s=seconds(
-                section, "agent_group_start_delay", base.agent_group_start_delay_s, zero=True
-            ),
-            check_worker_lastkeepalive_s=seconds(
-                section, "check_worker_lastkeepalive", base.check_worker_lastkeepalive_s
-            ),
-            max_allowed_time_without_keepalive_s=seconds(
-                section, "max_allowed_time_without_keepalive", base.max_allowed_time_without_keepalive_s
-            ),
-            max_locked_integrity_time_s=seconds(section, "max_locked_integrity_time", base.max_locked_integrity_time_s),
-        )
 
     def _communication(self, section: JsonSection) -> Communication:
         base = Communication()
-        read = Communication(
-            timeout_cluster_request_s=seconds(section, "timeout_cluster_request", base.timeout_cluster_request_s),
-            timeout_dapi_request_s=seconds(section, "timeout_dapi_request", base.timeout_dapi_request_s),
-            timeout_receiving_file_s=seconds(section, "timeout_receiving_file", base.timeout_receiving_file_s),
-            max_zip_size_bytes=section.number("max_zip_size", base.max_zip_size_bytes, 1024, LARGEST_BYTES, whole=True),
-            min_zip_size_bytes=section.number("min_zip_size", base.min_zip_size_bytes, 1024, LARGEST_BYTES, whole=True),
-            compress_level=section.number("compress_level", base.compress_level, 0, 9, whole=True),
-            zip_limit_tolerance=section.number("zip_limit_tolerance", base.zip_limit_tolerance, 0, 0.99),
-        )
-        if read.min_zip_size_bytes > read.max_zip_size_bytes:
-            section.wrong("min_zip_size", f"at most max_zip_size ({read.max_zip_size_bytes})", read.min_zip_size_bytes)
-        return read
+        largest = section.number("max_zip_size", base.max_zip_size_bytes, 1024, LARGEST_BYTES, whole=True)
+        least = section.number("min_zip_size", base.min_zip_size_bytes, 1024, LARGEST_BYTES, whole=True)
+        if least > largest:
+            section.wrong("min_zip_size", f"at most max_zip_size ({largest})", least)
+        return read_struct(section, Communication, max_zip_size_bytes=largest, min_zip_size_bytes=least)
 
     # ---- files -------------------------------------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from clusterd.config.certificates import certificate_problem
-from clusterd.config.json_section import ABSENT, JsonSection
+from clusterd.config.json_section import ABSENT, JsonSection, read_struct
 from clusterd.config.ossec_conf import RESERVED, split_address
 from clusterd.config.problem import Problem, shown
 from clusterd.names import is_address
@@ -32,23 +32,17 @@ def read_ha(section: JsonSection, root: str, warn: Warn) -> HaSettings:
     replica = section.boolean("replica", enabled)
     if enabled and not replica:
         section.wrong("replica", "true, or nothing: a candidate keeps a replica", replica)
-    read = HaSettings(
+    return read_struct(
+        section,
+        HaSettings,
         replica=replica,
-        synchronous=section.boolean("synchronous", base.synchronous),
-        synchronous_timeout_s=section.number("synchronous_timeout", base.synchronous_timeout_s, 0.1, 60),
         enabled=enabled,
         etcd=_etcd(section.section("etcd"), root, warn),
         prefix=section.text("prefix", base.prefix, "a path like /clusterd/NAME, no slash at its end", _is_prefix),
-        lease_s=section.number("lease", base.lease_s, 5, 300, whole=True),
         advertise=section.text("advertise", base.advertise, "HOST:PORT, as other nodes reach this one", _is_reachable),
-        priority=section.number("priority", base.priority, 0, 1000, whole=True),
-        failsafe=section.boolean("failsafe", base.failsafe),
-        max_lag=section.number("max_lag", base.max_lag, 0, 1_000_000_000, whole=True),
         on_promote=_program(section, "on_promote"),
         on_demote=_program(section, "on_demote"),
     )
-    section.done()
-    return read
 
 
 def _etcd(section: JsonSection, root: str, warn: Warn) -> EtcdSettings:

@@ -4,14 +4,14 @@ its key path; the default then stays.
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Annotated, Any, Literal, Protocol, TypeVar, get_args, get_origin
+
+import msgspec
+
+T = TypeVar("T", bound=msgspec.Struct)
 
 ABSENT: Any = object()
 """The value of a key that is not there."""
-LONGEST_S = 31_536_000
-"""Longest duration of any setting: a year."""
-LARGEST_BYTES = 1 << 50
-"""Largest size of any setting."""
 
 
 class ProblemTaker(Protocol):
@@ -121,6 +121,27 @@ def _is_name(value: object) -> bool:
     return isinstance(value, str) and bool(value) and "/" not in value and "\0" not in value
 
 
-def seconds(section: JsonSection, key: str, default: float, *, zero: bool = False) -> Any:
-    """Returns a duration of up to a year, above 0 unless `zero`."""
-    return section.number(key, default, 0 if zero else 0.01, LONGEST_S)
+def read_struct(section: JsonSection, kind: type[T], **read: Any) -> T:
+    """Returns the settings of this section. Each field is read from the key of its name (without `_s`) as its type
+    says: bool, a Literal's words, a list of names, or a number or text with the bounds of its msgspec.Meta. `read`:
+    fields that the caller has read."""
+    for field in msgspec.structs.fields(kind):
+        if field.name not in read:
+            read[field.name] = _read_field(section, field.name.removesuffix("_s"), field.type, field.default)
+    section.done()
+    return kind(**read)
+
+
+def _read_field(section: JsonSection, key: str, declared: Any, default: Any) -> Any:
+    if declared is bool:
+        return section.boolean(key, default)
+    if declared == tuple[str, ...]:
+        return section.texts(key, default)
+    if get_origin(declared) is Literal:
+        words = get_args(declared)
+        return section.text(key, default, ", ".join(words), lambda value: value in words)
+    assert get_origin(declared) is Annotated, f"{key} has no bounds"
+    basic, meta = get_args(declared)
+    if basic is str:
+        return section.text(key, default, meta.description, lambda value: len(value) >= (meta.min_length or 0))
+    return section.number(key, default, meta.ge, meta.le, whole=basic is int)
