@@ -28,9 +28,10 @@ PROMOTED = ".promoted"
 KEPT = "kept"
 """The first step."""
 BEFORE, ABSENT, UNFINISHED = ".before-promotion", ".absent-before-promotion", ".before-promotion.new"
-JOURNAL = ".before-promotion-wal"
+JOURNAL, TAKEN_JOURNAL = ".before-promotion-wal", ".taken-before-promotion-wal"
 """Endings of what stands beside a file while a promotion may fail: its content of before; a mark that there was none; a
-copy of it that is not whole; of a database that could not be opened, its journal."""
+copy of it that is not whole; of a database that could not be opened, its journal; the same, once the journal beside the
+database may be gone: a kill within the step does not lose it."""
 SECRET_NAMES = ("token.key", "users.json")
 """Files that take the place of this node's own."""
 PAIR = ("certificate.pem", "key.pem")
@@ -131,8 +132,8 @@ def put_back(settings: Settings) -> None:
             fd = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
                 if path.exists() and before.samefile(path):
-                    # Not replaced; a rename to itself would leave both names. What is beside the database now is its
-                    # journal: the program that had locked it may have written, closed and opened it since.
+                    # Not replaced; a rename to itself would leave both names. Beside the database is its journal, unless
+                    # that was taken: the program that had locked it may have closed and opened it since.
                     if path == database:
                         _beside(path, JOURNAL).unlink(missing_ok=True)
                     before.unlink()
@@ -152,11 +153,11 @@ def put_back(settings: Settings) -> None:
 
 def _put_back_journal(database: Path) -> None:
     """Of a database that has just been put back, also by a life of this process that was killed then."""
-    kept = _beside(database, JOURNAL)
-    if kept.exists():
-        _remove_journal(database)
-        os.replace(kept, f"{database}-wal")
-        sync_path(database.parent)
+    for kept in (_beside(database, TAKEN_JOURNAL), _beside(database, JOURNAL)):
+        if kept.exists():
+            _remove_journal(database)
+            os.replace(kept, f"{database}-wal")
+            sync_path(database.parent)
 
 
 def _remove_journal(database: Path) -> None:
@@ -168,7 +169,7 @@ def forget_before(settings: Settings) -> None:
     """After the last step, or before the first one. Raises OSError."""
     _promoted(settings.root).unlink(missing_ok=True)
     for path in _exchanged(settings):
-        for ending in (JOURNAL, f"{JOURNAL}.new", BEFORE, UNFINISHED, ABSENT):
+        for ending in (TAKEN_JOURNAL, JOURNAL, f"{JOURNAL}.new", BEFORE, UNFINISHED, ABSENT):
             _beside(path, ending).unlink(missing_ok=True)
 
 
@@ -189,6 +190,9 @@ def take_replica(root: str, settings: Settings | None = None) -> str:
         new = _promoted(root)
         copy_database(source, new, schema.MODE)
         sync_path(new)
+        with contextlib.suppress(FileNotFoundError):
+            _beside(target, JOURNAL).rename(_beside(target, TAKEN_JOURNAL))
+            sync_path(target.parent)
         _remove_journal(target)
         os.replace(new, target)
         sync_path(target.parent)

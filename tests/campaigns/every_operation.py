@@ -19,7 +19,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from clusterd.errors import StartFailure
 from hashing.atomic import TEMPORARY_PREFIX, is_kept, is_temporary
@@ -46,6 +46,8 @@ class Work:
     `wrong` what is wrong after `heal`, given those promises."""
 
     uses_database = False
+    codes: ClassVar[tuple[int, ...]] = (KILL, errno.ENOSPC)
+    """What each operation that changes something meets beside EIO."""
 
     def lasting(self, root: Path) -> Path:
         """What `heal` and `wrong` read of what `work` leaves."""
@@ -139,7 +141,7 @@ class Runs:
         while self._met(number, errno.EIO):
             number += 1
         changing = [at for at, what in enumerate(self._operations(), 1) if what.split()[0] not in READS]
-        for code in (KILL, errno.ENOSPC):
+        for code in self._work.codes:
             for number in changing:
                 self._met(number, code)
         if self._work.uses_database:

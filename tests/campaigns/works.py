@@ -1,5 +1,5 @@
 """The work of every_operation.py: an application on a worker, a scan and manifest on a master, a registration, a merge
-of reports."""
+of reports; changes of role: role_works.py."""
 
 import asyncio
 import errno
@@ -28,6 +28,7 @@ from clusterd.sync.manifest.files import ManifestFiles
 from hashing.apply import sweep_temporary
 from hashing.atomic import FileOps, is_temporary
 from tests.campaigns.every_operation import Say, Work
+from tests.campaigns.role_works import ROLE_WORKS
 from tests.hashing.packages import RULES, Receiver, build_as_stock, read_tree, step, wire_of, write_tree
 from tests.hashing.received import metadata
 
@@ -350,4 +351,4 @@ WORKS: dict[str, Callable[[], Work]] = {
     "patch": Patch,
     "register": Register,
     "merge": Merge,
-}
+} | ROLE_WORKS
