@@ -28,13 +28,15 @@ class awake_timeout:
     """`asyncio.timeout` for what others have to say: time in which this process was stopped, or its machine suspended,
     does not count. After such a pause timers come first, before what the others have said meanwhile is read.
 
-    A step that ends much too late counts for nothing, so at least another one follows it."""
+    A step that ends much too late counts for nothing, so at least another one follows it; unless the one before it was
+    late, too: that is a busy process, not a pause, and its wait ends after twice as many steps at most."""
 
     STEP_S = 1.0
     LATE_S = 1.0
 
     def __init__(self, seconds: float) -> None:
         self._left_s = seconds
+        self._was_late = False
         self._timeout = asyncio.timeout(None)
         self._timer: asyncio.TimerHandle | None = None
 
@@ -53,8 +55,10 @@ class awake_timeout:
         self._timer = asyncio.get_running_loop().call_later(step_s, self._stepped, due, step_s)
 
     def _stepped(self, due: float, step_s: float) -> None:
-        if time.monotonic() < due + self.LATE_S:
+        is_late = time.monotonic() >= due + self.LATE_S
+        if self._was_late or not is_late:
             self._left_s -= step_s
+        self._was_late = is_late
         if self._left_s > 0:
             self._step()
         else:

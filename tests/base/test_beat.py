@@ -110,6 +110,28 @@ def test_time_out_ends_a_wait_for_what_never_comes(seconds: float) -> None:
     asyncio.run(story())
 
 
+def test_time_out_ends_also_in_a_process_that_is_late_at_every_step() -> None:
+    """A busy one: what it waits for never comes, and each step would count for nothing."""
+
+    async def story() -> int:
+        rounds = 0
+
+        async def busy() -> None:
+            nonlocal rounds
+            while rounds < 60:
+                rounds += 1
+                time.sleep(2.2 * ShortSteps.STEP_S)  # noqa: ASYNC251  # as work that takes so long
+                await asyncio.sleep(0)
+
+        working = asyncio.create_task(busy())
+        with pytest.raises(TimeoutError):
+            async with ShortSteps(2 * ShortSteps.STEP_S):
+                await working
+        return rounds
+
+    assert asyncio.run(story()) < 30
+
+
 def test_clock_of_time_awake_stands_still_while_nobody_asks(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
     monkeypatch.setattr(clock.time, "monotonic", lambda: now)
