@@ -1,25 +1,31 @@
-"""What net has to do on the disk. A disk that hangs, or a lock that another process keeps, must hold up no link."""
+"""What net has to do on the disk. A disk that hangs, or a lock that another process keeps, must hold up no link, and
+what waits for it must not grow."""
 
 import asyncio
 import contextlib
+import errno
 import functools
 import threading
 from collections.abc import Callable
-from queue import SimpleQueue
-from typing import TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
+MOST_WAITING = 1000
+"""Directories of so many workers: far more than ever wait while the disk answers."""
 
 
 class DiskThread:
     """One thread, made when it is first needed, that does one thing after the other. A stop does not wait for it."""
 
     def __init__(self) -> None:
-        self._waiting: SimpleQueue[Callable[[], None]] = SimpleQueue()
+        self._waiting: dict[str, tuple[asyncio.Future[Any], Callable[[], None]]] = {}
+        self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
 
-    def run(self, work: Callable[[], T]) -> "asyncio.Future[T]":
-        """Begins `work` when what was asked for before has ended. For the loop's thread."""
+    def run(self, what: str, work: Callable[[], T]) -> "asyncio.Future[T]":
+        """Begins `work` when what was asked for before has ended. Of one `what` the newest counts: it takes the place
+        of an earlier one that has not begun, whose future is cancelled. The future of one too many has an OSError. For
+        the loop's thread."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
 
@@ -32,7 +38,15 @@ class DiskThread:
             with contextlib.suppress(RuntimeError):  # the loop has ended
                 loop.call_soon_threadsafe(lambda: None if future.done() else settle())
 
-        self._waiting.put(done)
+        with self._changed:
+            earlier = self._waiting.get(what)
+            if earlier is None and len(self._waiting) >= MOST_WAITING:
+                future.set_exception(OSError(errno.EAGAIN, "the disk hangs, and too much waits for it already"))
+                return future
+            self._waiting[what] = future, done
+            self._changed.notify()
+        if earlier is not None:
+            earlier[0].cancel()
         if self._thread is None:
             self._thread = threading.Thread(target=self._serve, name="disk", daemon=True)
             self._thread.start()
@@ -40,4 +54,7 @@ class DiskThread:
 
     def _serve(self) -> None:
         while True:
-            self._waiting.get()()
+            with self._changed:
+                self._changed.wait_for(lambda: self._waiting)
+                _, done = self._waiting.pop(next(iter(self._waiting)))
+            done()

@@ -351,12 +351,12 @@ def make_node_directory(context: NetContext, name: str) -> None:
             os.mkdir(path, NODE_DIRECTORY_MODE)
 
     def made(making: "asyncio.Future[None]") -> None:
-        problem = making.exception()
+        problem = None if making.cancelled() else making.exception()
         if problem is not None:
             text = (problem.strerror if isinstance(problem, OSError) else None) or problem
             context.own_line("ERROR", f"The directory {path} cannot be made: {text}")
 
-    context.disk.run(make).add_done_callback(made)
+    context.disk.run(path, make).add_done_callback(made)
 
 
 def keep_awake(connected: socket.socket) -> None:

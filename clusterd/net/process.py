@@ -339,7 +339,7 @@ class _NetProcess:
     async def _read_again(self) -> None:
         root, conf = self._settings.root, self._settings.conf or None
         with self._context.rounds.survive("reloading the configuration"):
-            self._adopt(await self._context.disk.run(lambda: load(root, conf=conf)))
+            self._adopt(await self._context.disk.run("settings", lambda: load(root, conf=conf)))
             if self._dialer is not None and await self._terms.look_again():
                 self._dialer.look_elsewhere()
 

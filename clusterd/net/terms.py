@@ -7,7 +7,7 @@ from collections.abc import Callable
 import msgspec
 
 from clusterd.net.context import NetContext
-from clusterd.role import OWN_DIR, NodeRole, RoleDamaged, heard, read_role, standing, update_role
+from clusterd.role import OWN_DIR, NodeRole, RoleDamaged, after_deposing, heard, read_role, standing, update_role
 from clusterd.wire import commands
 from clusterd.wire.terms import TermNote
 from ipc.board import Board
@@ -32,10 +32,13 @@ class Terms:
         """What follows when the disk has what was heard last, or has refused it."""
         self._writing: asyncio.Task[None] | None = None
         self._began_at = 0.0
-        self._given: NodeRole | None = context.settings.role
+        # An earlier life of this process has heard that another node leads: it may have ended before the disk had it.
+        self._given: NodeRole | None = after_deposing(context.settings.role, board.deposed_term)
         self._led = context.settings.is_master
         self._is_unkept = self._given is not None and board.deposed_term >= self._given.term
         """Whether the disk may know less than this process."""
+        if self._led and not self.was_given:
+            self._next = kept
         self._said = ""
         self._again_at = 0.0
 
@@ -131,7 +134,7 @@ class Terms:
         """This node's own election, or a command, has written a master into `role.json`. Returns whether that is news.
         A worker's net only: another role needs other processes, which the supervisor sees to."""
         try:
-            given = await self._context.disk.run(lambda: read_role(self._context.settings.root))
+            given = await self._context.disk.run("look", lambda: read_role(self._context.settings.root))
         except RoleDamaged:
             return False
         if given is None or self._led or given == self._given:
@@ -183,7 +186,7 @@ class Terms:
 
         root = self._context.settings.root
         try:
-            kept = await self._context.disk.run(lambda: update_role(root, merged, mend=True))
+            kept = await self._context.disk.run("term", lambda: update_role(root, merged, mend=True))
         except (OSError, RoleDamaged) as failure:
             self._again_at = self._context.clock.awake() + AGAIN_S
             text = f"The term {known.term} cannot be kept on disk: {failure}"

@@ -1,6 +1,7 @@
 """A master that hears of a higher term."""
 
 import asyncio
+import signal
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -182,6 +183,33 @@ def test_a_disk_that_hangs_holds_up_no_link_of_a_master_that_is_replaced(
     kept = read_role(node.root)
     assert kept is not None
     assert (kept.term, kept.led) == (3, 2)
+
+
+@pytest.mark.parametrize("role", [None, NodeRole(2, "master", 2, "127.0.0.1:1", MASTER)])
+def test_a_master_whose_net_ends_before_the_disk_has_the_higher_term_does_not_lead_again(
+    start: Start, bosses: list[ScriptedMaster], monkeypatch: pytest.MonkeyPatch, role: NodeRole | None
+) -> None:
+    monkeypatch.setattr(process, "tell_supervisor", lambda: None)
+    node = start(master_settings if role is None else given(role, master_settings))
+    Path(node.root, OWN_DIR).mkdir(exist_ok=True)
+    hello = f"w1 wazuh worker {node.settings.clusterd.version}"
+    with locked_directory(Path(node.root, OWN_DIR)):
+        claim(node, master=bosses[0].node)
+        lead(bosses[0])
+        wait_until(lambda: node.board.deposed_term == 3, "the master is deposed")
+        node.stop(signal.SIGKILL)
+        node.spawn()
+        wait_until(lambda: node.row().state == "ready", "net is ready")
+        assert node.connect().ask("hello", hello).command == b"err"
+        assert read_role(node.root) == role
+    node.logged("This node leads no more: term 3 exists")
+    kept = read_role(node.root)
+    assert kept is not None
+    assert (kept.term, kept.led) == (3, 0 if role is None else 2)
+    node.connect().ask("term", note(master=bosses[0].node))
+    lead(bosses[0])
+    node.logged(f"The master of term 3 is m2 at {bosses[0].node}")
+    assert bosses[0].node.encode() in node.connect().ask("hello", hello).payload
 
 
 def test_a_lower_or_equal_term_changes_nothing_for_a_master(start: Start) -> None:
