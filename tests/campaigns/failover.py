@@ -1,12 +1,12 @@
 """Clients of a cluster that loses its masters, an observer, and the faults of the masters (test_failover.py)."""
 
+import contextlib
 import json
 import random
 import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -279,7 +279,7 @@ class Faults:
         assert done.returncode == 0, f"{done.stdout}{done.stderr}"
         self._successor(leader)
 
-    @contextmanager
+    @contextlib.contextmanager
     def _cut(self, node: RigNode, ways: switchboard.Ways) -> Iterator[None]:
         how: switchboard.Command = self._rng.choice(("cut", "silence"))
         switchboard.tell(self._rig.switchboard, how, node.name, ways)
@@ -349,6 +349,7 @@ def held_by(rig: Rig) -> dict[str, Held]:
             agents_of(node, is_master=facts[node.name]["node"]["type"] == "master") if node.advertised else None,
             str(agents.get("groups_hash")),
             str(manifest.get("content_digest")),
+            groups_of(node, is_master=facts[node.name]["node"]["type"] == "master"),
         )
     return found
 
@@ -380,3 +381,24 @@ def agents_of(node: RigNode, *, is_master: bool) -> dict[int, str] | None:
         return {int(number): name for number, name in db.execute("select id, name from agent where id > 0")}
     finally:
         db.close()
+
+
+GROUPS_OF = """select id_agent, name from belongs join "group" on id = id_group where id_agent > 0
+order by id_agent, priority"""
+
+
+def groups_of(node: RigNode, *, is_master: bool) -> dict[str, dict[int, tuple[str, ...]]]:
+    """Returns the groups of every agent: of the node's own database, and of a candidate's replica."""
+    names = {"own": schema.DATABASE}
+    if node.advertised and not is_master:
+        names["replica"] = REPLICA_FILE
+    found: dict[str, dict[int, tuple[str, ...]]] = {}
+    for name, path in names.items():
+        groups = found[name] = {}
+        try:
+            with contextlib.closing(schema.connect(str(node.root), readonly=True, name=path)) as db:
+                for agent, group in db.execute(GROUPS_OF):
+                    groups[agent] = (*groups.get(agent, ()), group)
+        except sqlite3.Error:
+            continue
+    return found

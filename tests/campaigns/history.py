@@ -71,6 +71,8 @@ class Held(msgspec.Struct):
     agents: dict[int, str] | None
     groups_hash: str
     files: str
+    groups: dict[str, dict[int, tuple[str, ...]]] = {}
+    """The groups of each agent in their order, by database: `own`, on a candidate `replica`, too."""
 
 
 class Committed(msgspec.Struct, frozen=True):
@@ -93,7 +95,8 @@ class History(msgspec.Struct):
 
 def wrong(history: History) -> list[str]:
     """Returns everything that contradicts the promises; empty if nothing does."""
-    found = [*_two_masters(history.seen), *_ids(history), *_agents(history), *_unequal(history.held)]
+    found = [*_two_masters(history.seen), *_ids(history), *_agents(history), *_groups(history)]
+    found += _unequal(history.held)
     return [*found, *_committed(history)]
 
 
@@ -173,6 +176,26 @@ def _agents(history: History) -> Iterator[str]:
                 yield f"{one.agent} ({one.id}) has another key on {node} than it was told"
             if held.agents is not None and not in_database:
                 yield f"{one.agent} ({one.id}) was registered and is not in the agent database of {node}"
+
+
+def _groups(history: History) -> Iterator[str]:
+    """An agent that was assigned to a group and not deleted is in it, in every database; and in the same groups."""
+    deleted = {one.agent for one in history.operations if one.kind == "delete" and one.outcome != "not sent"}
+    databases = [
+        (f"the {name} database of {node}", groups)
+        for node, held in history.held.items()
+        for name, groups in held.groups.items()
+    ]
+    for one in history.operations:
+        if one.kind == "assign" and one.outcome == "done" and one.agent not in deleted:
+            for name, groups in databases:
+                if one.group not in (found := groups.get(one.id, ())):
+                    yield f"{one.agent} ({one.id}) was assigned to {one.group} and is in {found} in {name}"
+    for name, groups in databases[1:]:
+        first, expected = databases[0]
+        for agent in sorted(groups.keys() | expected.keys()):
+            if groups.get(agent) != expected.get(agent):
+                yield f"agent {agent} is in {groups.get(agent)} in {name}, in {expected.get(agent)} in {first}"
 
 
 def _unequal(held: dict[str, Held]) -> Iterator[str]:

@@ -67,7 +67,7 @@ class Promote(Work):
         def locked(path: Path) -> bool:
             raise sqlite3.OperationalError("database is locked")
 
-        promotion.is_gathered = locked if is_locked else database_copy.is_gathered
+        vars(promotion)["is_gathered"] = locked if is_locked else database_copy.is_gathered
         if self.fails:
             promotion.take_users = self._no_users
 
@@ -169,8 +169,8 @@ class Demote(Work):
         if agents(str(root)) != {7: "seven"}:
             return f"own agents: {agents(str(root))}"
         if given.role == "master":
-            files = {name: (root / name).read_text() for name in self.OLD}
-            return "" if given.led < given.term and files == self.OLD else f"not demoted: {given} {files}"
+            own = {name: (root / name).read_text() for name in self.OLD}
+            return "" if given.led < given.term and own == self.OLD else f"not demoted: {given} {own}"
         files = {str(path.relative_to(kept / "files")): path for path in (kept / "files").rglob("*") if path.is_file()}
         texts = {name: path.read_text() for name, path in files.items() if name != KEY_FILE}
         if texts != {"etc/rules/own.xml": "own", "etc/rules/r.xml": "old"} or KEY_FILE not in files:

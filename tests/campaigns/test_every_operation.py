@@ -1,6 +1,6 @@
 """Every operation on files of an application, a scan, a registration, a merge and a change of role fails once, and once
-its process dies there: each file is old or new, nothing that was answered is lost, and the next round is right. No nodes; `file_faults`
-is the same with nodes."""
+its process dies there: each file is old or new, nothing that was answered is lost, and the next round is right. No
+nodes; `file_faults` is the same with nodes."""
 
 import os
 import subprocess

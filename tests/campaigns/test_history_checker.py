@@ -7,6 +7,8 @@ import pytest
 from tests.campaigns.figures import counts, failed_twice, first_answer, share, silence
 from tests.campaigns.history import Agent, Committed, Held, History, Operation, Round, Seen, wrong
 
+GROUPS = {1: ("default",), 3: ("default", "web")}
+
 
 def register(agent: str, number: int, began: float, ended: float = 0.0, node: str = "a") -> Operation:
     return Operation(1, node, "register", agent, began, ended or began + 1, "done", number, f"key of {agent}")
@@ -26,13 +28,14 @@ def good() -> History:
             register("z", 3, 12, node="b"),
             register("w", 5, 13, node="b"),
             Operation(1, "b", "delete", "w", 14, 15, "unknown"),
-            Operation(1, "b", "assign", "z", 14, 15, "done", group="web"),
+            Operation(1, "b", "assign", "z", 14, 15, "done", 3, group="web"),
+            Operation(1, "b", "assign", "w", 14, 15, "done", 5, group="web"),
         ],
         [Seen(1, 1, {"a": 1}), Seen(8, 8, {}), Seen(11, 11, {"b": 7}), Seen(20, 20, {"b": 7})],
         {
-            "a": Held(dict(keys), dict(names), "h", "f"),
-            "b": Held(dict(keys), dict(names), "h", "f"),
-            "plain": Held(dict(keys), None, "h", "f"),
+            "a": Held(dict(keys), dict(names), "h", "f", {"own": dict(GROUPS)}),
+            "b": Held(dict(keys), dict(names), "h", "f", {"own": dict(GROUPS), "replica": dict(GROUPS)}),
+            "plain": Held(dict(keys), None, "h", "f", {"own": dict(GROUPS)}),
         },
         [
             Committed("a", 1, "x", 1),
@@ -104,6 +107,19 @@ def unequal_groups(history: History) -> None:
     history.held["b"].groups_hash = "other"
 
 
+def assignment_lost(history: History) -> None:
+    for held in history.held.values():
+        held.groups["own"][3] = ("default",)
+
+
+def assignment_lost_in_a_replica(history: History) -> None:
+    history.held["b"].groups["replica"][3] = ("default",)
+
+
+def unequal_groups_of_an_agent(history: History) -> None:
+    history.held["plain"].groups["own"][1] = ("default", "web")
+
+
 def unequal_files(history: History) -> None:
     history.held["plain"].files = "other"
 
@@ -120,7 +136,7 @@ def committed_beside_the_leader(history: History) -> None:
 
 def committed_too_late(history: History) -> None:
     history.committed.append(Committed("a", 1, "w", 5))
-    history.operations[-4].ended = 12.5
+    history.operations[-5].ended = 12.5
 
 
 def committed_twice(history: History) -> None:
@@ -146,6 +162,9 @@ def nobody_looked(history: History) -> None:
         (id_twice, "id 2 was given to y and to again"),
         (id_of_a_deleted_one, "id 2 was given to y, and belongs to unanswered on a"),
         (unequal_groups, "groups_hash of b and a differ"),
+        (assignment_lost, "z (3) was assigned to web and is in ('default',) in the own database of a"),
+        (assignment_lost_in_a_replica, "z (3) was assigned to web and is in ('default',) in the replica database of b"),
+        (unequal_groups_of_an_agent, "agent 1 is in ('default', 'web') in the own database of plain, in ('default',)"),
         (unequal_files, "files of plain and a differ"),
         (unequal_databases, "agent databases differ"),
         (committed_beside_the_leader, "a committed w (5) in term 7, in which b led"),

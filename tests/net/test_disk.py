@@ -23,7 +23,7 @@ def test_while_the_disk_hangs_the_newest_of_each_kind_waits_and_no_more(monkeypa
         await asyncio.to_thread(began.wait, 60)
         asked = [
             thread.run("settings", lambda number=number: done.append(f"settings {number}")) for number in range(50)
-        ]  # type: ignore[misc]
+        ]
         asked += [thread.run(f"w{number}", lambda number=number: done.append(f"w{number}")) for number in range(3)]  # type: ignore[misc]
         asked.append(thread.run("w0", lambda: done.append("w0 again")))
         assert len(thread._waiting) == 3
