@@ -132,8 +132,8 @@ def put_back(settings: Settings) -> None:
             fd = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
                 if path.exists() and before.samefile(path):
-                    # Not replaced; a rename to itself would leave both names. What is beside the database, if it was not
-                    # taken, is its journal: the program that had locked it may have closed and opened it since.
+                    # Not replaced; a rename to itself would leave both names. The journal beside the database is its
+                    # own unless it was taken: the program that had locked it may have closed and opened it since.
                     if path == database:
                         _beside(path, JOURNAL).unlink(missing_ok=True)
                     before.unlink()
