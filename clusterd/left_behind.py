@@ -207,7 +207,7 @@ def _one(root: str, term: int) -> LeftBehind:
         return LeftBehind(term, path)
     files = [name for name in _paths(directory / FILES) if name != KEY_FILE]
     agents: list[LeftAgent] = []
-    with contextlib.suppress(OSError, msgspec.MsgspecError):
+    with contextlib.suppress(OSError, msgspec.MsgspecError, RecursionError):
         agents = msgspec.json.decode((directory / AGENTS).read_bytes(), type=list[LeftAgent])
     some = (*map(_readable, files), *(f"agent {agent.id} {agent.name}" for agent in agents))[:MOST_SHOWN]
     return LeftBehind(term, path, len(files), len(agents), some)

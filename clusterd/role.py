@@ -127,7 +127,7 @@ def read_role(root: str) -> NodeRole | None:
             raise RoleDamaged(_damaged(path, "it is no file"))
         try:
             found = msgspec.json.decode(file.read(MOST_BYTES), type=NodeRole)
-        except (OSError, msgspec.MsgspecError) as failure:
+        except (OSError, msgspec.MsgspecError, RecursionError) as failure:
             raise RoleDamaged(_damaged(path, str(failure))) from None
     if not 1 <= found.term <= MOST_TERM or not 0 <= found.led <= found.term:
         raise RoleDamaged(_damaged(path, f"there is no term {found.term} that was led as {found.led}"))

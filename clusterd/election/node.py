@@ -331,7 +331,7 @@ class Node:
     def kept(self) -> Kept | None:
         try:
             return msgspec.json.decode(Path(run_dir(self._root), ELECTION_KEPT).read_bytes(), type=Kept)
-        except (OSError, msgspec.MsgspecError):
+        except (OSError, msgspec.MsgspecError, RecursionError):
             return None
 
 

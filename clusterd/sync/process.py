@@ -197,6 +197,7 @@ class _SyncProcess:
         )
         manifests.adopt(settings.clusterd, settings.rules, is_master=settings.is_master)
         may_hand_over = settings.is_master and settings.has_election
+        found = location.find(settings)
         return Context(
             settings=settings,
             clock=clock,
@@ -212,14 +213,14 @@ class _SyncProcess:
             troubles=troubles,
             events=events,
             roster=Roster(),
-            framework=self._make_framework(spool, clock),
+            framework=self._make_framework(found, spool, clock),
+            no_framework=found.why,
             leadership=Leadership(self._board, settings) if may_hand_over else None,
             changes=ChangeGate(clock) if may_hand_over else None,
         )
 
-    def _make_framework(self, spool: Spool, clock: Clock) -> Framework | None:
+    def _make_framework(self, found: location.Found, spool: Spool, clock: Clock) -> Framework | None:
         """None where none is installed, or none is wanted: then nothing is different."""
-        found = location.find(self._settings)
         tag_log = TagLog(self._log, self._tag, "Framework")
         fd = self._framework_fd
         if fd is None:

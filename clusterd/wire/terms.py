@@ -37,6 +37,8 @@ def parse_term(payload: bytes, cluster: str = "") -> TermNote:
         raise ClusterError(1000, f"a term of {len(payload)} bytes")
     try:
         note = msgspec.json.decode(payload, type=TermNote)
+    except RecursionError:
+        raise ClusterError(1000, "no term: nested too deeply") from None
     except msgspec.MsgspecError as problem:
         raise ClusterError(1000, f"no term: {problem}") from None
     if cluster and note.cluster and note.cluster != cluster:

@@ -56,7 +56,9 @@ def test_a_file_that_was_written_is_read_and_only_its_owner_may(tmp_path: Path) 
     assert [found.name for found in path.parent.iterdir()] == ["role.json"]
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"term": 0}', '{"term": 2, "led": 3}', '{"term": "3"}', "\0" * 50])
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", '{"term": 0}', '{"term": 2, "led": 3}', '{"term": "3"}', "\0" * 50, '{"x":' + "[" * 2000]
+)
 def test_damaged_file_is_named_and_nobody_leads_by_it(tmp_path: Path, content: str) -> None:
     root = tmp_path
     (root / "etc").mkdir()

@@ -2,7 +2,9 @@
 
 import errno
 import json
+import os
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -12,6 +14,7 @@ from clusterd.config.cluster_json import JsonRead, read_json
 from clusterd.framework.location import find
 from clusterd.reload import adopt
 from clusterd.settings import Clusterd, FrameworkMode, FrameworkSettings, Settings
+from clusterd.sync.requests.status import framework_status
 from tests.conftest import KEY
 from tests.fakes.framework import FakeFramework
 from tools.check import check
@@ -160,3 +163,17 @@ def test_a_reload_leaves_it_as_it_was(tmp_path: Path) -> None:
     assert waiting == ["clusterd.framework"]
     assert adopted.clusterd.framework.mode == "auto"
     assert adopted.framework_python == "/py"
+
+
+def test_status_walks_through_nothing_that_a_removed_framework_has_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is asked every second or two, on the loop of sync."""
+    (tmp_path / "framework/python/lib/__pycache__").mkdir(parents=True)
+    own = settings(tmp_path, "auto")
+    context: Any = SimpleNamespace(framework=None, settings=own, no_framework=find(own).why)
+    monkeypatch.setattr(os, "walk", lambda *given, **named: pytest.fail("walked"))
+    assert framework_status(context)["reason"] == f"no framework is installed ({tmp_path}/{PYTHON} is not there)"
+    (tmp_path / PYTHON).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / PYTHON).touch()
+    assert framework_status(context)["reason"] == "it was not there when the node started"

@@ -292,6 +292,13 @@ def test_a_question_for_the_term_leaves_no_line_of_a_failed_handshake(master: Ma
     assert not node.lines("during handshake")
 
 
+def test_a_term_that_is_nested_deeply_is_refused_and_the_link_stays(master: Master) -> None:
+    talker = master().connect()
+    refused = talker.ask("term", b'{"x":' + b"[" * 2000)
+    assert (refused.command, b"nested too deeply" in refused.payload) == (b"err", True)
+    assert talker.ask("term", note(term=0, leads=False)).command == b"ok"
+
+
 def test_a_demoted_node_tells_callers_where_the_master_is(start: Start, bosses: list[ScriptedMaster]) -> None:
     boss = bosses[0]
     role = NodeRole(3, "worker", 1, boss.node, "m2")
@@ -338,7 +345,16 @@ def test_answers_to_a_question_for_the_term_are_distinguished(master: Master) ->
 @pytest.mark.parametrize(
     "bad",
     [
-        *(b"", b"[]", note(term=-1), note(term=2**60), note(master="a b"), note(master="x\n"), note(node="../x")),
+        *(
+            b"",
+            b"[]",
+            b'{"x":' + b"[" * 2000,
+            note(term=-1),
+            note(term=2**60),
+            note(master="a b"),
+            note(master="x\n"),
+            note(node="../x"),
+        ),
         *(note(master=f"10.0.0.2:{port}") for port in (0, 65536, 99999)),
     ],
 )

@@ -224,7 +224,7 @@ def test_worker_that_came_and_left_after_a_start_is_lost_and_not_expected(master
     assert master.states() == {"w1": "lost"}, "its loss is said in the log and the journal, too"
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b'[{"name":5}]', b"\xff"])
+@pytest.mark.parametrize("content", [b"", b"{", b'[{"name":5}]', b"\xff", b'[{"x":' + b"[" * 2000])
 def test_damaged_file_is_reported_and_replaced(master: Master, content: bytes) -> None:
     (master.path / "workers.json").write_bytes(content)
     master.begin()

@@ -32,9 +32,9 @@ NOT_CONNECTED = 3023
 class Context(msgspec.Struct):
     """`settings` is replaced as a whole by a reload; `progress` holds the syncs under way, `troubles` what hinders
     them, both for status; `events` takes what happens, for the journal; `framework` is None where none is installed or
-    none is wanted. `needs_restart`: settings that were changed in the files and wait for one; `reloaded_at`: when the
-    files were read again, wall-clock seconds. `leadership`, `changes`: of a master in an election. `heard_role`,
-    `left_behind`: what the last question for `status` found on disk."""
+    none is wanted, and `no_framework` says which. `needs_restart`: settings that were changed in the files and wait for
+    one; `reloaded_at`: when the files were read again, wall-clock seconds. `leadership`, `changes`: of a master in an
+    election. `heard_role`, `left_behind`: what the last question for `status` found on disk."""
 
     settings: Settings
     clock: Clock
@@ -51,6 +51,7 @@ class Context(msgspec.Struct):
     events: EventSender
     roster: Roster
     framework: Framework | None = None
+    no_framework: str = ""
     leadership: Leadership | None = None
     changes: ChangeGate | None = None
     needs_restart: tuple[str, ...] = ()

@@ -316,7 +316,7 @@ class KnownWorkers:
                 found = msgspec.json.decode(file.read(LARGEST_FILE), type=list[KnownWorker])
         except FileNotFoundError:
             return
-        except (OSError, msgspec.DecodeError) as problem:
+        except (OSError, msgspec.DecodeError, RecursionError) as problem:
             self._log.warning(f"{self._path} cannot be read, workers that are away are unknown: {problem}")
             return
         for known in found[:MOST]:

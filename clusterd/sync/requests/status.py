@@ -1,12 +1,12 @@
 """Sync's part of `clusterd status`: plain values under stable keys (docs/operations/reference.md lists them)."""
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 
 from clusterd.clock import Clock
-from clusterd.framework import location
 from clusterd.left_behind import told
 from clusterd.role import NodeRole
 from clusterd.settings import Settings
@@ -106,9 +106,10 @@ def framework_status(context: Context) -> dict[str, Any]:
     if context.framework is not None:
         return context.framework.shown()
     own = context.settings.clusterd.framework
-    found = location.find(context.settings)
-    # A framework that was installed while the node runs is found at the node's next start.
-    reason = "it was not there when the node started" if found.python else found.why
+    # One that was installed while the node runs is found at its next start. Nothing but its interpreter is looked at:
+    # what a removed one has left may be thousands of directories.
+    is_there = own.mode != "off" and os.path.isfile(os.path.join(context.settings.root, own.python))
+    reason = "it was not there when the node started" if is_there else context.no_framework
     return {"state": "off" if own.mode == "off" else "absent", "reason": reason, "mode": own.mode, "helpers": []}
 
 
