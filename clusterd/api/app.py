@@ -18,7 +18,7 @@ from starlette.routing import Route
 
 from clusterd import __version__, stacks
 from clusterd.api.body import read_body
-from clusterd.api.calls import Asked, Caller, read_values
+from clusterd.api.calls import Asked, Caller, WaitsS, read_values
 from clusterd.api.endpoint import JSON, Endpoint
 from clusterd.api.jsontext import dump
 from clusterd.api.logins import Logins
@@ -77,8 +77,7 @@ class Api:
         *,
         users: Callable[[], dict[str, User]],
         secret: Callable[[], Secret],
-        longest_s: Callable[[], float],
-        answer_s: Callable[[], float],
+        waits_s: WaitsS,
         say: Say,
         limits: Limits | None = None,
         today: Callable[[], datetime.date] = datetime.date.today,
@@ -86,7 +85,7 @@ class Api:
         tell: Callable[[AnyEvent], None] = lambda event: None,
     ) -> None:
         """`users` may raise UserProblem, `secret` StartFailure. `say`: level and text of a log line; `limits`: how many
-        log lines strangers may cause. `longest_s`, `answer_s`: as in Caller. `tell` takes logins, for the journal."""
+        log lines strangers may cause. `waits_s`: as in Caller. `tell` takes logins, for the journal."""
         self.counters = Counters()
         self._settings = settings
         self._users = users
@@ -94,7 +93,7 @@ class Api:
         limiter = AttemptLimiter(settings.login_attempts, settings.login_window_s)
         self._logins = Logins(limiter, users, clock=clock, tell=tell)
         self._clock = clock
-        self._caller = Caller(asker, settings, longest_s=longest_s, answer_s=answer_s)
+        self._caller = Caller(asker, settings, waits_s=waits_s)
         self._say = say
         limits = limits or Limits()
         self.strangers = StrangerLines(limits.log_lines_per_address_s, limits.log_lines, say)

@@ -14,11 +14,13 @@ from clusterd.dapi.protocol.request import LARGEST_REQUEST, LOCAL_MASTER, encode
 from clusterd.settings import ApiSettings
 from clusterd.wire.results import WireResult
 
-MARGIN_S = 5.0
-"""Time that a request may take on its way, in addition to the function's and to what nodes wait for each other."""
 ALL_NODES = "*"
 WITHOUT_GROUP = "id!=000;group=null"
 _RULESET = Function("wazuh.core.cluster.control", "get_node_ruleset_integrity", LOCAL_MASTER, client_argument="lc")
+
+
+WaitsS = Callable[[float, bool], float]
+"""How many seconds to wait for the answer of a function that may run so many seconds, or (True) to its end."""
 
 
 class Asked(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,15 +55,10 @@ def read_values(
 class Caller:
     """Carries out requests on one node."""
 
-    def __init__(
-        self, asker: Asker, settings: ApiSettings, *, longest_s: Callable[[], float], answer_s: Callable[[], float]
-    ) -> None:
-        """`longest_s`: how long the cluster lets any request take; `answer_s`: how long a node waits for another one's
-        response to anything, in seconds."""
+    def __init__(self, asker: Asker, settings: ApiSettings, *, waits_s: WaitsS) -> None:
         self._asker = asker
         self._settings = settings
-        self._longest_s = longest_s
-        self._answer_s = answer_s
+        self._waits_s = waits_s
 
     async def call(self, asked: Asked) -> WireResult:
         """Returns the answer of the endpoint's function. Raises Refused, WireException."""
@@ -101,12 +98,7 @@ class Caller:
             raise Refused(
                 413, f"the request would have {len(encoded)} bytes inside the cluster, above {LARGEST_REQUEST}"
             )
-        longest_s = self._longest_s()
-        # A master gives up a late worker `answer_s` after the function's time, a silent one after twice that, and then
-        # has the answers of the others: who gave up before would get none of them.
-        patience_s = timeout_s + 2 * self._answer_s() + MARGIN_S
-        wait_s = longest_s if asked.wait_for_complete else min(longest_s, patience_s)
-        return await self._asker.ask(encoded, timeout_s=wait_s)
+        return await self._asker.ask(encoded, timeout_s=self._waits_s(timeout_s, asked.wait_for_complete))
 
 
 def without_group(q: str | None) -> str:

@@ -18,6 +18,7 @@ from clusterd.beat import pause_until
 from clusterd.clock import Clock
 from clusterd.config.certificates import certificate_problem
 from clusterd.config.loading import load
+from clusterd.dapi.protocol.patience import asker_waits_s
 from clusterd.errors import StartFailure
 from clusterd.event_sender import EventSender
 from clusterd.exits import ExitCode
@@ -80,8 +81,7 @@ class _ApiProcess:
             own,
             users=users.users,
             secret=secret.secret,
-            longest_s=lambda: self._settings.communication.timeout_dapi_request_s,
-            answer_s=lambda: self._settings.communication.timeout_cluster_request_s,
+            waits_s=lambda asked_s, complete: asker_waits_s(self._settings, asked_s, wait_for_complete=complete),
             say=self._say,
             limits=settings.clusterd.limits,
             tell=self._events.tell,

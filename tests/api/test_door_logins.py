@@ -262,8 +262,7 @@ def test_users_that_cannot_be_read_are_500_and_a_line_in_the_log() -> None:
         ApiSettings(),
         users=damaged,  # type: ignore[arg-type]
         secret=lambda: SECRET,
-        longest_s=lambda: 200,
-        answer_s=lambda: 20,
+        waits_s=lambda asked_s, complete: 200.0 if complete else min(200.0, asked_s + 45),
         say=lambda level, text: said.append(text),
     )
     assert door.send("GET", "/agents", headers=bearer("x")).status_code == 500

@@ -10,6 +10,7 @@ import msgspec
 
 from clusterd.dapi.execution import as_answer, refused, shown_node, unexpected
 from clusterd.dapi.protocol.envelope import Envelope, read_permissions
+from clusterd.dapi.protocol.patience import begins_within_s, function_s, node_answers_s
 from clusterd.dapi.protocol.policy import Origin, find
 from clusterd.dapi.protocol.registry import Cluster, not_available
 from clusterd.dapi.protocol.routing import not_answered, not_connected, place_of
@@ -34,8 +35,6 @@ LONGEST_CHANGE_S = 3600.0
 """How long a function that changes something may run when its asker sets no limit (`wait_for_complete`), or a longer
 one. One that only reads may run for as long as anybody waits for an answer. Without an end, functions that hang would
 take all places."""
-MARGIN_S = 15.0
-"""How long an asker waits in addition to the time that the function may take (clusterd/api/calls.py)."""
 _RELOAD = ("wazuh.analysis", "reload_ruleset")
 LARGEST_PART = 64 << 20
 """Most bytes of the request to one node. Written anew it may be several times as long as it came."""
@@ -60,9 +59,8 @@ class ApiRunner:
         row = find(envelope.function)
         if row is None or not row.changes:
             return envelope
-        wait_s = self._context.settings.communication.timeout_dapi_request_s
-        if not envelope.wait_for_complete:
-            wait_s = min(wait_s, self._timeout_s(envelope) + MARGIN_S)
+        settings, complete = self._context.settings, envelope.wait_for_complete
+        wait_s = begins_within_s(settings, envelope.api_timeout_s, wait_for_complete=complete)
         return msgspec.structs.replace(envelope, begin_by=self._context.clock.monotonic() + wait_s)
 
     async def run(self, request: Text, envelope: Envelope, origin: Origin, asker: str) -> Text:
@@ -117,13 +115,12 @@ class ApiRunner:
         return await self._here.execute(request, asked, timeout_s)
 
     def _timeout_s(self, envelope: Envelope) -> float:
-        return max(envelope.api_timeout_s, self._context.settings.clusterd.request_timeout_s)
+        return function_s(self._context.settings, envelope.api_timeout_s)
 
     def limit_s(self, envelope: Envelope) -> float | None:
-        """Returns the time in which a worker's answer must begin to arrive: the time of its function plus that of any
-        response."""
-        grace_s = self._context.settings.communication.timeout_cluster_request_s
-        return None if envelope.wait_for_complete else self._timeout_s(envelope) + grace_s
+        """Returns the time in which a worker's answer must begin to arrive."""
+        complete = envelope.wait_for_complete
+        return node_answers_s(self._context.settings, envelope.api_timeout_s, wait_for_complete=complete)
 
     async def know_files_first(self, envelope: Envelope) -> None:
         """Called before other nodes are asked. A worker that is to reload its rules does so after its next check: what
