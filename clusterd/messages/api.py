@@ -52,7 +52,7 @@ class RunFunction(Job[FunctionDone], frozen=True, tag="run-function"):
 
 class PlanRequest(Job[RequestPlanned], frozen=True, tag="plan-request"):
     """Decide which nodes solve a distributed API request, and what each is asked; `connected` are the master (first)
-    and its workers. Large requests are written to the file `out`, one after the other. Result: RequestPlanned."""
+    and its workers. Large requests are written to the file `out`, one after the other."""
 
     makes = ("out",)
 
@@ -65,7 +65,7 @@ class PlanRequest(Job[RequestPlanned], frozen=True, tag="plan-request"):
 
 class CombineAnswers(Job[FunctionDone], frozen=True, tag="combine-answers"):
     """Merge the answers of the nodes of a plan into one; `allowed` as in RequestPlanned. A large one is written to
-    `out`. Result: FunctionDone."""
+    `out`."""
 
     makes = ("out",)
 

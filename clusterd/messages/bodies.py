@@ -25,7 +25,7 @@ class Sealed(Result, frozen=True, tag="sealed"):
 
 
 class SealChunk(Job[Sealed], frozen=True, tag="seal"):
-    """Seal `prefix` + the bytes of `segments` into slab `slab` (sync's). Result: Sealed."""
+    """Seal `prefix` + the bytes of `segments` into slab `slab` (sync's)."""
 
     prefix: bytes
     segments: list[Segment]
@@ -57,7 +57,7 @@ class Opened(Result, frozen=True, tag="opened"):
 
 
 class OpenBody(Job[Opened], frozen=True, tag="open"):
-    """Open a sealed body of at most `limit` plain bytes. Result: Opened. With `check_only` the result contains only
+    """Open a sealed body of at most `limit` plain bytes. With `check_only` the result contains only
     `size`. Bodies of the local socket are not `sealed`."""
 
     body: list[Descriptor]
@@ -71,6 +71,6 @@ class Digested(Result, frozen=True, tag="digested"):
 
 
 class DigestSegments(Job[Digested], frozen=True, tag="sha256"):
-    """SHA-256 over these bytes, in order. Result: Digested."""
+    """SHA-256 over these bytes, in order."""
 
     segments: list[Segment]

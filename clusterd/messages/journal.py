@@ -207,21 +207,6 @@ AnyEvent = (
     | ElectionEvent
     | LostEvents
 )
-KINDS = (
-    "change",
-    "sync",
-    "registration",
-    "group",
-    "login",
-    "request",
-    "worker",
-    "master",
-    "problem",
-    "process",
-    "reload",
-    "election",
-    "lost",
-)
 OUTCOMES = {
     "change": (),
     "sync": ("ok", "failed", "partial"),
@@ -237,7 +222,8 @@ OUTCOMES = {
     "election": ("leads", "stepped_down", "gave_up", "follows", "paused", "resumed", "etcd_lost", "etcd_back"),
     "lost": (),
 }
-"""What a kind may be followed by, as in `worker:lost`: for hooks and filters."""
+"""What each kind may be followed by, as in `worker:lost`: for hooks and filters."""
+KINDS = tuple(OUTCOMES)
 
 
 class Told(msgspec.Struct, frozen=True, array_like=True):

@@ -27,7 +27,7 @@ class ShardScanned(Result, frozen=True, tag="scanned"):
 class ScanShard(Job[ShardScanned], frozen=True, tag="scan"):
     """Walk and hash shard `shard` of `shards` (files whose path hashes to it), reusing and rewriting the digest cache
     in `state_dir`. `ignore_cache` reads every file again. `gives_way`: the job ends as "gave-way" as soon as sync's
-    counter `hurry` has another value; -1: never. Result: ShardScanned."""
+    counter `hurry` has another value; -1: never."""
 
     root: str
     state_dir: str
@@ -85,7 +85,7 @@ class ManifestBuilt(Result, frozen=True, tag="manifest-built"):
 
 
 class BuildManifest(Job[ManifestBuilt], frozen=True, tag="manifest"):
-    """Merge the shard files of the last scan into the manifest file of `state_dir`. Result: ManifestBuilt.
+    """Merge the shard files of the last scan into the manifest file of `state_dir`.
 
     `digests`: of each shard, as it was scanned. Where its file has another one by now the job fails: the late end of a
     scan that an earlier sync process began must not be taken for this one.
@@ -112,7 +112,7 @@ class PatchManifest(Job[ManifestBuilt], frozen=True, tag="patch-manifest"):
     """Scan `paths` and `directories` again (hashing/rescan.py) and update the manifest `root_digest`. `base`: digest of
     the other file that its file needs (as in ManifestBuilt). `shards`: of the last scan. `max_delete_share`,
     `lost_before`, `max_key_loss_share`, `key_loss_from`, `changes` as in BuildManifest; `judge`: decide now about
-    settling files; `allow_delete`: withhold nothing. Result: ManifestBuilt."""
+    settling files; `allow_delete`: withhold nothing."""
 
     makes = ("changes",)
 
@@ -138,8 +138,7 @@ class Packed(Result, frozen=True, tag="packed"):
 
 
 class RulesetHashes(Job[Packed], frozen=True, tag="ruleset-hashes"):
-    """Write JSON of path to BLAKE2b for etc/rules/, etc/decoders/, etc/lists/ (dapi.md 1.8) to `out`. Result:
-    Packed."""
+    """Write JSON of path to BLAKE2b for etc/rules/, etc/decoders/, etc/lists/ (dapi.md 1.8) to `out`."""
 
     makes = ("out",)
 
@@ -153,15 +152,14 @@ class Swept(Result, frozen=True, tag="swept"):
 
 
 class SweepTemporary(Job[Swept], frozen=True, tag="sweep"):
-    """Remove temporary files that killed processes left beside targets, and those in the directories `more`. Result:
-    Swept."""
+    """Remove temporary files that killed processes left beside targets, and those in the directories `more`."""
 
     root: str
     more: list[str] = msgspec.field(default_factory=list)
 
 
 class RotateLog(Job[Swept], frozen=True, tag="rotate-log"):
-    """Move cluster.log to logs/cluster/{year}/{Mon}/cluster.log-{dd}.gz (wire.md 9.1). Result: Swept."""
+    """Move cluster.log to logs/cluster/{year}/{Mon}/cluster.log-{dd}.gz (wire.md 9.1)."""
 
     root: str
     day: str

@@ -13,8 +13,7 @@ from ipc.descriptor import Descriptor
 
 
 class PackMetadata(Job[Packed], frozen=True, tag="pack-metadata"):
-    """A worker's check package: the manifest `root_digest` as the only entry. `method`: as in PackPart. Result:
-    Packed."""
+    """A worker's check package: the manifest `root_digest` as the only entry. `method`: as in PackPart."""
 
     makes = ("out",)
 
@@ -41,7 +40,7 @@ class Compared(Result, frozen=True, tag="compared"):
 
 
 class ComparePackage(Job[Compared], frozen=True, tag="compare"):
-    """Read a worker's check package and compare it to our manifest; write the difference to `out`. Result: Compared."""
+    """Read a worker's check package and compare it to our manifest; write the difference to `out`."""
 
     makes = ("out",)
 
@@ -61,7 +60,7 @@ class BucketsPicked(Result, frozen=True, tag="buckets-picked"):
 
 class PickBuckets(Job[BucketsPicked], frozen=True, tag="pick-buckets"):
     """Select what a worker sends about the buckets whose digests differ: `ours` of its manifest `root_digest`, `theirs`
-    of the master's with the content digest `master`. A large result is written to `out`. Result: BucketsPicked."""
+    of the master's with the content digest `master`. A large result is written to `out`."""
 
     makes = ("out",)
 
@@ -111,7 +110,7 @@ class DifferenceListed(Result, frozen=True, tag="difference-listed"):
 
 
 class ListDifference(Job[DifferenceListed], frozen=True, tag="list-difference"):
-    """List the paths of a difference file, for a person. Result: DifferenceListed."""
+    """List the paths of a difference file, for a person."""
 
     difference: str
 
@@ -130,7 +129,7 @@ class Fitted(Result, frozen=True, tag="fitted"):
 
 class FitDifference(Job[Fitted], frozen=True, tag="fit-difference"):
     """Write the part of a difference that has at most `most` bytes of files to `out`: the smallest files first, and all
-    deletions. Result: Fitted."""
+    deletions."""
 
     makes = ("out",)
 
@@ -152,8 +151,7 @@ class PartPacked(Result, frozen=True, tag="part-packed"):
 class PackPart(Job[PartPacked], frozen=True, tag="pack-part"):
     """Compress missing and shared files number `start` to `stop` (excluded; numbered in the order of their paths) of a
     difference file to `out`, at most `limit` bytes raw per file unless `oversize`, which packs one single large file.
-    The positions of entries are written to the file `index`. `method`: "zlib", or "lz4" for a peer that reads it.
-    Result: PartPacked."""
+    The positions of entries are written to the file `index`. `method`: "zlib", or "lz4" for a peer that reads it."""
 
     makes = ("out", "index")
 
@@ -174,7 +172,7 @@ class PackageFinished(FinishedPackage, Result, frozen=True, tag="package-finishe
 
 class FinishPackage(Job[PackageFinished], frozen=True, tag="finish-package"):
     """Drop what exceeds `limit` (wire.md 5.6, C12), move vanished files to `extra`, write the metadata entry to `out`.
-    `indexes` are those of the parts in order. Result: PackageFinished."""
+    `indexes` are those of the parts in order."""
 
     makes = ("out",)
 
@@ -191,7 +189,7 @@ class PackageOpened(OpenedPackage, Result, frozen=True, tag="package-opened"):
 
 class OpenPackage(Job[PackageOpened], frozen=True, tag="open-package"):
     """Index a received package, read its metadata and check all paths against the rules. Writes the plan of application
-    to `plan`. Result: PackageOpened."""
+    to `plan`."""
 
     makes = ("plan",)
 
@@ -208,7 +206,7 @@ class RangeUnpacked(UnpackedRange, Result, frozen=True, tag="range-unpacked"):
 
 class UnpackRange(Job[RangeUnpacked], frozen=True, tag="unpack"):
     """Decompress the entries of range `index` of the plan, verify each digest, write each beside its target under a
-    temporary name with final mode and owner. Result: RangeUnpacked."""
+    temporary name with final mode and owner."""
 
     package: str
     root: str
@@ -224,7 +222,7 @@ class Applied(AppliedPlan, Result, frozen=True, tag="applied"):
 
 class ApplyPlan(Job[Applied], frozen=True, tag="apply"):
     """Sync, rename the unpacked files of each range of the plan over their targets, delete extras (unless `delete` is
-    false), remove emptied directories, sync. One at a time on a node. Result: Applied."""
+    false), remove emptied directories, sync. One at a time on a node."""
 
     root: str
     plan: str
