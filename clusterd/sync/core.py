@@ -29,7 +29,7 @@ from clusterd.sync.links.context import Context
 from clusterd.sync.links.handlers import DeferredAnswer
 from clusterd.sync.links.incoming import Incoming, Refusal, SealViolation
 from clusterd.sync.links.partials import Partials
-from clusterd.sync.links.peer import Peer, file_limit
+from clusterd.sync.links.peer import Peer, file_limit, tell
 from clusterd.sync.links.privileged import check_privileged
 from clusterd.sync.manifest.scan import ScanFailed
 from clusterd.sync.ports.net_port import LinkClosed
@@ -132,12 +132,10 @@ class Core:
         if command in (commands.SENDSYN_ERR, commands.DAPI_ERR):
             await self._context.net.note_task(peer.link, command, task_id, is_open=False)
             text = restarted(task_id) if command == commands.SENDSYN_ERR else api_restarted(task_id)
-            with contextlib.suppress(ClusterError):  # the asker's own timeout remains
-                await peer.request(command, text)
+            await tell(peer, command, text)
             return
         error = ClusterError(1000, "the sync process was restarted while it sent this file")
-        with contextlib.suppress(ClusterError):  # if it cannot be told, the peer's own timeout of 120 s remains
-            await peer.request(commands.FILE_NOT_SENT[command], build_task_failure(task_id, error))
+        await tell(peer, commands.FILE_NOT_SENT[command], build_task_failure(task_id, error))
         await peer.note_sending(command, task_id, is_open=False)
 
     async def _serve_link(self, info: LinkInfo) -> None:
@@ -222,8 +220,7 @@ class Core:
                     # Nothing is written by that, and it waits no more for us, but for the asker: its response is read
                     # with the next requests, which must not wait for this one.
                     await net.reply(message.link, message.serial, "", more=True)
-                    with contextlib.suppress(ClusterError):  # the daemons hang up without an answer (dapi.md 1.4)
-                        await peer.request(*answer)
+                    await tell(peer, *answer)  # the daemons hang up without an answer (dapi.md 1.4)
                 await net.reply(message.link, message.serial, "")
                 return
         except SealViolation as violation:

@@ -60,7 +60,7 @@ def test_a_notice_of_failure_frees_the_flag_whatever_check_holds_it() -> None:
 def test_a_link_that_ends_leaves_nothing_behind() -> None:
     permissions = IntegrityPermissions(1000)
     permissions.begin("w1", "task", 0)
-    permissions.forget("w1")
+    permissions.end("w1")
     assert permissions.is_free("w1", 2)
 
 

@@ -15,6 +15,7 @@ from clusterd.sync.agents.rows import Unusable, open_rows
 from clusterd.sync.links.caps import AGENTS, TERM
 from clusterd.sync.links.context import Context
 from clusterd.sync.links.peer import Peer
+from clusterd.sync.links.permitted import is_permitted
 from clusterd.sync.links.records import WorkerRecord
 from clusterd.sync.ports.tag_log import Outage, TagLog
 from clusterd.sync.ports.tasks import Tasks
@@ -124,18 +125,8 @@ class AgentInfoWorker:
         if not context.database.is_there():
             self._away(DatabaseError(2011, "nobody listens on queue/sockets/wdb-http.sock"))
             return False
-        try:
-            answer = await peer.request(commands.SYN_A_W_M_P)
-        except ClusterError as failure:
-            if failure.code == 3020:
-                log.error(f"Error asking for permission: {failure}")
-            else:
-                log.debug(f"Master didn't grant permission to start a new synchronization: {failure}")
+        if not await is_permitted(peer, commands.SYN_A_W_M_P, log):
             return False
-        if answer != commands.PERMISSION_GRANTED:
-            log.debug(f"Master didn't grant permission to start a new synchronization: {answer[:QUOTED]!r}")
-            return False
-        log.debug("Permission to synchronize granted.")
         log.info("Starting.")
         self._started = self._context.clock.monotonic()
         rows = context.spool.new_path("report")

@@ -104,10 +104,9 @@ class IntegrityMaster:
         asks_as_stock(peer)
         if self._context.manifests.current is None:
             return b"False"
-        self.permissions.set_max_locked(self._context.settings.master.max_locked_integrity_time_s)
+        self.permissions.max_locked_s = limit = self._context.settings.master.max_locked_integrity_time_s
         answer = self.permissions.ask(peer.name, self._context.clock.awake())
         if answer.released:
-            limit = self._context.settings.master.max_locked_integrity_time_s
             await self._context.net.main_line(
                 "WARNING",
                 peer.tag,
@@ -118,8 +117,7 @@ class IntegrityMaster:
 
     def is_free(self, name: str) -> bool:
         """Returns whether no check or sync of this worker runs. Releases a permission that was held for too long."""
-        limit_s = self._context.settings.master.max_locked_integrity_time_s
-        self.permissions.set_max_locked(limit_s)
+        self.permissions.max_locked_s = limit_s = self._context.settings.master.max_locked_integrity_time_s
         now = self._context.clock.awake()
         if self.permissions.release_overdue(name, now):
             text = f"The permission of a check was held for more than {limit_s:g} s and is released."
@@ -166,7 +164,7 @@ class IntegrityMaster:
     def forget(self, peer: Peer) -> None:
         """Called when the worker's link has ended. Its record stays for `status`; the oldest records are dropped when
         there are very many names."""
-        self.permissions.forget(peer.name)
+        self.permissions.end(peer.name)
         self._context.troubles.end(_subject(peer))
         self._rooms.forget(peer.name)
         if len(self.records) > KEPT_RECORDS:

@@ -18,13 +18,10 @@ class IntegrityPermissions:
     """
 
     def __init__(self, max_locked_s: float) -> None:
-        self._max_locked_s = max_locked_s
+        self.max_locked_s = max_locked_s
         self._asked: set[str] = set()
-        self._busy_since: dict[str, float] = {}
-        self._holder: dict[str, str] = {}
-
-    def set_max_locked(self, max_locked_s: float) -> None:
-        self._max_locked_s = max_locked_s
+        self._busy: dict[str, tuple[str, float]] = {}
+        """The holder of each worker's flag, and since when."""
 
     def scan_ended(self) -> None:
         """Called when a local scan has ended, successful or not: every worker may ask again."""
@@ -35,33 +32,25 @@ class IntegrityPermissions:
             return Answer(False)
         self._asked.add(name)
         released = self.release_overdue(name, now)
-        return Answer(name not in self._busy_since, released)
+        return Answer(name not in self._busy, released)
 
     def begin(self, name: str, holder: str, now: float) -> None:
         """Records that the check `holder` (its task id) of this worker begins; it replaces an earlier one."""
-        self._busy_since[name] = now
-        self._holder[name] = holder
+        self._busy[name] = holder, now
 
     def end(self, name: str, holder: str | None = None) -> None:
-        """Records that the check has ended. With `holder`: only if the flag is that check's, so that an old check does
-        not release the flag of a newer one."""
-        if holder is None or self._holder.get(name) == holder:
-            self._busy_since.pop(name, None)
-            self._holder.pop(name, None)
+        """Records that the check has ended, or the worker's link. With `holder`: only if the flag is that check's, so
+        that an old check does not release the flag of a newer one."""
+        if name in self._busy and holder in (None, self._busy[name][0]):
+            del self._busy[name]
 
     def is_free(self, name: str, now: float) -> bool:
         """Returns whether no check of this worker runs; an overdue one does not count."""
-        since = self._busy_since.get(name)
-        return since is None or now - since > self._max_locked_s
+        return name not in self._busy or now - self._busy[name][1] > self.max_locked_s
 
     def release_overdue(self, name: str, now: float) -> bool:
         """Releases a flag that was held for too long. Returns whether there was one."""
-        if name not in self._busy_since or not self.is_free(name, now):
+        if name not in self._busy or not self.is_free(name, now):
             return False
-        self.forget(name)
+        self.end(name)
         return True
-
-    def forget(self, name: str) -> None:
-        """Forgets a worker whose link has ended."""
-        self._busy_since.pop(name, None)
-        self._holder.pop(name, None)

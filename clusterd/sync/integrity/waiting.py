@@ -4,7 +4,7 @@ from clusterd.beat import awake_timeout
 from clusterd.errors import ClusterError
 from clusterd.sync.links.context import Context
 from clusterd.sync.links.incoming import Awaited
-from clusterd.sync.links.peer import Peer
+from clusterd.sync.links.peer import Peer, tell
 from clusterd.sync.ports.tag_log import TagLog
 from clusterd.wire import commands
 from clusterd.wire.payloads import build_task_failure
@@ -25,19 +25,12 @@ async def wait_for_file(context: Context, peer: Peer, awaited: Awaited, log: Tag
     except TimeoutError as silence:
         error = ClusterError(LATE)
         peer.incoming.forget(awaited.task_id)
-        peer.spawn(_cancel(peer, awaited.task_id, error))
+        peer.spawn(tell(peer, commands.CANCEL_TASK, build_task_failure(awaited.task_id, error)))
         raise error from silence
     except ClusterError as failure:
         if failure.code == NOT_WHOLE:
-            peer.spawn(_cancel(peer, awaited.task_id, failure))
+            peer.spawn(tell(peer, commands.CANCEL_TASK, build_task_failure(awaited.task_id, failure)))
         raise
     if log is not None:
         log.debug(f"Received file from worker: '{context.settings.root}{file.path}'")
     return file.place
-
-
-async def _cancel(peer: Peer, task_id: str, error: ClusterError) -> None:
-    try:
-        await peer.request(commands.CANCEL_TASK, build_task_failure(task_id, error))
-    except ClusterError:
-        return

@@ -24,7 +24,8 @@ from clusterd.sync.links.caps import method_for
 from clusterd.sync.links.context import Context
 from clusterd.sync.links.incoming import Awaited
 from clusterd.sync.links.outgoing import Package, Progress
-from clusterd.sync.links.peer import Peer
+from clusterd.sync.links.peer import Peer, tell
+from clusterd.sync.links.permitted import is_permitted
 from clusterd.sync.manifest.scan import Scan, ScanFailed
 from clusterd.sync.ports.ledger import disk_of, low, unpack_bounds
 from clusterd.sync.ports.pool_port import JobError, all_of
@@ -41,7 +42,6 @@ SYNC = "Integrity sync"
 OWN = "Integrity guard"
 MAX_SYNCS = 2
 """Most packages that are awaited or applied at a time: one of this link, and one that outlived the link before."""
-QUOTED = 200
 NO_ROOM = "room for files"
 MOUNTED = "mounted files"
 SHOWN_MOUNTED = 5
@@ -104,18 +104,8 @@ class IntegrityWorker:
         """Does one round: permission, scan, package with the metadata."""
         log = self._context.tag_log(self._tag, CHECK)
         started = self._context.clock.monotonic()
-        try:
-            answer = await peer.request(commands.SYN_I_W_M_P)
-        except ClusterError as failure:
-            if failure.code == 3020:
-                log.error(f"Error asking for permission: {failure}")
-            else:
-                log.debug(f"Master didn't grant permission to start a new synchronization: {failure}")
+        if not await is_permitted(peer, commands.SYN_I_W_M_P, log):
             return
-        if answer != b"True":
-            log.debug(f"Master didn't grant permission to start a new synchronization: {answer[:QUOTED]!r}")
-            return
-        log.debug("Permission to synchronize granted.")
         self.begin_round(started)
         progress = Progress(peer.name, "integrity check", "scanning", self._context.clock.wall())
         self._context.progress.append(progress)
@@ -188,7 +178,7 @@ class IntegrityWorker:
         self._context.tag_log(self._tag, CHECK).error(f"Error synchronizing integrity: {failure}")
         self._end_round()
         self.note_result("failed", str(failure))
-        await self._report(peer, ClusterError(1000, str(failure)))
+        await self._report(peer, failure)
 
     async def _metadata_package(self, scan: Scan, method: str) -> Package:
         """Returns the metadata package of this manifest; made once while nothing changes."""
@@ -281,7 +271,7 @@ class IntegrityWorker:
         finally:
             context.progress.remove(progress)
             # Not in this step: the next check must find that this task has ended.
-            asyncio.get_running_loop().call_soon(self._tell_end, changed)
+            asyncio.get_running_loop().call_soon(self.sync_ended, changed)
 
     def _tell_sync(self, changed: int, packed: int, started: float, synced_at: float | None) -> None:
         """Tells the journal. `started`: when this sync began; `synced_at`: when the previous one ended."""
@@ -291,9 +281,6 @@ class IntegrityWorker:
         context.events.tell(
             applied_event(context.node_name, last.result, last.detail, changed, packed, seconds, problems)
         )
-
-    def _tell_end(self, changed: int) -> None:
-        self.sync_ended(changed)
 
     async def _apply_package(self, peer: Peer, file: IncomingFile[str], progress: Progress) -> int:
         """Returns how many files were changed."""
@@ -308,11 +295,9 @@ class IntegrityWorker:
             self._leftovers.suspected = True
             log.error(f"Error synchronizing files: {failure}")
             self.note_result("failed", str(failure))
-            error = failure if isinstance(failure, ClusterError) else ClusterError(1000, str(failure))
-            await self._report(peer, error)
-            async with (
-                self._turn
-            ):  # what was unpacked and waits for nobody may be large, and the next link may be long in coming
+            await self._report(peer, failure)
+            # What was unpacked and waits for nobody may be large, and the next link may be long in coming.
+            async with self._turn:
                 await self._leftovers.remove(self._tag)
             return 0
         finally:
@@ -421,13 +406,11 @@ class IntegrityWorker:
 
     # ---- helpers -----------------------------------------------------------------------------------------------------
 
-    async def _report(self, peer: Peer, error: ClusterError) -> None:
+    @staticmethod
+    async def _report(peer: Peer, failure: Exception) -> None:
         """`syn_i_w_m_r` `None {JSON}` (wire.md 5.11)."""
-        try:
-            await peer.request(commands.SYN_I_W_M_R, build_task_failure(None, error))
-        except ClusterError:
-            # The master gets no package and the next round starts anew: nothing else can be done here.
-            return
+        error = failure if isinstance(failure, ClusterError) else ClusterError(1000, str(failure))
+        await tell(peer, commands.SYN_I_W_M_R, build_task_failure(None, error))
 
     def _end_round(self) -> float:
         """Returns how long the check took, in seconds; 0 if it did not begin on this link."""

@@ -16,7 +16,7 @@ from clusterd.errors import ClusterError
 from clusterd.messages.base import INLINE_BYTES
 from clusterd.messages.bodies import DigestSegments
 from clusterd.sync.links.caps import RESUME
-from clusterd.sync.links.peer import Peer
+from clusterd.sync.links.peer import Peer, tell
 from clusterd.sync.links.sealed_bodies import SealedBodyCache
 from clusterd.sync.ports.net_port import Flight, NotSent
 from clusterd.sync.ports.pool_port import JobError, PoolPort, lane_for
@@ -194,7 +194,7 @@ class Sender:
             error = failure if isinstance(failure, ClusterError) else ClusterError(1000, str(failure))
             log.error(f"Error sending zip file: {error}")
             self._log_limit(log, peer.zip_limit.sending_ended(sending_s))
-            peer.spawn(self._tell(peer, command, task_id, error))
+            peer.spawn(tell(peer, commands.FILE_NOT_SENT[command], build_task_failure(task_id, error)))  # wire.md 4.7
             raise error from failure
         finally:
             if task_id is not None:
@@ -369,14 +369,6 @@ class Sender:
         """Seals a request's payload (followed by the bytes of `more`) in the pool, as a body for `Peer.request`. Raises
         JobError."""
         return await self.bodies.once(payload, more)
-
-    @staticmethod
-    async def _tell(peer: Peer, command: str, task_id: str | None, error: ClusterError) -> None:
-        """The error notice of wire.md 4.7."""
-        try:
-            await peer.request(commands.FILE_NOT_SENT[command], build_task_failure(task_id, error))
-        except ClusterError:
-            return
 
     @staticmethod
     def _log_limit(log: TagLog, line: str | None) -> None:

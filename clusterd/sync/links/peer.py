@@ -1,6 +1,7 @@
 """One link as sync sees it: the other end, requests to it, and work in progress on it."""
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Iterable
 
 from clusterd.errors import ClusterError
@@ -180,14 +181,7 @@ class Peer:
         """Reports by a request of ours how one of the peer's requests ended; the response is ignored.
 
         Raises ClusterError 1000 while LATE_ANSWERS wait: a peer that reads nothing gets no more."""
-        self._late.spawn(self._request_quietly(command, payload))
-
-    async def _request_quietly(self, command: str, payload: bytes) -> None:
-        try:
-            await self.request(command, payload)
-        except ClusterError:
-            # The peer is gone or has forgotten its request; it has its own time-out.
-            return
+        self._late.spawn(tell(self, command, payload))
 
     async def close(self) -> None:
         """The link has ended: ends its tasks and forgets what it was sending."""
@@ -196,3 +190,10 @@ class Peer:
         await self._tasks.close()
         self._agreed.set()  # whoever still waits for what will not come
         self.incoming.close()
+
+
+async def tell(peer: Peer, command: str, payload: bytes) -> None:
+    """Sends a request whose answer changes nothing here. One that fails is dropped: the peer is gone or no longer waits
+    for it, or its own time-out remains."""
+    with contextlib.suppress(ClusterError):
+        await peer.request(command, payload)

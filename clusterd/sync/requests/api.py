@@ -17,7 +17,7 @@ from clusterd.sync.links.context import Context
 from clusterd.sync.links.handlers import DeferredAnswer, Handler
 from clusterd.sync.links.incoming import Refusal
 from clusterd.sync.links.outgoing import INLINE_CHUNK
-from clusterd.sync.links.peer import Peer
+from clusterd.sync.links.peer import Peer, tell
 from clusterd.sync.ports.fair_queue import FairQueue, FairQueueLimits, Ticket
 from clusterd.sync.ports.net_port import LinkClosed
 from clusterd.sync.ports.pool_port import JobError
@@ -300,11 +300,7 @@ class ApiRequests:
     async def _refuse(self, peer: Peer, name: str, failure: ClusterError) -> None:
         self._say_refused(peer, failure)
         encoded = encode_failure(failure)
-        try:
-            await peer.request(commands.DAPI_ERR, build_words(name, encoded) if name else encoded)
-        except ClusterError:
-            # The asker has gone, or no longer waits.
-            return
+        await tell(peer, commands.DAPI_ERR, build_words(name, encoded) if name else encoded)
 
     def _connected(self) -> list[str]:
         return [self._context.node_name, *(peer.name for peer in self._roster.workers())]

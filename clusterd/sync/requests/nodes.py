@@ -10,7 +10,7 @@ from clusterd.sync.links.caps import STATUS
 from clusterd.sync.links.context import Context
 from clusterd.sync.links.handlers import DeferredAnswer, Handler
 from clusterd.sync.links.known_workers import KnownWorkers
-from clusterd.sync.links.peer import Peer
+from clusterd.sync.links.peer import Peer, tell
 from clusterd.sync.links.roster import Roster
 from clusterd.sync.ports.net_port import LinkClosed
 from clusterd.sync.requests.queries import Row, get_nodes, health_names
@@ -158,8 +158,4 @@ class ForwardedRequests:
             if isinstance(failure, LinkClosed):
                 await self._roster.settled()
             answer = encode_failure(failure)
-        try:
-            await client.request(commands.CONTROL_RES, answer)
-        except ClusterError:
-            # The client has hung up.
-            return
+        await tell(client, commands.CONTROL_RES, answer)
