@@ -176,10 +176,8 @@ class Elector:
 
     async def stop(self) -> None:
         """Stops leading, on the board first; then ends the lease with all keys of this node, so that another one can
-        lead at once."""
+        lead at once. In a pause the leader's key has no lease, and stays."""
         self.tenure.stop("the node is stopped")
-        view = self.session.view
-        is_kept = view.leader is not None and view.leader.key.id == self.session.id and view.leader.lease == 0
-        if self.session.lease and not is_kept:
+        if self.session.lease:
             with contextlib.suppress(EtcdUnavailable, EtcdRefused, LeaseLost):
                 await self.session.revoke()

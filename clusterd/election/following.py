@@ -94,8 +94,8 @@ class Following:
             return
         if leader.name == me.name:
             own = view.candidates.get(me.name)
-            is_own = facts.is_master and facts.led == term and own is not None and own.id == self._session.id
-            if view.leader.lease == 0 and is_own:
+            is_own = view.leader.lease == 0 and facts.is_master and facts.led == term
+            if is_own and own is not None and own.id == self._session.id:
                 # The election is paused and this node was restarted: only its name and its disk show that the key is
                 # its own.
                 again = encode(LeaderKey(me.name, self._session.id, me.advertise))
@@ -104,10 +104,13 @@ class Following:
                     [Put(self._session.key(LEADER), again)],
                 )
                 return
-            self._session.problem = (
-                f"another life of {leader.name} has the leader's key: it ends with its lease. If two nodes have this "
-                "name: correct <node_name>"
+            what = (
+                f"the election is paused: this node goes on when the key candidates/{me.name} of its earlier life in "
+                f"etcd has ended, after {me.lease_s} s at most"
+                if is_own
+                else f"another life of {leader.name} has the leader's key: it ends with its lease"
             )
+            self._session.problem = f"{what}. If two nodes have this name: correct <node_name>"
             return
         self._tenure.another_leads()
         if facts.is_changing:

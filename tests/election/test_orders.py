@@ -374,14 +374,29 @@ async def test_paused_leader_that_restarts_goes_on(clock: HandClock, store: Etcd
     await one.step(2)
     await one.elector.stop()
     assert f"{P}leader" in store.items
-    clock.now += 40
     one.reboot()
     await pass_time(4, one, two, other)
-    assert one.leads
+    assert one.leads, "it waits for no lease of its own"
     assert one.elector.tenure.term == term
     assert (await order(two, "resume")).ok
     await pass_time(20, one, two, other)
     assert one.leads
+
+
+@told
+async def test_paused_leader_that_was_killed_goes_on_after_the_lease_of_its_earlier_life(
+    clock: HandClock, store: EtcdStore
+) -> None:
+    one, two, other = await three(store)
+    term = one.elector.tenure.term
+    await order(one, "pause")
+    await one.step(2)
+    one.reboot()
+    await pass_time(4, one, two, other)
+    assert "this node goes on when the key candidates/one of its earlier life" in one.elector.session.problem
+    assert not one.leads
+    await pass_time(14, one, two, other)
+    assert (one.leads, one.elector.tenure.term, one.elector.session.problem) == (True, term, "")
 
 
 @told
