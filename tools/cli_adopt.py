@@ -1,5 +1,6 @@
 """`clusterd adopt`."""
 
+import contextlib
 import json
 import sys
 from collections.abc import Callable
@@ -8,7 +9,9 @@ from typing import Any
 import click
 
 from clusterd.exits import ExitCode
-from tools.show import echo, warn
+from tools.show import echo, goes_on, outlives_terminal, warn
+
+STAYS = "what was done stays, and is whole: repeat the command, which also starts a daemon that it has stopped"
 
 
 @click.command()
@@ -30,7 +33,9 @@ def adopt(root: str, undo: bool, dry_run: bool, now: bool, as_json: bool) -> Non
 
     say: Callable[[str], None] = (lambda text: None) if as_json else echo
     cutover = Cutover(root, own_python(), say=say, dry_run=dry_run)
-    done = cutover.undo(now=now) if undo else cutover.adopt(now=now)
+    # Between the stop of one daemon and the start of the other a closed terminal must not leave the node without any.
+    with outlives_terminal(), contextlib.nullcontext() if dry_run else goes_on(STAYS):
+        done = cutover.undo(now=now) if undo else cutover.adopt(now=now)
     if as_json:
         shown: dict[str, Any] = {"root": root, "undo": undo, "dry_run": dry_run, **cutover.facts(), "ok": done.ok}
         click.echo(json.dumps({**shown, "reason": done.reason}, indent=2))

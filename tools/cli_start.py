@@ -17,7 +17,7 @@ from clusterd.status.status import StatusReader
 from tools import stopping
 from tools.check import check
 from tools.seconds import Seconds
-from tools.show import echo, fail, goes_on, show_lines, warn
+from tools.show import echo, fail, goes_on, outlives_terminal, show_lines, try_to_say, try_to_warn, warn
 
 LogFormat = Literal["text", "json"]
 WAIT_MASTER_S = 3.0
@@ -80,27 +80,28 @@ def _say_master(root: str, wait_s: float) -> None:
 @click.pass_obj
 def restart(root: str, timeout_s: float, debug: int, log_format: LogFormat) -> None:
     """Stop the node if it runs, then start it. A configuration with mistakes, or a disk without room for a start, stops
-    nothing."""
+    nothing. Goes on when its terminal is closed."""
     _need_short(root)
     checked = check(root)
     if not checked.ok:
         show_lines(checked.lines)
         fail("the configuration has mistakes; the node was left as it is", ExitCode.BAD_CONFIGURATION)
-    with _can_start_again(root):
-        with goes_on("the node goes on stopping, and is not started again: clusterd start"):
-            stopped = stopping.stop(root, timeout_s=timeout_s)
-    if not stopped.ok:
-        if running_pid(root) is not None:
-            fail(stopped.reason, stopped.code)
-        warn(stopped.reason)  # it was killed: the more it has to be started again
-    for line in stopped.lines:
-        echo(line)
-    from tools import starting  # the whole daemon: not for --help, nor before the configuration is known to be good
+    with outlives_terminal():
+        with _can_start_again(root):
+            with goes_on("the node goes on stopping, and is not started again: clusterd start"):
+                stopped = stopping.stop(root, timeout_s=timeout_s)
+        if not stopped.ok:
+            if running_pid(root) is not None:
+                fail(stopped.reason, stopped.code)
+            try_to_warn(stopped.reason)  # it was killed: the more it has to be started again
+        for line in stopped.lines:
+            try_to_say(line)
+        from tools import starting  # the whole daemon: not for --help, nor before the configuration is known to be good
 
-    with goes_on(STARTS):
-        started = starting.start(
-            root, foreground=False, debug=debug, log_format=log_format, timeout_s=START_TIMEOUT_S, say=warn
-        )
+        with goes_on(STARTS):
+            started = starting.start(
+                root, foreground=False, debug=debug, log_format=log_format, timeout_s=START_TIMEOUT_S, say=try_to_warn
+            )
     if not started.ok:
         fail(started.reason, started.code)
     echo(f"clusterd runs (pid {started.pid}).")

@@ -59,6 +59,36 @@ def goes_on(what: str) -> Iterator[None]:
         raise
 
 
+@contextlib.contextmanager
+def outlives_terminal() -> Iterator[None]:
+    """Around what must not end halfway: a connection that is lost, or a terminal that is closed, does not end it."""
+    import signal  # for few commands
+
+    before = signal.getsignal(signal.SIGHUP)
+    if before == signal.SIG_DFL:
+        signal.signal(signal.SIGHUP, _go_on)  # not SIG_IGN, which a program that is started meanwhile would inherit
+    try:
+        yield
+    finally:
+        if before == signal.SIG_DFL:
+            signal.signal(signal.SIGHUP, before)
+
+
+def _go_on(number: int, frame: object) -> None:
+    pass
+
+
+def try_to_say(text: str) -> None:
+    """Shows one line, if anybody still reads it."""
+    with contextlib.suppress(OSError):
+        echo(text)
+
+
+def try_to_warn(text: str) -> None:
+    with contextlib.suppress(OSError):
+        warn(text)
+
+
 def failed(problem: OSError, root: str, *, writes: bool = False) -> NoReturn:
     """Ends a command after a failure of the system, and names the path. `writes`: the command writes more than its
     output."""

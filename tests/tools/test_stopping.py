@@ -1,5 +1,6 @@
 """`stop` returns when nothing of the node is left."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -45,6 +46,34 @@ print("up", flush=True)
 signal.sigwait({signal.SIGTERM})
 signal.sigwait({signal.SIGUSR1})
 pid_file.remove()
+"""
+
+HANGS_UP = """
+import os, signal, sys, types
+from pathlib import Path
+from clusterd.supervisor.starter import StartResult
+from tools import cli_start, cutover
+from tools.check import Checked
+from tools.cli import main
+from tools.outcome import Outcome
+def hang_up(*_, **options):
+    os.kill(os.getpid(), signal.SIGHUP)
+    return Outcome(True, lines=["clusterd has stopped."])
+def start(root, *, say, **options):
+    say("a warning that nobody reads")
+    Path(root, "started").touch()
+    return StartResult(True, "", 8)
+def swap(self, **options):
+    hang_up()
+    self._say("stopping the stock daemon")
+    Path(self._root, "started").touch()
+    return Outcome(True)
+cli_start.check = lambda root: Checked(True, [])
+cli_start.stopping = types.SimpleNamespace(stop=hang_up)
+sys.modules["tools.starting"] = types.SimpleNamespace(start=start)
+cli_start._say_master = lambda *_: None
+cutover.Cutover.adopt = cutover.Cutover.undo = swap
+main()
 """
 
 
@@ -125,6 +154,8 @@ def test_restart_starts_a_node_that_had_to_be_killed(
         ("restart", "tools.cli_start.stopping.stop", "is not started again: clusterd start"),
         ("start", "tools.starting.start", "a start that has begun goes on"),
         ("ha pause", "tools.election_orders.carry_out", "an order that is in etcd stays there"),
+        ("adopt --now", "tools.cutover.Cutover.adopt", "what was done stays, and is whole: repeat the command"),
+        ("adopt --undo --now", "tools.cutover.Cutover.undo", "what was done stays, and is whole: repeat the command"),
     ],
 )
 def test_interrupt_says_what_goes_on_without_the_command(
@@ -148,3 +179,15 @@ def test_interrupt_says_what_goes_on_without_the_command(
     assert (ended.value.code, out) == (130, "")
     assert err.startswith("clusterd: interrupted, but ")
     assert said in err
+
+
+@pytest.mark.parametrize("line", ["restart", "adopt --now", "adopt --undo --now"])
+def test_what_stops_one_daemon_to_start_another_goes_on_when_its_terminal_is_closed(tmp_path: Path, line: str) -> None:
+    """Whose connection is lost at night must not have left the node without a daemon."""
+    (tmp_path / "queue/cluster").mkdir(parents=True)
+    read_fd, closed = os.pipe()
+    os.close(read_fd)
+    words = [sys.executable, "-c", HANGS_UP, "--root", str(tmp_path), *line.split()]
+    with os.fdopen(closed, "w") as output:
+        done = subprocess.run(words, stdin=subprocess.DEVNULL, stdout=output, stderr=output, timeout=60)
+    assert ((tmp_path / "started").exists(), done.returncode) == (True, 0)
