@@ -42,8 +42,8 @@ ASKED = (
 )
 """Members of the answer of sync."""
 LOG = "logs/cluster.log"
-ELECTION = "election"
-"""The process that runs where a node takes part in the election of the master."""
+SUPERVISOR, ELECTION = "supervisor", "election"
+"""The node's first process; the one that runs where a node takes part in the election of the master."""
 REFUSALS = ("key", "hello", "name", "cluster", "version", "silent")
 """Reasons for which connections to the cluster's port are refused, beside the bounds of their number."""
 
@@ -192,6 +192,9 @@ class StatusReader:
         self._processes.begin(rows)
         problem = self._ask(status)
         self._add_processes(status, rows)
+        state = next((row.state for row in rows if row.name == SUPERVISOR), "")
+        if status["peers"] is None and state in ("starting", "stopping"):
+            problem = f"clusterd (pid {pid}) is {state}: {problem}"
         status["problem"] = problem
         status["monitor_url"] = monitor_url(self._root)
         status["problems"] = {
@@ -221,7 +224,7 @@ class StatusReader:
     def _add_processes(self, status: dict[str, Any], rows: list[RowSnapshot]) -> None:
         status["processes"] = self._processes.read(rows)
         for row in rows:
-            if row.name == "supervisor":
+            if row.name == SUPERVISOR:
                 status["started_at"] = row.started_at_ns / 1e9
             if "slabs" in row.counters:
                 status["slabs"][row.name] = {"total": row.counters["slabs"], "free": row.counters["slabs_free"]}

@@ -16,6 +16,7 @@ import pytest
 from clusterd.errors import ClusterError
 from clusterd.messages.links import Reply, Request
 from clusterd.messages.replica import Mark, Marked
+from clusterd.role import NodeRole
 from clusterd.rounds import Rounds
 from clusterd.rundir import API_FILES, replica_socket
 from clusterd.settings import ApiSettings, HaSettings
@@ -174,6 +175,12 @@ def test_candidate_follows_its_master_and_has_what_logins_need(base: Path) -> No
             assert (await pair.ha(pair.worker))["api_files"] == 4
             (shown,) = (await pair.ha(pair.master))["candidates"]
             assert (shown["name"], shown["connected"]) == (WORKER.name, True)
+            # A former master: its replica is older than what it has answered itself since, and must not replace that.
+            context = pair.worker.context
+            assert (await pair.ha(pair.worker))["may_not_lead"] is None
+            before, context.settings = context.settings, context.settings.with_role(NodeRole(3, "master", 2))
+            assert "newer than its replica" in (await pair.ha(pair.worker))["may_not_lead"]
+            context.settings = before
             # Changes: another secret, and a file that is gone.
             write_api_files(pair.master, b"another secret")
             sources(pair.master.context.settings)["users.json"].unlink()

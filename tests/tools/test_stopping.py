@@ -11,9 +11,14 @@ import pytest
 from click.testing import CliRunner
 
 from clusterd.exits import ExitCode
+from clusterd.pidfile import claim
+from clusterd.rundir import board_path
 from clusterd.settings import Clusterd, Settings
+from clusterd.status.status import StatusReader
+from clusterd.status.verdict import verdict
 from clusterd.supervisor.privileges import WORKING_DIRECTORIES
 from clusterd.supervisor.starter import StartResult
+from ipc.board import Board
 from tests.supervisor.helpers import until
 from tools.check import Checked
 from tools.cli import cluster, main
@@ -94,6 +99,26 @@ def test_stop_waits_for_a_process_that_has_removed_its_pid_file_and_still_ends(t
         finally:
             node.kill()
     assert [(outcome.ok, outcome.lines) for outcome in outcomes] == [(True, ["clusterd has stopped."])]
+
+
+def test_status_says_that_a_node_is_starting_or_stopping(tmp_path: Path) -> None:
+    """Its processes end before it does: whoever looks then must not take it for one that hangs."""
+    (tmp_path / "var/run/clusterd").mkdir(parents=True)
+    pid_file, _ = claim(str(tmp_path))
+    board = Board.create(board_path(str(tmp_path)))
+    row = board.add_row("supervisor")
+    try:
+        said = []
+        for change in (lambda: row.begin(os.getpid(), 1), row.set_ready, row.set_stopping):
+            change()
+            said.append(verdict(StatusReader(str(tmp_path), may_wait=False).read()).reason)
+    finally:
+        board.close()
+        pid_file.remove()
+    is_it = f"clusterd (pid {os.getpid()}) is "
+    assert [text.startswith(is_it) for text in said] == [True, False, True]
+    assert "is starting: " in said[0]
+    assert "is stopping: " in said[2]
 
 
 def test_stop_leaves_an_election_the_time_for_its_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

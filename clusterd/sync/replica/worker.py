@@ -28,6 +28,7 @@ NO_STORE = (
     "clusterd's own store (clusterd.store)"
 )
 STOCK_MASTER = "No replica can be kept: the master is a stock one"
+LED = "it led itself since, and its own agents are newer than its replica"
 NOT_GIVEN = "No replica can be kept: the master gives none (clusterd.ha.replica is off there, or it is older)"
 
 
@@ -109,4 +110,6 @@ class ReplicaWorker:
         found = await shown(self._context, self._store)
         if found is not None:
             found |= {"connected": self._is_connected, "api_files": self._files.shown()}
+            if self._context.settings.is_deposed:
+                found["may_not_lead"] = LED
         return found
