@@ -9,6 +9,7 @@ from pathlib import Path
 
 from clusterd.database_copy import pour
 from clusterd.errors import StartFailure
+from clusterd.store.advice import advice
 from clusterd.store.schema import DATABASE
 
 MODE = 0o600
@@ -30,8 +31,11 @@ def backup(root: str, target: str) -> int:
     try:
         try:
             _copy(source, temporary)
-        except sqlite3.Error as failure:
-            raise StartFailure(f"{source} cannot be copied: {failure}") from None
+        except (sqlite3.Error, StartFailure) as failure:
+            if getattr(failure, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
+                raise StartFailure(f"there is no room for {target}: make room on its disk") from None
+            more = f". {cure}" if (cure := advice(failure)) else ""
+            raise StartFailure(f"{source} cannot be copied: {failure}{more}") from None
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
             size = os.fstat(file.fileno()).st_size
@@ -50,6 +54,8 @@ def _begin(temporary: str) -> int:
         except FileExistsError:
             _remove_left(temporary)
             continue
+        except FileNotFoundError:
+            raise StartFailure(f"there is no directory {os.path.dirname(os.path.abspath(temporary))}") from None
         fcntl.flock(fd, fcntl.LOCK_EX)
         if os.fstat(fd).st_nlink:
             return fd
@@ -75,7 +81,7 @@ def _remove_left(temporary: str) -> None:
 
 
 def _copy(source: Path, target: str) -> None:
-    """Raises sqlite3.Error."""
+    """Raises sqlite3.Error, StartFailure."""
     with (
         contextlib.closing(sqlite3.connect(f"{source.as_uri()}?mode=ro", uri=True, timeout=BUSY_S)) as database,
         contextlib.closing(sqlite3.connect(target)) as copy,
@@ -84,4 +90,4 @@ def _copy(source: Path, target: str) -> None:
         copy.execute("pragma journal_mode = delete")  # one file, whatever the original has beside it
         (found,) = copy.execute("pragma quick_check(1)").fetchone()
         if found != "ok":
-            raise sqlite3.DatabaseError(found)
+            raise StartFailure(found)

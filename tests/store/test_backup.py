@@ -61,6 +61,24 @@ def test_nothing_is_left_of_a_copy_that_fails(root: Path, tmp_path: Path) -> Non
     (root / "queue/db/global.db").write_bytes(b"this is no database" * 1000)
     done = clusterd(root, target)
     assert (done.exit_code, "cannot be copied" in done.stderr) == (1, True)
+    assert "clusterd store renew" in done.stderr
+    assert {path.name for path in tmp_path.iterdir()} == {"root"}
+
+
+def test_place_of_the_copy_is_named_when_it_is_full_or_missing(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And not the database, which is good."""
+
+    def full(source: sqlite3.Connection, copy: sqlite3.Connection) -> None:
+        copy.execute("pragma max_page_count = 1")
+        copy.execute("create table t (a)")
+
+    filled(root).close()
+    assert clusterd(root, tmp_path / "none/copy.db").stderr == f"clusterd: there is no directory {tmp_path}/none\n"
+    monkeypatch.setattr(backup, "pour", full)
+    target = tmp_path / "copy.db"
+    assert clusterd(root, target).stderr == f"clusterd: there is no room for {target}: make room on its disk\n"
     assert {path.name for path in tmp_path.iterdir()} == {"root"}
 
 

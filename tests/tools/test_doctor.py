@@ -328,9 +328,11 @@ def test_damaged_or_locked_database_is_named(master: Settings) -> None:
     holder.execute("pragma locking_mode = exclusive")
     holder.execute("begin exclusive")
     assert "store locked" in named(files.databases(master))
+    assert not named(files.databases(master, is_in_use=True))  # by the node, for a moment
     holder.close()
     path.write_bytes(b"this is no database" * 1000)
     assert "database damaged" in named(files.databases(master))
+    assert "database damaged" in named(files.databases(master, is_in_use=True))
     odd = Path(master.root, "a%41?b#c")
     (odd / "queue/db").mkdir(parents=True)
     path.rename(odd / "queue/db/global.db")

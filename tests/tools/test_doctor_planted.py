@@ -236,6 +236,16 @@ def test_database_that_another_program_has_locked(nodes: Planted) -> None:
 def test_database_that_is_damaged(nodes: Planted, tmp_path: Path) -> None:
     path, copy = nodes.other.root / "queue/db/global.db", tmp_path / "backup.db"
     assert nodes.rig.command(nodes.other, "store", "backup", str(copy), timeout_s=120).returncode == 0
+    # Of a running node: in a page that it may not read for weeks.
+    with contextlib.closing(sqlite3.connect(path, timeout=60)) as database:
+        database.execute("pragma wal_checkpoint(truncate)").fetchone()
+        (number,) = database.execute("select rootpage from sqlite_schema where name = 'metadata'").fetchone()
+        (size,) = database.execute("pragma page_size").fetchone()
+    with path.open("r+b") as file:
+        file.seek((number - 1) * size)
+        file.write(b"\xff" * size)
+    found = nodes.doctor(nodes.other)["database damaged"]
+    assert (found.is_fault, str(path) in found.what) == (True, True)
     assert nodes.rig.stop(nodes.other.name) == []
     with path.open("r+b") as file:
         file.write(b"\xff" * 8192)

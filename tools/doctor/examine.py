@@ -58,8 +58,8 @@ def _checks(
     yield "disks", lambda: files.disks(settings)
     yield "limits", lambda: system.limits(settings)
     yield "certificates", lambda: files.certificates(settings)
-    if not status["running"]:
-        yield "databases", lambda: files.databases(settings)
+    if "store" not in status["problems"]:
+        yield "databases", lambda: files.databases(settings, is_in_use=status["running"])
     yield "node", lambda: cluster.node(status)
     if connects:
         yield "master", lambda: cluster.master_of(settings, status)

@@ -211,6 +211,9 @@ def certificates(settings: Settings, now: datetime | None = None) -> Iterator[Fi
             yield Finding("certificate expires soon", text, cure, is_fault=False)
 
 
+DATABASE_DAMAGED = "database damaged"
+
+
 def _how_to_read(path: Path) -> str:
     """Returns options of SQLite. It makes files beside the database that belong to who reads it (root gives them to the
     owner): those of another user would keep the node from opening its database."""
@@ -219,9 +222,15 @@ def _how_to_read(path: Path) -> str:
     return "mode=ro&readonly_shm=1" if os.path.exists(f"{path}-wal") else "immutable=1"
 
 
-def databases(settings: Settings) -> Iterator[Finding]:
-    """Finds a database of ours that SQLite cannot read. Checks only while no node runs; a running node reports this
-    itself."""
+def databases(settings: Settings, *, is_in_use: bool = False) -> Iterator[Finding]:
+    """Finds a database of ours that SQLite cannot read. `is_in_use`: a running node, which reports all but damage that
+    it has not read yet."""
+    for finding in _databases(settings):
+        if not is_in_use or finding.name == DATABASE_DAMAGED:
+            yield finding
+
+
+def _databases(settings: Settings) -> Iterator[Finding]:
     import sqlite3
 
     if settings.clusterd.store == "off":
@@ -243,7 +252,7 @@ def databases(settings: Settings) -> Iterator[Finding]:
             # A damaged one is no OperationalError.
             yield Finding("store cannot be used", f"{path}: {problem}", DISK)
     except sqlite3.DatabaseError as problem:
-        yield Finding("database damaged", f"{path}: {problem}", DAMAGED)
+        yield Finding(DATABASE_DAMAGED, f"{path}: {problem}", DAMAGED)
     else:
         if found != "ok":
-            yield Finding("database damaged", f"{path}: {found}", DAMAGED)
+            yield Finding(DATABASE_DAMAGED, f"{path}: {found}", DAMAGED)
