@@ -60,7 +60,8 @@ async def run_program(
         return "" if code == 0 else f"ended with exit code {code}" if code > 0 else f"was ended by signal {-code}"
     except BaseException as ending:
         # What it has started holds its output, perhaps: the group is there as long as one of them is.
-        _kill(group)
+        if not program.is_group_gone:
+            _kill(group)
         if isinstance(ending, _TooMuch):
             return f"wrote more than {MOST_READ_BYTES >> 20} MiB and was killed"
         if not isinstance(ending, TimeoutError):
@@ -109,8 +110,14 @@ class _Program(asyncio.SubprocessProtocol):
         self.output = bytearray()
         self.exited: asyncio.Future[None] = loop.create_future()
         self.ended: asyncio.Future[None] = loop.create_future()
+        self.is_group_gone = False
+        """Nothing of its group was left when it ended: the number may be that of others by now."""
+        self._group = 0
         self._size = 0
         self._has_output = True
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._group = cast(asyncio.SubprocessTransport, transport).get_pid()
 
     def pipe_data_received(self, fd: int, data: bytes) -> None:
         self.output += data[: MOST_OUTPUT_BYTES - len(self.output)]
@@ -124,6 +131,12 @@ class _Program(asyncio.SubprocessProtocol):
             self._end()
 
     def process_exited(self) -> None:
+        try:
+            os.killpg(self._group, 0)
+        except ProcessLookupError:
+            self.is_group_gone = True
+        except OSError:
+            pass
         if not self.exited.done():  # whoever waited may have been cancelled twice
             self.exited.set_result(None)
         self._end()
