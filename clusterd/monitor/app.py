@@ -222,9 +222,12 @@ class MonitorApp:
             raise JournalUnreadable("too many read the journal at this moment")
         self._reading += 1
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._thread, read, wanted, limit)
+            return await self._in_turn(read, wanted, limit)
         finally:
             self._reading -= 1
+
+    async def _in_turn(self, read: Callable[[Filter, int], Found], wanted: Filter, limit: int) -> Found:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, read, wanted, limit)
 
     # ---- server-sent events ------------------------------------------------------------------------------------------
 
@@ -246,7 +249,9 @@ class MonitorApp:
 
         async def earlier(number: int) -> list[tuple[int, str]]:
             with contextlib.suppress(JournalUnreadable):
-                found = await self._read(self._shown.past.following, Filter(after=number), MOST_EVENTS)
+                # Viewers wait for their turn, however many come back at once: they are few, and one that was refused
+                # would miss what it asks for.
+                found = await self._in_turn(self._shown.past.following, Filter(after=number), MOST_EVENTS)
                 return [(event["seq"], msgspec.json.encode(event).decode()) for event in found]
             return []
 

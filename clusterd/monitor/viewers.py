@@ -56,11 +56,14 @@ class Viewer:
             pieces.append(text)
             size += len(text)
         if not self.events:
-            if self.status is not None:
-                pieces.append(self.status)
-                self.status = None
+            pieces.append(self.take_status())
             self.news.clear()
         return b"".join(pieces)
+
+    def take_status(self) -> bytes:
+        """Returns the newest status, empty if it was taken already."""
+        told, self.status = self.status or b"", None
+        return told
 
 
 class Viewers:
@@ -124,8 +127,17 @@ class Viewers:
         try:
             yield BEGIN
             last = after or 0
-            while after is not None and (found := await earlier(last)):
-                for number, text in found:
+            while after is not None:
+                reading = asyncio.ensure_future(earlier(last))
+                try:
+                    # A disk that hangs holds up what was, not what is.
+                    while not (await asyncio.wait({reading}, timeout=STATUS_EVERY_S))[0]:
+                        yield viewer.take_status() or HEARTBEAT
+                finally:
+                    reading.cancel()
+                if not reading.result():
+                    break
+                for number, text in reading.result():
                     last = number
                     yield message("journal", text.encode(), number)
             for number, told in list(self._recent) if after is not None else ():

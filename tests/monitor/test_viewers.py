@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import socket
+import threading
 from pathlib import Path
 
 import httpx
@@ -12,7 +13,8 @@ import psutil
 import pytest
 
 from clusterd.monitor import port as port_module
-from clusterd.monitor.app import MOST_EVENTS
+from clusterd.monitor import viewers as viewers_module
+from clusterd.monitor.app import MOST_EVENTS, MOST_READING
 from clusterd.monitor.journal_reader import Filter
 from clusterd.monitor.viewers import MOST_VIEWERS, MOST_WAITING, MOST_WAITING_BYTES, Viewer, Viewers
 from tests.monitor.lone_port import DEADLINE_S, LonePort, run
@@ -109,6 +111,52 @@ def test_viewers_get_status_and_events_and_what_they_missed(tmp_path: Path) -> N
             await asyncio.sleep(0.01)
 
     run(tmp_path, work)
+
+
+def test_many_viewers_that_come_back_at_once_miss_nothing(tmp_path: Path) -> None:
+    """As after a restart of the monitor, which knows no recent events then."""
+    most, released = MOST_READING + 3, threading.Event()
+
+    async def work(lone: LonePort, client: httpx.AsyncClient) -> None:
+        read = lone.past.following
+        lone.past.following = lambda *asked: read(*asked) if released.wait(DEADLINE_S) else []  # type: ignore[method-assign]
+
+        async def view() -> list[str]:
+            async with client.stream("GET", "/events", headers={"Last-Event-ID": "3"}) as stream:
+                reader = EventReader(stream)
+                return [(await reader.next())[0] for _ in range(2)]
+
+        viewers = [asyncio.create_task(view()) for _ in range(most)]
+        while lone.app.viewers.count < most:
+            await asyncio.sleep(0.01)
+        assert (await client.get("/lag.json")).status_code == 200
+        released.set()
+        assert await asyncio.gather(*viewers) == [["4", "5"]] * most
+
+    run(tmp_path, work)
+
+
+def test_viewer_sees_the_status_while_the_disk_with_earlier_events_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(viewers_module, "STATUS_EVERY_S", 0.02)
+
+    async def status() -> bytes | None:
+        return b"{}"
+
+    async def work() -> None:
+        viewers = Viewers(status)
+        running = asyncio.create_task(viewers.run())
+
+        async def earlier(last: int) -> list[tuple[int, str]]:
+            await asyncio.Event().wait()
+            return []
+
+        text = b""
+        async with contextlib.aclosing(viewers.watch(earlier, 3)) as pieces:
+            while text.count(b"event: status") < 2:
+                text += await anext(pieces)
+        running.cancel()
+
+    asyncio.run(asyncio.wait_for(work(), DEADLINE_S))
 
 
 def test_event_that_comes_while_earlier_ones_are_read_is_sent_once_and_none_is_left_out() -> None:
