@@ -33,6 +33,8 @@ def _objection_of_last(view: EtcdView, one: CandidateKey, max_lag: int) -> str:
         return "" if one.name == config.first else f"only {config.first or 'nobody'} may be the first to lead"
     if is_former(view, one):
         return ""
+    if one.name == last.leader and one.led == last.term:
+        return "its disk was set back: it lacks what it had answered"
     # A node that took the lead since and never served still has the log of that moment.
     if one.state != FOLLOWING and not (one.state == MASTER and one.led > last.term):
         return "its replica is not whole"
@@ -60,13 +62,14 @@ def reach(last: LastKey, one: CandidateKey) -> int | None:
 
 
 def is_former(view: EtcdView, one: CandidateKey) -> bool:
-    """Returns whether it led last, and has its own agent database of then: no node has more. It may have taken the lead
-    again without serving: then its log continues the same one."""
+    """Returns whether it led last, and has its own agent database of then: no node has more, unless its log shows that
+    its disk was set back. It may have taken the lead again without serving: then its log continues the same one."""
     last = view.last
     if last is None or one.name != last.leader:
         return False
     if one.led <= last.term:
-        return 0 < one.led == last.term
+        known = reach(last, one)
+        return 0 < one.led == last.term and (known is None or known >= last.floor)
     return last.epoch in {one.epoch, *dict(one.past)} and (reach(last, one) or 0) >= last.floor
 
 

@@ -129,6 +129,29 @@ def test_confirming_candidate_that_is_there_again_leads_with_all_that_was_answer
     asyncio.run(story())
 
 
+@pytest.mark.parametrize(("position", "leads"), [(40, "one"), (39, "two")])
+def test_former_leader_whose_disk_was_set_back_does_not_lead_before_one_that_has_what_was_answered(
+    position: int, leads: str
+) -> None:
+    """All nodes have been off; the machine of the leader was set back to an earlier snapshot."""
+
+    async def story() -> None:
+        clock = HandClock()
+        store = EtcdStore(clock)
+        one, two, other = await three(store)
+        one.node.set(confirming="two", answered=40, position=60)
+        two.node.set(position=45)
+        await pass_time(6, one, two, other)
+        clock.now += 100
+        one.node.set(position=position)
+        for node in (one, two, other):
+            node.reboot()
+        await pass_time(40, one, two, other)
+        assert [node.name for node in (one, two, other) if node.leads] == [leads], one.elector.session.waits_for
+
+    asyncio.run(story())
+
+
 @told
 async def test_what_no_candidate_confirmed_is_asked_of_none(clock: HandClock, store: EtcdStore) -> None:
     one, two, other = await three(store)
@@ -257,6 +280,10 @@ def view(confirming: str | None = None, position: int = 100, **candidates: Candi
         (key("two", priority=0), "two", 100, "priority is 0"),
         (key("two", may_not_lead="because"), "two", 100, "because"),
         (key("one", led=3, state="master", epoch="new"), "two", 100, ""),
+        (key("one", led=3, state="master", epoch="", position=0), "two", 100, ""),
+        (key("one", led=3, state="master", epoch="f", past=(("e", 40),)), "two", 100, ""),
+        (key("one", led=3, state="master", epoch="f", past=(("e", 39),)), "two", 100, "its disk was set back"),
+        (key("one", led=3, state="master", epoch="f", past=(("before", 20),)), None, 100, "its disk was set back"),
         (key("one", led=2, state="master"), None, 100, "not whole"),
         # An earlier life of the same log, or of the one before the last leader.
         (key("two", epoch="before", position=30), None, 50, "lacks what was answered"),
@@ -297,7 +324,7 @@ def test_before_any_node_has_led_only_the_configured_first_may_lead() -> None:
 
 
 def test_the_former_leader_comes_first_then_position_then_priority_then_name() -> None:
-    one, far = key("one", led=3, state="master", position=1), key("far", position=300)
+    one, far = key("one", led=3, state="master", position=41), key("far", position=300)
     high, low, able = key("high", priority=200), key("low", priority=50), key("able")
     found = view(None, 100, one=one, far=far, high=high, low=low, able=able, out=key("out", priority=0))
     ranks = {
