@@ -48,3 +48,12 @@ def package_name_problem(name: str) -> str | None:
 def is_group_name(name: str) -> bool:
     """Whether a group of agents may have this name (wdb.md 3.20)."""
     return _GROUP.fullmatch(name) is not None and name not in (".", "..")
+
+
+def is_utf8(name: str) -> bool:
+    """Whether the name of a file, as Python reads it from a directory, is UTF-8. Others are not synchronised."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import islice
 
+from clusterd.names import is_utf8
 from clusterd.settings import DEFAULT_RULES
 from hashing.atomic import FileOps, create_temporary
 from hashing.digest import open_directory, open_regular
@@ -84,7 +85,7 @@ def list_files(root: str, directory: str, *, depth: int = 0) -> list[tuple[str, 
         if seen > MOST_NAMES:
             raise TooManyFiles(directory, f"holds more than {MOST_NAMES} files")
         for name, mode in entries:
-            if name.startswith(".") or not _is_text(name):
+            if name.startswith(".") or not is_utf8(name):
                 continue
             if stat.S_ISREG(mode):
                 found.append((place, name))
@@ -182,11 +183,3 @@ def _give(ops: FileOps, fd: int, owner: int, group: int) -> None:
         except PermissionError:
             continue
         return
-
-
-def _is_text(name: str) -> bool:
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

@@ -20,6 +20,7 @@ from typing import Protocol
 
 from watchfiles._rust_notify import RustNotify
 
+from clusterd.names import is_utf8
 from hashing.atomic import TEMPORARY_PREFIX
 from hashing.errors import FileVanished, UnsafePath
 from hashing.links import Links
@@ -201,7 +202,7 @@ class Watcher:
             try:
                 with os.scandir(directory) as entries:
                     for entry in entries:
-                        if not _is_text(entry.name) and _leads_to_directory(entry):
+                        if not is_utf8(entry.name) and _leads_to_directory(entry):
                             found.add(os.path.relpath(entry.path, self._root))
                         elif entry.is_dir(follow_symlinks=False):
                             waiting.append(entry.path)
@@ -305,14 +306,6 @@ def _leads_to_directory(entry: os.DirEntry[str]) -> bool:
         return entry.is_dir()
     except OSError:
         return False  # in a circle, or where nobody may look: the library cannot follow it either
-
-
-def _is_text(name: str) -> bool:
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _is_closed(path: str) -> bool:
