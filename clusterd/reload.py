@@ -3,6 +3,8 @@ socket, key or process depends on."""
 
 import msgspec
 
+from clusterd.config.loading import load
+from clusterd.logs import Log
 from clusterd.settings import Settings
 
 NEEDS_RESTART = ("root", "conf", "cluster", "pool_size", "log_format")
@@ -46,6 +48,17 @@ def adopt(running: Settings, read: Settings) -> tuple[Settings, list[str]]:
         read, **kept, clusterd=own, log_level=level, log_level_asked=running.log_level_asked
     )
     return adopted, waiting
+
+
+def read_again(running: Settings, log: Log) -> Settings:
+    """Reads the files again, in a process that has nobody to tell of mistakes: the supervisor, which reads them before
+    the others, says what is wrong. The settings stay as they are then."""
+    read = load(running.root, conf=running.conf or None).settings
+    if read is None:
+        return running
+    adopted, _ = adopt(running, read)
+    log.set_level(adopted.log_level)
+    return adopted
 
 
 def changes(before: Settings, after: Settings) -> list[str]:

@@ -301,7 +301,7 @@ class Clusterd(msgspec.Struct, frozen=True):
     changes nor gives agent keys. `missing_permissions`: what becomes of an API request that states none (dapi.md 8,
     number 4). `max_delete_share`: a master that loses more than this share of its files at once
     withholds the deletions; 1: never. `max_key_loss_share`: the same for the keys in client.keys, where there are at
-    least `key_loss_from`. `stuck_after_s`, `stuck_busy_after_s`: see Pace in clusterd/supervisor/family.py."""
+    least `key_loss_from`. `stuck_after_s`, `stuck_busy_after_s`: see Timing in clusterd/supervisor/family.py."""
 
     owner: str = ""
     version: str = "4.14.1"

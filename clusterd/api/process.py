@@ -2,7 +2,6 @@
 client."""
 
 import asyncio
-import contextlib
 import logging
 import os
 import socket
@@ -15,20 +14,18 @@ import uvloop
 from clusterd.api.app import Api
 from clusterd.api.node import LocalNode
 from clusterd.beat import pause_until
+from clusterd.child_loop import run_loop
 from clusterd.clock import Clock
 from clusterd.config.certificates import certificate_problem
-from clusterd.config.loading import load
 from clusterd.dapi.protocol.patience import asker_waits_s
 from clusterd.errors import StartFailure
 from clusterd.event_sender import EventSender
-from clusterd.exits import ExitCode
 from clusterd.listening.bounded_server import HttpBounds, make_server
 from clusterd.listening.http_server import CountedServer
 from clusterd.listening.strangers import StrangerLines
 from clusterd.logs import Log
 from clusterd.memory import Trimmer
-from clusterd.reload import adopt
-from clusterd.rundir import reason_path
+from clusterd.reload import read_again
 from clusterd.settings import Settings
 from clusterd.signals import heed_signals
 from clusterd.token_secret import SecretFile
@@ -44,13 +41,8 @@ def run(settings: Settings, board: Board, log: Log) -> int:
     """Runs the child. Returns the exit code."""
     # Discards what uvicorn logs about callers' mistakes: without a handler Python would write it to stderr.
     logging.getLogger("uvicorn").addHandler(logging.NullHandler())
-    try:
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            return runner.run(_ApiProcess(settings, board, log).run())
-    except (StartFailure, UserProblem, OSError) as failure:
-        with contextlib.suppress(OSError):
-            Path(reason_path(settings.root)).write_text(f"{failure}\n", encoding="utf-8")
-        return int(ExitCode.COULD_NOT_START)
+    failures, loop = (StartFailure, UserProblem, OSError), uvloop.new_event_loop
+    return run_loop(lambda: _ApiProcess(settings, board, log).run(), settings.root, *failures, loop_factory=loop)
 
 
 class _ApiProcess:
@@ -130,13 +122,10 @@ class _ApiProcess:
 
     def _reload(self) -> None:
         """On SIGHUP: loads the certificate, for new connections, and the settings that can change without a restart."""
-        loaded = load(self._settings.root, conf=self._settings.conf or None)
-        if loaded.settings is not None:
-            self._settings, _ = adopt(self._settings, loaded.settings)
-            self._log.set_level(self._settings.log_level)
-            limits = self._settings.clusterd.limits
-            if self._strangers is not None:
-                self._strangers.set_bounds(limits.log_lines_per_address_s, limits.log_lines)
+        self._settings = read_again(self._settings, self._log)
+        limits = self._settings.clusterd.limits
+        if self._strangers is not None:
+            self._strangers.set_bounds(limits.log_lines_per_address_s, limits.log_lines)
         context = None if self._server is None else self._server.config.ssl
         if context is None:
             return

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from clusterd.beat import pause
-from clusterd.config.loading import load
+from clusterd.child_loop import run_loop, until_stopped
 from clusterd.election.elector import Elector
 from clusterd.election.etcd import Compacted, Etcd, EtcdRefused, EtcdUnavailable, Item, KeyChange
 from clusterd.election.keys import LEADER, fingerprint
@@ -21,9 +21,9 @@ from clusterd.exits import ExitCode
 from clusterd.logs import Log
 from clusterd.memory import Trimmer
 from clusterd.messages.election import ElectionRequest, FailsafeAsked, HaCommand, SetConfirming
-from clusterd.reload import adopt
+from clusterd.reload import read_again
 from clusterd.rounds import Rounds
-from clusterd.rundir import problem_path, reason_path
+from clusterd.rundir import problem_path
 from clusterd.settings import Settings
 from clusterd.signals import heed_signals
 from ipc.board import Board
@@ -50,13 +50,7 @@ class _Times:
 
 def run(settings: Settings, board: Board, log: Log) -> int:
     """The child's main function. Returns the exit code."""
-    try:
-        with asyncio.Runner() as runner:
-            return runner.run(_ElectionProcess(settings, board, log).run())
-    except OSError as failure:
-        with contextlib.suppress(OSError):
-            Path(reason_path(settings.root)).write_text(f"{failure}\n", encoding="utf-8")
-        return int(ExitCode.COULD_NOT_START)
+    return run_loop(lambda: _ElectionProcess(settings, board, log).run(), settings.root, OSError)
 
 
 def identity(settings: Settings) -> Identity:
@@ -103,11 +97,7 @@ class _ElectionProcess:
         self._row.set_ready()
         tasks = [asyncio.create_task(work) for work in (self._beat(), self._steps(), self._ask(), self._watch())]
         try:
-            stop = asyncio.create_task(self._stop.wait())
-            ended, _ = await asyncio.wait([stop, *tasks], return_when=asyncio.FIRST_COMPLETED)
-            stop.cancel()
-            for task in ended - {stop}:
-                task.result()  # these never end: it is a bug, the process ends and another one takes its place
+            await until_stopped(self._stop, tasks)
             self._row.set_stopping()
         finally:
             for task in tasks:
@@ -220,8 +210,5 @@ class _ElectionProcess:
 
     def _reload(self) -> None:
         """After SIGHUP: the role may have changed, or settings that can change without a restart."""
-        loaded = load(self._settings.root, conf=self._settings.conf or None)
-        if loaded.settings is not None:
-            self._settings, _ = adopt(self._settings, loaded.settings)
-            self._log.set_level(self._settings.log_level)
+        self._settings = read_again(self._settings, self._log)
         self._news.set()

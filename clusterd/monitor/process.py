@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from clusterd.beat import pause
-from clusterd.config.loading import load
+from clusterd.child_loop import run_loop, until_stopped
 from clusterd.event_sender import bind_receiver
 from clusterd.logs import Log
 from clusterd.memory import Trimmer
@@ -23,7 +23,7 @@ from clusterd.monitor.journal_file import JournalFile
 from clusterd.monitor.journal_writer import JournalWriter
 from clusterd.monitor.key_events import KeyFileEvents
 from clusterd.monitor.service import MonitorService
-from clusterd.reload import adopt
+from clusterd.reload import read_again
 from clusterd.rounds import Rounds
 from clusterd.rundir import journal_path, journal_socket, problem_path
 from clusterd.settings import Settings
@@ -44,8 +44,7 @@ RETRY_S = 5.0
 
 def run(settings: Settings, board: Board, log: Log) -> int:
     """The child's main function. Returns the exit code."""
-    with asyncio.Runner() as runner:
-        return runner.run(MonitorProcess(settings, board, log).run())
+    return run_loop(lambda: MonitorProcess(settings, board, log).run(), settings.root)
 
 
 class MonitorProcess:
@@ -98,11 +97,7 @@ class MonitorProcess:
             self._begin_service()
             self._begin_key_events()
             loop.add_reader(receiver, self._receive, receiver)
-            stop = asyncio.create_task(self._stop.wait())
-            ended, _ = await asyncio.wait([stop, beating, *self._tasks], return_when=asyncio.FIRST_COMPLETED)
-            stop.cancel()
-            for task in ended - {stop}:
-                task.result()  # these never end: it is a bug, the process ends and another one takes its place
+            await until_stopped(self._stop, [beating, *self._tasks])
             self._row.set_stopping()
             self._receive(receiver)
         finally:
@@ -215,11 +210,7 @@ class MonitorProcess:
 
     def _reload(self) -> None:
         """After SIGHUP: applies the settings that can change without a restart."""
-        loaded = load(self.settings.root, conf=self.settings.conf or None)
-        if loaded.settings is None:
-            return
-        self.settings, _ = adopt(self.settings, loaded.settings)
-        self._log.set_level(self.settings.log_level)
+        self.settings = read_again(self.settings, self._log)
         self._writer.settings = self.settings.clusterd.journal
         self._hooks.adopt(self.settings.clusterd.hooks)
         if self._service is not None:

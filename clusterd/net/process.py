@@ -15,6 +15,7 @@ import uvloop
 
 from clusterd import stacks
 from clusterd.beat import pause
+from clusterd.child_loop import run_loop, until_stopped
 from clusterd.clock import Clock
 from clusterd.config.loading import Loaded, load
 from clusterd.exits import ExitCode
@@ -63,8 +64,8 @@ GC_THRESHOLDS = (20_000, 20, 50)
 
 def run(settings: Settings, arena: Arena, board: Board, log: Log) -> int:
     """The child's main function. Returns the exit code."""
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_NetProcess(settings, arena, board, log).run())
+    main = _NetProcess(settings, arena, board, log).run
+    return run_loop(main, settings.root, loop_factory=uvloop.new_event_loop)
 
 
 class _NetProcess:
@@ -123,7 +124,7 @@ class _NetProcess:
             tasks.append(asyncio.create_task(self._dialer.run()))
         self._row.set_ready()
         try:
-            await self._until_stopped(tasks)
+            await until_stopped(self._stop, tasks)
         finally:
             self._row.set_stopping()
             self._stop_accepting()
@@ -198,15 +199,6 @@ class _NetProcess:
     def _drop_workers(self) -> None:
         if self._listener is not None:
             self._listener.drop_workers("this node leads no more")
-
-    async def _until_stopped(self, tasks: "list[asyncio.Task[None]]") -> None:
-        """Runs until a stop is requested, or until a task that never ends has ended: a bug, which ends the process."""
-        stop = asyncio.create_task(self._stop.wait())
-        ended, _ = await asyncio.wait([stop, *tasks], return_when=asyncio.FIRST_COMPLETED)
-        stop.cancel()
-        for task in ended:
-            if task is not stop:
-                task.result()
 
     # ---- stop --------------------------------------------------------------------------------------------------------
 

@@ -4,13 +4,12 @@ import signal
 import time
 from types import FrameType
 
-from clusterd.config.loading import load
 from clusterd.leadership import Leadership
 from clusterd.logs import Log
 from clusterd.memory import MemoryGauge, trim_heap
 from clusterd.messages.pool import AnyResult, JobDone, JobFailed, PoolHello, StartJob, SyncToPool
 from clusterd.pool.jobs import JobRunner
-from clusterd.reload import adopt
+from clusterd.reload import read_again
 from clusterd.rounds import Rounds
 from clusterd.rundir import jobs_socket
 from clusterd.scheduling import compute, run_in_background
@@ -151,13 +150,9 @@ class _PoolProcess:
                 self._reload()
 
     def _reload(self) -> None:
-        """SIGHUP, between two jobs. The supervisor has read the files before and says what is wrong with them."""
+        """SIGHUP, between two jobs."""
         self._reload_asked = False
-        loaded = load(self._settings.root, conf=self._settings.conf or None)
-        if loaded.settings is not None:
-            self._settings, _ = adopt(self._settings, loaded.settings)
-            self._log.set_level(self._settings.log_level)
-            self._workshop.settings = self._settings
+        self._settings = self._workshop.settings = read_again(self._settings, self._log)
 
     def _tell_bug(self, text: str) -> None:
         self._log.line("ERROR", "Cluster", "Pool", f"pool-{self._slot}: {text}")

@@ -10,29 +10,26 @@ import sqlite3
 import sys
 import time
 from collections.abc import Awaitable, Callable, Coroutine
-from pathlib import Path
 from typing import Any
 
 import uvloop
 
 from clusterd.beat import pause_until
-from clusterd.config.loading import load
+from clusterd.child_loop import run_loop
 from clusterd.errors import StartFailure
 from clusterd.event_sender import EventSender
-from clusterd.exits import ExitCode
 from clusterd.key_guard import KeyRules
 from clusterd.leadership import Leadership
 from clusterd.listening.http_server import CountedServer
 from clusterd.logs import Log
 from clusterd.memory import Trimmer
-from clusterd.reload import adopt
+from clusterd.reload import read_again
 from clusterd.rounds import Rounds
 from clusterd.rundir import (
     AUTH_SOCKET,
     HTTP_SOCKET,
     STORE_SOCKETS,
     WDB_SOCKET,
-    reason_path,
     replica_socket,
 )
 from clusterd.settings import Settings
@@ -77,13 +74,9 @@ REGISTRATION_WAIT_S = 1.0
 def run(settings: Settings, board: Board, log: Log) -> int:
     """The child's main function. Returns the exit code."""
     sys.setswitchinterval(SWITCH_S)
-    try:
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            return runner.run(_StoreProcess(settings, board, log).run())
-    except OSError as failure:
-        with contextlib.suppress(OSError):
-            Path(reason_path(settings.root)).write_text(f"{failure}\n", encoding="utf-8")
-        return int(ExitCode.COULD_NOT_START)
+    return run_loop(
+        lambda: _StoreProcess(settings, board, log).run(), settings.root, OSError, loop_factory=uvloop.new_event_loop
+    )
 
 
 class _StoreProcess:
@@ -354,10 +347,7 @@ class _StoreProcess:
 
     def _reload(self) -> None:
         """SIGHUP: applies the settings that can change without a restart."""
-        loaded = load(self._settings.root, conf=self._settings.conf or None)
-        if loaded.settings is not None:
-            self._settings, _ = adopt(self._settings, loaded.settings)
-            self._log.set_level(self._settings.log_level)
+        self._settings = read_again(self._settings, self._log)
 
     def _guard(self) -> KeyRules:
         own = self._settings.clusterd

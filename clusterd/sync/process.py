@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager
 import uvloop
 
 from clusterd.beat import pause
+from clusterd.child_loop import run_loop, until_stopped
 from clusterd.clock import Clock
 from clusterd.config.loading import load
 from clusterd.dapi.protocol.policy import TABLE
@@ -66,8 +67,8 @@ def run(
 ) -> int:
     """The child's main function. `framework_fd`: where the supervisor is asked for processes of the framework, None
     without one. Returns the exit code."""
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_SyncProcess(settings, arena, board, log, pool_size, framework_fd).run())
+    main = _SyncProcess(settings, arena, board, log, pool_size, framework_fd).run
+    return run_loop(main, settings.root, loop_factory=uvloop.new_event_loop)
 
 
 def _framework_names() -> dict[tuple[str, str], bool]:
@@ -134,8 +135,10 @@ class _SyncProcess:
         tasks += [asyncio.create_task(work) for work in (self._context.manifests.run(), *self._core.forever())]
         self._row.set_ready()
         try:
-            return await self._until_stopped(tasks)
+            await until_stopped(self._stop, tasks)
+            return 0
         finally:
+            self._row.set_stopping()
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -239,17 +242,6 @@ class _SyncProcess:
             clock=clock,
         )
         return FrameworkPort(self._crew, names, self._settings.clusterd.framework.processes, spool, clock)
-
-    async def _until_stopped(self, tasks: "list[asyncio.Task[None]]") -> int:
-        """Until a stop is asked for, or one of the tasks that never end has ended: that is a bug, said and fatal."""
-        stop = asyncio.create_task(self._stop.wait())
-        ended, _ = await asyncio.wait([stop, *tasks], return_when=asyncio.FIRST_COMPLETED)
-        stop.cancel()
-        self._row.set_stopping()
-        for task in ended:
-            if task is not stop:
-                task.result()
-        return 0
 
     # ---- channels ----------------------------------------------------------------------------------------------------
 
