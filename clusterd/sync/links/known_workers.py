@@ -7,7 +7,7 @@ import contextlib
 import os
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -60,6 +60,18 @@ class KnownWorker(msgspec.Struct, kw_only=True):
     result: str = ""
 
 
+class _Member(msgspec.Struct):
+    """A known worker in this life. `peer`: its link; `left_at`: when the last one ended (monotonic: the wall clock may
+    be set at any moment); `absence`: whether log and journal have heard that it is lost, empty while it is not;
+    `is_of_before`: it was known in an earlier life and has not come back yet."""
+
+    known: KnownWorker
+    peer: Peer | None = None
+    left_at: float = float("-inf")
+    absence: Literal["", "unsaid", "said"] = ""
+    is_of_before: bool = False
+
+
 class RefusedNode(msgspec.Struct, kw_only=True):
     """A node that may not join. `name` is empty if it was refused before it said its name. `since`, `at`: first and
     last attempt."""
@@ -90,20 +102,13 @@ class KnownWorkers:
         self._troubles = troubles
         self._tell = tell
         self._refusals_told: deque[float] = deque(maxlen=MOST_REFUSALS_TOLD)
-        self._workers: dict[str, KnownWorker] = {}
-        self._connected: dict[str, Peer] = {}
+        self._workers: dict[str, _Member] = {}
         self._arriving: dict[str, Peer] = {}
         """Links that are up and may be a worker's, or only tries of this port."""
         self._refused: dict[tuple[str, str], RefusedNode] = {}
-        self._left_at: dict[str, float] = {}
-        """When the links of absent workers ended in this life (monotonic): the wall clock may be set at any moment."""
-        self._unsaid: set[str] = set()
-        self._said_lost: set[str] = set()
         self._changed = asyncio.Event()
         self._saving = asyncio.Lock()
         self._expected_until = clock.monotonic() + EXPECTED_S
-        self._of_before: set[str] = set()
-        """Workers of an earlier life that have not come back yet."""
         self.read()
 
     # ---- what happens ------------------------------------------------------------------------------------------------
@@ -117,39 +122,33 @@ class KnownWorkers:
         if self._arriving.get(peer.name) is peer:
             del self._arriving[peer.name]
         info, now = peer.info, self._clock.wall()
-        known = self._workers.get(peer.name)
-        if known is None:
-            known = self._workers[peer.name] = KnownWorker(name=peer.name)
+        member = self._workers.get(peer.name)
+        if member is None:
+            member = self._workers[peer.name] = _Member(KnownWorker(name=peer.name))
             self._drop_oldest()
+        known, was_lost = member.known, member.absence == "said"
         known.address, known.version = info.address, info.version
         known.connected_at, known.seen_at, known.lost_at, known.why = info.connected_at or now, now, None, ""
-        self._connected[peer.name] = peer
-        self._left_at.pop(peer.name, None)
-        self._of_before.discard(peer.name)
+        self._workers[peer.name] = _Member(known, peer)
         for key in [key for key in self._refused if key[0] == peer.name or key == ("", info.address)]:
             del self._refused[key]
-        self._unsaid.discard(peer.name)
-        what = "back" if peer.name in self._said_lost else "connected"
-        self._tell(WorkerEvent(worker=peer.name, what=what, address=info.address))
-        if peer.name in self._said_lost:
-            self._said_lost.discard(peer.name)
+        self._tell(WorkerEvent(worker=peer.name, what="back" if was_lost else "connected", address=info.address))
+        if was_lost:
             self._log.info(f"Worker {peer.name} ({info.address}) is back. {self._count()}")
         self._changed.set()
 
     def left(self, peer: Peer, record: WorkerRecord | None, why: str = "") -> None:
         """A worker's link has ended. A newer link of the same worker takes precedence."""
+        member = self._workers.get(peer.name)
         if self._arriving.get(peer.name) is peer:
             del self._arriving[peer.name]
-            if peer.name in self._unsaid:
+            if member is not None and member.absence == "unsaid":
                 self._changed.set()
-        if self._connected.get(peer.name) is not peer:
+        if member is None or member.peer is not peer:
             return
-        self._take(peer, record)
-        del self._connected[peer.name]
-        known = self._workers[peer.name]
-        known.lost_at, known.why = self._clock.wall() - peer.silent_s, why
-        self._left_at[peer.name] = self._clock.monotonic() - peer.silent_s
-        self._unsaid.add(peer.name)
+        self._take(member.known, peer, record)
+        member.known.lost_at, member.known.why = self._clock.wall() - peer.silent_s, why
+        member.peer, member.left_at, member.absence = None, self._clock.monotonic() - peer.silent_s, "unsaid"
         self._changed.set()
 
     def refused(self, refusal: HelloRefused) -> None:
@@ -182,7 +181,7 @@ class KnownWorkers:
         refusals = [key for key in self._refused if key[0] == name]
         for key in refusals:
             del self._refused[key]
-        if name in self._connected or name in self._arriving:
+        if self._link_of(name) is not None or name in self._arriving:
             if refusals:
                 return False
             raise ClusterError(1000, f"worker {name} is connected: stop it first")
@@ -191,7 +190,7 @@ class KnownWorkers:
                 return False
             known = ", ".join(sorted(self._workers)) or "none"
             raise ClusterError(1000, f"this master knows no worker {shorten(name)}; it knows: {known}")
-        self._remove(name)
+        del self._workers[name]
         self._log.info(f"Worker {name} is forgotten. {self._count()}")
         self._tell(WorkerEvent(worker=name, what="forgotten"))
         self._changed.set()
@@ -205,18 +204,19 @@ class KnownWorkers:
         now, here = self._now(), self._clock.monotonic()
         is_new = here < self._expected_until
         rows = []
-        for name, peer in self._connected.items():
-            self._take(peer, records.get(name))
-        for known in sorted(self._workers.values(), key=lambda known: known.name):
+        for name, member in sorted(self._workers.items()):
+            known = member.known
+            if member.peer is not None:
+                self._take(known, member.peer, records.get(name))
             lost_s = None if known.lost_at is None else max(0.0, now - known.lost_at)
             is_expected = lost_s is not None and (
-                here - self._left_at.get(known.name, float("-inf")) < BACK_SOON_S
-                or (is_new and known.name in self._of_before)
-                or known.name in self._unsaid & self._arriving.keys()
+                here - member.left_at < BACK_SOON_S
+                or (is_new and member.is_of_before)
+                or (member.absence == "unsaid" and name in self._arriving)
             )
             rows.append(
                 {
-                    "name": known.name,
+                    "name": name,
                     "state": "connected" if lost_s is None else "expected" if is_expected else "lost",
                     "address": known.address,
                     "version": known.version,
@@ -238,14 +238,14 @@ class KnownWorkers:
         return [msgspec.to_builtins(refused) for refused in reversed(self._refused.values())]
 
     def _shown_s(self, refused: RefusedNode) -> float:
-        peer = self._connected.get(refused.name)
+        peer = self._link_of(refused.name)
         return SAME_REFUSED_S if peer is not None and peer.info.address == refused.address else REFUSED_S
 
     def _now(self) -> float:
         """The wall clock. What happened later than now was noted before the clock was set back: it counts from now
         on."""
         now = self._clock.wall()
-        for known in self._workers.values():
+        for known in (member.known for member in self._workers.values()):
             known.seen_at = min(known.seen_at, now)
             if known.lost_at is not None and known.lost_at > now:
                 known.lost_at = now
@@ -253,26 +253,24 @@ class KnownWorkers:
             refused.at = min(refused.at, now)
         return now
 
-    def _take(self, peer: Peer, record: WorkerRecord | None) -> None:
-        known = self._workers[peer.name]
+    @staticmethod
+    def _take(known: KnownWorker, peer: Peer, record: WorkerRecord | None) -> None:
         known.program = peer.program or known.program
         known.seen_at = max(known.seen_at, peer.keepalive_at)
         known.result = (record.result if record is not None else "") or known.result
 
+    def _link_of(self, name: str) -> Peer | None:
+        member = self._workers.get(name)
+        return None if member is None else member.peer
+
     def _count(self) -> str:
-        return f"{len(self._connected)} of {len(self._workers)} workers are connected."
+        connected = sum(member.peer is not None for member in self._workers.values())
+        return f"{connected} of {len(self._workers)} workers are connected."
 
     def _drop_oldest(self) -> None:
-        away = [known for known in self._workers.values() if known.lost_at is not None]
+        away = [member.known for member in self._workers.values() if member.known.lost_at is not None]
         if len(self._workers) > MOST and away:
-            self._remove(min(away, key=lambda known: known.seen_at).name)
-
-    def _remove(self, name: str) -> None:
-        """Nothing is left to be said about it either."""
-        del self._workers[name]
-        self._left_at.pop(name, None)
-        for names in (self._unsaid, self._said_lost, self._of_before):
-            names.discard(name)
+            del self._workers[min(away, key=lambda known: known.seen_at).name]
 
     # ---- for ever ----------------------------------------------------------------------------------------------------
 
@@ -284,30 +282,34 @@ class KnownWorkers:
                     await self._changed.wait()
             self._changed.clear()
             with round_survives(self._log, self._troubles, "list of known workers"):
-                if self._unsaid:
+                if self._unsaid():
                     await asyncio.sleep(self._next_due_s())
                     self._say_lost()
                 await self.save()
 
+    def _unsaid(self) -> list[_Member]:
+        """The workers that may have to be called lost, by name; not those in whose place another link is up: within a
+        moment it is known whether the worker is back."""
+        found = [one for name, one in sorted(self._workers.items()) if name not in self._arriving]
+        return [one for one in found if one.absence == "unsaid"]
+
     def _next_due_s(self) -> float:
         """Until the first of the workers that have left may be called lost."""
-        left = [self._left_at[name] for name in self._unsaid - self._arriving.keys()]
-        return max(0.0, min(left, default=float("-inf")) + BACK_SOON_S - self._clock.monotonic())
+        left = min((member.left_at for member in self._unsaid()), default=float("-inf"))
+        return max(0.0, left + BACK_SOON_S - self._clock.monotonic())
 
     def _say_lost(self) -> None:
-        """Links that ended a moment ago are reported by a later round, and so are those in whose place another
-        one is up: within a moment it is known whether the worker is back."""
+        """Links that ended a moment ago are reported by a later round."""
         due = self._clock.monotonic() - BACK_SOON_S
-        for name in sorted(self._unsaid - self._arriving.keys()):
-            known = self._workers[name]
-            if self._left_at[name] > due:
+        for member in self._unsaid():
+            known = member.known
+            if member.left_at > due:
                 self._changed.set()
                 continue
-            self._unsaid.discard(name)
-            self._said_lost.add(name)
+            member.absence = "said"
             why = f": {known.why}" if known.why else ""
-            self._log.warning(f"Worker {name} ({known.address}) is lost{why}. {self._count()}")
-            self._tell(WorkerEvent(worker=name, what="lost", why=known.why[:LONGEST_TEXT], address=known.address))
+            self._log.warning(f"Worker {known.name} ({known.address}) is lost{why}. {self._count()}")
+            self._tell(WorkerEvent(worker=known.name, what="lost", why=known.why[:LONGEST_TEXT], address=known.address))
 
     def read(self) -> None:
         """Reads what an earlier life has written. An unreadable file is logged and counts as empty."""
@@ -323,14 +325,13 @@ class KnownWorkers:
             # The reason belongs to that earlier life; in this one no worker has connected yet.
             known.why = ""
             known.lost_at = known.seen_at if known.lost_at is None else known.lost_at
-            self._workers[known.name] = known
-            self._of_before.add(known.name)
+            self._workers[known.name] = _Member(known, is_of_before=True)
 
     async def save(self) -> None:
         """Writes the file. A failure is shown as a trouble until it can be written."""
         try:
             async with self._saving:  # or an older state could be written last
-                data = msgspec.json.encode([self._workers[name] for name in sorted(self._workers)])
+                data = msgspec.json.encode([member.known for _, member in sorted(self._workers.items())])
                 # A disk that hangs must not block the loop. Nobody else knows the workers that are away: a power
                 # failure must not empty the file.
                 await asyncio.to_thread(write_atomic, FileOps(), self._path, data, FILE_MODE)
