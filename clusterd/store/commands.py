@@ -51,6 +51,7 @@ class DatabaseCommands:
         self._private = private
         self._on_worker = on_worker
         self._info_start = 0
+        status = "synced" if on_worker else "syncreq"
         self._table: dict[str, tuple[bool, Handler]] = {
             "sql": (True, self._sql),
             "sync-agent-groups-get": (True, self._sync_agent_groups_get),
@@ -59,28 +60,31 @@ class DatabaseCommands:
             "recalculate-agent-group-hashes": (False, self._recalculate),
             "get-groups-integrity": (True, self._groups_integrity),
             "sync-agent-info-get": (False, self._sync_agent_info_get),
-            "sync-agent-info-set": (True, self._sync_agent_info_set),
+            "sync-agent-info-set": (True, self._writer(Any, stream_report.sync_agent_info_set)),
             "insert-agent": (True, self._writer(agents.NewAgentRow, agents.insert_agent)),
             "update-agent-data": (True, self._writer(agents.AgentData, agents.update_agent_data)),
             "update-agent-name": (True, self._writer(agents.AgentName, agents.update_agent_name)),
             "update-keepalive": (True, self._writer(agents.Keepalive, agents.update_keepalive)),
             "update-connection-status": (True, self._writer(agents.AgentConnection, agents.update_connection_status)),
             "update-status-code": (True, self._writer(agents.StatusCode, agents.update_status_code)),
-            "reset-agents-connection": (True, self._reset_connections),
+            "reset-agents-connection": (True, self._writes(agents.reset_connections)),
             "disconnect-agents": (True, self._disconnect_agents),
-            "delete-agent": (True, self._delete_agent),
+            "delete-agent": (
+                True,
+                self._writes(_delete_agent),
+            ),
             "get-all-agents": (True, self._all_agents),
-            "get-agent-info": (True, self._agent_info),
+            "get-agent-info": (True, self._one_agent("agent information", AGENT_COLUMNS)),
             "get-agents-by-connection-status": (True, self._by_connection_status),
-            "get-labels": (True, self._labels),
-            "select-agent-name": (True, self._agent_name),
+            "get-labels": (True, self._reads("agent labels", _labels)),
+            "select-agent-name": (True, self._one_agent("agent name", ("name",))),
             "find-agent": (True, self._find_agent),
-            "select-agent-group": (True, self._agent_group),
-            "select-group-belong": (True, self._group_belong),
-            "find-group": (True, self._find_group),
-            "select-groups": (False, self._select_groups),
-            "insert-agent-group": (True, self._insert_group),
-            "delete-group": (True, self._delete_group),
+            "select-agent-group": (True, self._one_agent("agent group", ("group",))),
+            "select-group-belong": (True, self._reads("agent groups", _groups_of)),
+            "find-group": (True, self._reads("group id", _group_id)),
+            "select-groups": (False, self._reads("groups", _all_groups)),
+            "insert-agent-group": (True, self._writes(groups.insert_group)),
+            "delete-group": (True, self._writes(lambda session, name: groups.delete_group(session, name, status))),
             "get-group-agents": (True, self._group_agents),
             "get-distinct-groups": (False, self._distinct_groups),
             "sleep": (True, self._sleep),
@@ -135,6 +139,30 @@ class DatabaseCommands:
 
         return handler
 
+    def _writes(self, work: Callable[[Session, str], None]) -> Handler:
+        """Like `_writer`, for an argument that is no JSON."""
+
+        async def handler(argument: str) -> bytes:
+            await self._engine.write(lambda session: work(session, argument))
+            return OK
+
+        return handler
+
+    def _reads(self, what: str, work: Callable[[sqlite3.Connection, str], bytes]) -> Handler:
+        async def handler(argument: str) -> bytes:
+            return b"ok " + await self._reader(what, lambda db: work(db, argument))
+
+        return handler
+
+    def _one_agent(self, what: str, names: tuple[str, ...]) -> Handler:
+        columns = ", ".join(f'"{name}"' for name in names)
+
+        def work(db: sqlite3.Connection, argument: str) -> bytes:
+            found = db.execute(f"select {columns} from agent where id = ?", (leading_number(argument),))
+            return b"[" + b",".join(rows(names, found)) + b"]"
+
+        return self._reads(what, work)
+
     async def _reader(self, what: str, work: Callable[[sqlite3.Connection], bytes]) -> bytes:
         """`what` completes the error text of a failing database (wdb.md 3.17)."""
         try:
@@ -183,27 +211,6 @@ class DatabaseCommands:
         word = await self._engine.write(lambda session: groups.integrity(session, argument))
         return b"ok [" + encode(word.decode()) + b"]"
 
-    async def _select_groups(self, argument: str) -> bytes:
-        def work(db: sqlite3.Connection) -> bytes:
-            return array(rows(("name",), db.execute('select name from "group" order by id')))[1]
-
-        return b"ok " + await self._reader("groups", work)
-
-    async def _find_group(self, argument: str) -> bytes:
-        def work(db: sqlite3.Connection) -> bytes:
-            return array(rows(("id",), db.execute('select id from "group" where name = ?', (argument,))))[1]
-
-        return b"ok " + await self._reader("group id", work)
-
-    async def _insert_group(self, argument: str) -> bytes:
-        await self._engine.write(lambda session: groups.insert_group(session, argument))
-        return OK
-
-    async def _delete_group(self, argument: str) -> bytes:
-        status = "synced" if self._on_worker else "syncreq"
-        await self._engine.write(lambda session: groups.delete_group(session, argument, status))
-        return OK
-
     async def _group_agents(self, argument: str) -> bytes:
         words = argument.split(" ")
         if not words[0]:
@@ -214,14 +221,6 @@ class DatabaseCommands:
             raise JsonRefused("Invalid arguments, last agent id not found.")
         name, last_id = words[0], leading_number(words[2])
         return await self._reader("group agents", lambda db: b" ".join(groups.members(db, name, last_id)))
-
-    async def _group_belong(self, argument: str) -> bytes:
-        agent_id = leading_number(argument)
-
-        def work(db: sqlite3.Connection) -> bytes:
-            return array(encode(name) for name in groups.groups_of(db, agent_id))[1]
-
-        return b"ok " + await self._reader("agent groups", work)
 
     async def _distinct_groups(self, argument: str) -> bytes:
         def work(db: sqlite3.Connection) -> bytes:
@@ -245,15 +244,6 @@ class DatabaseCommands:
         )
         return status + b" " + text
 
-    async def _sync_agent_info_set(self, argument: str) -> bytes:
-        listed = parse(argument, Any)
-        await self._engine.write(lambda session: stream_report.sync_agent_info_set(session, listed))
-        return OK
-
-    async def _reset_connections(self, argument: str) -> bytes:
-        await self._engine.write(lambda session: agents.reset_connections(session, argument))
-        return OK
-
     async def _disconnect_agents(self, argument: str) -> bytes:
         words = [word for word in argument.split(" ") if word]
         for place, what in enumerate(("last id", "keepalive", "sync_status")):
@@ -261,11 +251,6 @@ class DatabaseCommands:
                 raise JsonRefused(f"Invalid arguments {what} not found")
         last_id, before, status = leading_number(words[0]), leading_number(words[1]), words[2]
         return await self._engine.write(lambda session: agents.disconnect_silent(session, last_id, before, status))
-
-    async def _delete_agent(self, argument: str) -> bytes:
-        agent_id = leading_number(argument)
-        await self._engine.write(lambda session: agents.delete_agent(session, agent_id))
-        return OK
 
     async def _all_agents(self, argument: str) -> bytes | list[bytes]:
         words = argument.split(" ")
@@ -291,25 +276,6 @@ class DatabaseCommands:
 
         return await self._reader(what, work)
 
-    async def _agent_info(self, argument: str) -> bytes:
-        return b"ok " + await self._one_agent("agent information", AGENT_COLUMNS, argument)
-
-    async def _agent_name(self, argument: str) -> bytes:
-        return b"ok " + await self._one_agent("agent name", ("name",), argument)
-
-    async def _agent_group(self, argument: str) -> bytes:
-        return b"ok " + await self._one_agent("agent group", ("group",), argument)
-
-    async def _one_agent(self, what: str, names: tuple[str, ...], argument: str) -> bytes:
-        columns = ", ".join(f'"{name}"' for name in names)
-        agent_id = leading_number(argument)
-
-        def work(db: sqlite3.Connection) -> bytes:
-            found = db.execute(f"select {columns} from agent where id = ?", (agent_id,))
-            return b"[" + b",".join(rows(names, found)) + b"]"
-
-        return await self._reader(what, work)
-
     async def _by_connection_status(self, argument: str) -> bytes:
         words = [word for word in argument.split(" ") if word]
         if not words:
@@ -325,15 +291,6 @@ class DatabaseCommands:
         values = (last_id, status, words[2])
         limit = leading_number(words[3])
         return await self._ids(what, "id > ? and connection_status = ? and node_name = ?", values, limit)
-
-    async def _labels(self, argument: str) -> bytes:
-        agent_id = leading_number(argument)
-
-        def work(db: sqlite3.Connection) -> bytes:
-            found = db.execute("select id, key, value from labels where id = ?", (agent_id,))
-            return b"[" + b",".join(rows(("id", "key", "value"), found)) + b"]"
-
-        return b"ok " + await self._reader("agent labels", work)
 
     async def _find_agent(self, argument: str) -> bytes:
         wanted = parse(argument, agents.Wanted)
@@ -365,3 +322,24 @@ def _context(db: sqlite3.Connection) -> list[bytes]:
     names = ("id", "version", "name", "ip")
     found = db.execute("select id, version, name, ip from agent order by id")
     return [b"due " + row for row in rows(names, found)] + [b"ok []"]
+
+
+def _all_groups(db: sqlite3.Connection, argument: str) -> bytes:
+    return array(rows(("name",), db.execute('select name from "group" order by id')))[1]
+
+
+def _group_id(db: sqlite3.Connection, name: str) -> bytes:
+    return array(rows(("id",), db.execute('select id from "group" where name = ?', (name,))))[1]
+
+
+def _groups_of(db: sqlite3.Connection, agent_id: str) -> bytes:
+    return array(encode(name) for name in groups.groups_of(db, leading_number(agent_id)))[1]
+
+
+def _labels(db: sqlite3.Connection, agent_id: str) -> bytes:
+    found = db.execute("select id, key, value from labels where id = ?", (leading_number(agent_id),))
+    return b"[" + b",".join(rows(("id", "key", "value"), found)) + b"]"
+
+
+def _delete_agent(session: Session, agent_id: str) -> None:
+    agents.delete_agent(session, leading_number(agent_id))

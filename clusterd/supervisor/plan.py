@@ -53,7 +53,9 @@ def plan(node: NodeResources) -> list[ChildSpec]:
     which accepts nothing more; sync ends its open work; the pool; the store, when nobody asks it any more; last the
     monitor, which hears of the end of all others."""
     size = max(node.least_pool, pool_size(node.settings, len(os.sched_getaffinity(0))))
-    children = [ChildSpec("api", _api(node), stage=0, stop_s=5.0)] if node.settings.clusterd.api.enabled else []
+    children: list[ChildSpec] = []
+    if node.settings.clusterd.api.enabled:
+        children.append(ChildSpec("api", _run(clusterd.api.process.run, node), stage=0, stop_s=5.0))
     children += [
         ChildSpec("net", _net(node), stage=1, stop_s=5.0, prompt=True),
         ChildSpec("sync", _sync(node, size), stage=2, stop_s=5.0),
@@ -63,9 +65,9 @@ def plan(node: NodeResources) -> list[ChildSpec]:
         ),
     ]
     if node.settings.serves_store:
-        children.append(ChildSpec("store", _store(node), stage=4, stop_s=10.0))
+        children.append(ChildSpec("store", _run(clusterd.store.process.run, node), stage=4, stop_s=10.0))
     if node.settings.clusterd.has_monitor:
-        children.append(ChildSpec("monitor", _monitor(node), stage=5, stop_s=5.0))
+        children.append(ChildSpec("monitor", _run(clusterd.monitor.process.run, node), stage=5, stop_s=5.0))
     return children
 
 
@@ -105,10 +107,6 @@ def _election(node: NodeResources) -> Callable[[], int]:
     return main
 
 
-def _api(node: NodeResources) -> Callable[[], int]:
-    return lambda: clusterd.api.process.run(node.settings, node.board, node.log)
-
-
 def _net(node: NodeResources) -> Callable[[], int]:
     return lambda: clusterd.net.process.run(node.settings, node.arena, node.board, node.log)
 
@@ -123,9 +121,6 @@ def _pool(node: NodeResources, slot: int) -> Callable[[], int]:
     return lambda: clusterd.pool.process.run(slot, node.settings, node.arena, node.board, node.log)
 
 
-def _store(node: NodeResources) -> Callable[[], int]:
-    return lambda: clusterd.store.process.run(node.settings, node.board, node.log)
-
-
-def _monitor(node: NodeResources) -> Callable[[], int]:
-    return lambda: clusterd.monitor.process.run(node.settings, node.board, node.log)
+def _run(run: Callable[[Settings, Board, Log], int], node: NodeResources) -> Callable[[], int]:
+    """For a child that needs no shared memory."""
+    return lambda: run(node.settings, node.board, node.log)

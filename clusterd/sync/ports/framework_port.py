@@ -81,16 +81,7 @@ class MissingFramework:
     def can_run(self, name: WireCallable) -> bool:
         return False
 
-    async def run(
-        self,
-        request: Text,
-        *,
-        timeout_s: float | None,
-        is_read_only: bool,
-        name: WireCallable,
-        asker: str = "",
-        begin_by: float | None = None,
-    ) -> Text:
+    async def run(self, request: Text, **how: Any) -> Text:
         raise NotBegun(f"the framework cannot be used: {self._why}")
 
     def shown(self) -> dict[str, Any]:
