@@ -21,6 +21,7 @@ from clusterd.wire.events import ResponseReceived, Violation
 from clusterd.wire.foreign import foreign_text, protocol_of
 from clusterd.wire.payloads import Hello, build_hello
 from clusterd.wire.results import decode_err_payload
+from clusterd.wire.terms import read_refusal
 from clusterd.wire.seal import Sealer
 
 PROBE_S = 8.0
@@ -29,8 +30,8 @@ NO_ROUTE = frozenset({errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN, err
 
 
 class Probed(msgspec.Struct, frozen=True):
-    """The result. `kind`: ok, refused (by the master, with its `code`), or the stage that failed: address, route, port,
-    time-out, tls, certificate, silent, key, protocol."""
+    """The result. `kind`: ok, refused (by the master, with its `code`), led (by another node, which it names), or the
+    stage that failed: address, route, port, time-out, tls, certificate, silent, key, protocol."""
 
     kind: str
     text: str = ""
@@ -132,7 +133,7 @@ def _hello(settings: Settings, address: Address, sock: socket.socket, timeout_s:
                         refusal = decode_err_payload(content)
                         ours = OURS.get(refusal.code, "").format(hello)
                         text = f"{address}: {refusal}" + (f" ({ours})" if ours else "")
-                        return Probed("refused", text, refusal.code)
+                        return Probed("led" if read_refusal(refusal) else "refused", text, refusal.code)
                     case ResponseReceived():
                         return Probed("ok", f"{address} takes this node")
                     case Violation(code=3025):

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from clusterd.election.etcd import EtcdRefused, EtcdUnavailable, LeaseLost
 from clusterd.election.facts import NodePort
 from clusterd.election.following import Following
+from clusterd.election.keys import of_another_cluster
 from clusterd.election.leading import Leading
 from clusterd.election.session import EtcdClient, EtcdSession, Identity, Times
 from clusterd.election.tenure import Tenure
@@ -107,10 +108,7 @@ class Elector:
             await self.following.without_config(facts)
             return
         if view.config.fingerprint != self.me.fingerprint:
-            self.session.problem = (
-                f"the prefix {self.me.prefix} in etcd is that of a cluster with another key or name: correct "
-                "clusterd.ha.prefix, or <key> and <name>"
-            )
+            self.session.problem = of_another_cluster(self.me.prefix)
             if self.tenure.term:
                 self.tenure.stop("the prefix in etcd belongs to another cluster")
             return

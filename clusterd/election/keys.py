@@ -252,6 +252,15 @@ def config_unreadable(key: str) -> str:
     )
 
 
+def of_another_cluster(prefix: str) -> str:
+    """Returns the text for the operator whose node has another fingerprint than `config`."""
+    return (
+        f"the prefix {prefix} in etcd is that of a cluster with another key or name: correct clusterd.ha.prefix, or <key> "
+        f"and <name>; if all nodes have changed theirs: etcdctl del --prefix {prefix}, then clusterd ha bootstrap where "
+        "the last leader was"
+    )
+
+
 def is_address(text: str) -> bool:
     """Returns whether it is HOST:PORT. Nonsense in etcd must not keep nodes from dialling others."""
     address = split_address(text) if text.isprintable() and len(text) <= MOST_NAME else None

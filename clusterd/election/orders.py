@@ -22,6 +22,7 @@ from clusterd.election.keys import (
     OrderKey,
     config_unreadable,
     encode,
+    of_another_cluster,
 )
 from clusterd.election.session import Times
 from clusterd.election.shown import shown
@@ -185,6 +186,8 @@ class Orders:
         session, view, facts = self._session, self._session.view, self._node.facts()
         if view.config is None and view.config_revision:
             return HaAnswer(ok=False, text=config_unreadable(session.key(CONFIG)))
+        if view.config is not None and view.config.fingerprint != self._elector.me.fingerprint:
+            return HaAnswer(ok=False, text=of_another_cluster(self._elector.me.prefix))
         if view.config is not None:
             text = (
                 "etcd knows this cluster already: clusterd ha status; "

@@ -54,6 +54,9 @@ TOLD_S = 20.0
 """How long net waits for the response to a request of its own."""
 PULSE = "pulse"
 """The capability that net itself takes part in."""
+DOES_NOT_LEAD = "it does not lead"
+MOST_AWAY = 8
+"""Addresses whose reasons are told."""
 _GONE = ("down", "failed")
 
 
@@ -85,7 +88,7 @@ class Bridge:
         self._silenced: set[int] = set()
         """Links of programs to which nothing is sent any more, until they are closed."""
         self.serving = ""
-        self._away = ""
+        self._away: dict[str, str] = {}
         self.agreed: Callable[[Link, list[str]], None] = lambda link, capabilities: None
         """Called when both ends of a link have agreed on capabilities."""
 
@@ -108,7 +111,7 @@ class Bridge:
         )
         self._links[link.number] = link
         if link.kind == "master":
-            self._away = ""
+            self._away.clear()
         self.tell(LinkUp(link.info))
 
     def link_down(self, link: Link, reason: str) -> None:
@@ -122,13 +125,20 @@ class Bridge:
         if self._links.pop(link.number, None) is not None:
             self.tell(LinkDown(link.number, reason, link.given_up_s))
 
-    def master_away(self, reason: str) -> bool:
-        """Records why there is no link to the master. Returns whether the reason has changed."""
-        if reason == self._away:
+    def master_away(self, address: str, reason: str) -> bool:
+        """Records why there is no link to the master at this address. Returns whether the reason has changed."""
+        if self._away.get(address) == reason:
             return False
-        self._away = reason
-        self.tell(MasterAway(reason))
+        self._away[address] = reason
+        while len(self._away) > MOST_AWAY:
+            del self._away[next(iter(self._away))]
+        self.tell(MasterAway(self._why_away()))
         return True
+
+    def _why_away(self) -> str:
+        """Of all addresses: the one that was tried last may be a candidate that has nothing to do with the reason."""
+        rows = sorted(self._away.items(), key=lambda row: row[1] == DOES_NOT_LEAD)
+        return "; ".join(f"{address}: {reason}" for address, reason in rows)
 
     def keepalive(self, link: Link) -> None:
         """Records a keepalive. Sync hears of nodes' keepalives only, not of local clients'."""
@@ -304,7 +314,7 @@ class Bridge:
         ]
         tasks = [OpenTask(link, command, task) for link, notes in self._notes.items() for command, task in notes]
         sending = self._bodies.sending()
-        self.tell(NetHello(self._incarnation, links, sending, tasks, self.serving, self._away, answers, goes_on))
+        self.tell(NetHello(self._incarnation, links, sending, tasks, self.serving, self._why_away(), answers, goes_on))
 
     def _sync_hello(self, incarnation: int) -> None:
         if incarnation != self._sync:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from clusterd.clock import Backoff
 from clusterd.errors import ClusterError, in_words
 from clusterd.net.awaited import AwaitedAnswer, AwaitedTerm
-from clusterd.net.bridge import Bridge
+from clusterd.net.bridge import DOES_NOT_LEAD, Bridge
 from clusterd.net.connect import connect
 from clusterd.net.context import MAIN, NetContext
 from clusterd.net.keepalive import KeepaliveSender
@@ -201,7 +201,7 @@ class Dialer:
                 return None  # nobody wants it any more
             reason = str(problem) or f"no connection in {timeout_s:g} seconds"
             why = in_words(problem) or reason  # the stock line has the number, too
-            is_news = self._bridge.master_away(f"{address}: {why}")
+            is_news = self._bridge.master_away(str(address), why)
             if is_news and is_last:  # the stock lines name no address
                 context.own_line("WARNING", f"No connection to the master at {address}: {why}.")
             if not is_last:
@@ -238,7 +238,7 @@ class Dialer:
                 # It is asked itself before its term counts.
                 self._led_elsewhere = elsewhere.master
             ours = OURS.get(refusal.code, "").format(hello)
-            is_news = self._bridge.master_away(f"{link.name}: {refusal}" + (f" ({ours})" if ours else ""))
+            is_news = self._bridge.master_away(link.name, str(refusal) + (f" ({ours})" if ours else ""))
             self._context.log.line("ERROR", link.tag, MAIN, f"Could not connect to master: {refusal}.")
             if ours and is_news:
                 text = (
@@ -260,12 +260,12 @@ class Dialer:
             return False
         except ClusterError as problem:
             if problem.code == TIMED_OUT:
-                self._bridge.master_away(f"{link.name}: it does not say its term")
+                self._bridge.master_away(link.name, "it does not say its term")
                 self._context.own_line("WARNING", f"The node at {link.name} does not say its term: {problem.extra}.")
                 return False
         refusal = self._terms.refusal(note, f"the master at {link.name}")
         if refusal:
-            if self._bridge.master_away(f"{link.name}: REFUSED, {refusal}"):
+            if self._bridge.master_away(link.name, f"REFUSED, {refusal}"):
                 self._context.own_line("ERROR", f"Refused: {refusal}. Nothing is taken from it.")
             return False
         if note.leads:
@@ -273,7 +273,7 @@ class Dialer:
             await self._terms.settled()
         else:
             self._led_elsewhere = note.master if note.term >= self._terms.term else ""
-            if self._bridge.master_away(f"{link.name}: it does not lead"):
+            if self._bridge.master_away(link.name, DOES_NOT_LEAD):
                 text = (
                     f"{note.node} at {link.name} does not lead; the master is at {note.master or 'an unknown place'}."
                 )
@@ -288,7 +288,7 @@ class Dialer:
         level, reason = ("INFO", _CHANGING) if self._is_changing() else ("WARNING", _NO_ANSWER)
         if self._why:
             level, reason = "WARNING", self._why
-        if self._bridge.master_away(f"{link.name}: {reason}"):
+        if self._bridge.master_away(link.name, reason):
             self._context.own_line(level, f"No answer from the master at {link.name}: {reason}.")
 
     def capabilities(self, link: Link, agreed: list[str]) -> None:
@@ -379,5 +379,5 @@ class Dialer:
         self._bridge.link_down(link, reason)
         if was_up:
             self._change_until = self._context.clock.awake() + CHANGE_S
-            self._bridge.master_away(f"{link.name}: {reason or 'the connection was closed'}")
+            self._bridge.master_away(link.name, reason or "the connection was closed")
         self._closed.set()

@@ -72,6 +72,9 @@ async def test_node_with_another_cluster_key_below_the_prefix_never_takes_part(
     strange = Voter(store, "strange", candidate(position=9999), fingerprint="g")
     await strange.step(2)
     assert "another key or name" in strange.elector.session.problem
+    # Its operator may have changed the key of all nodes: then etcd has to forget the former one.
+    refused = await order(strange, "bootstrap")
+    assert "etcdctl del --prefix" in refused.text
     clock.now += 16
     await pass_time(5, strange, two, other)
     assert two.leads

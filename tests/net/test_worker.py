@@ -209,6 +209,23 @@ def test_sync_hears_why_there_is_no_master(worker: Worker) -> None:
     assert len(node.lines("does it have the same cluster key?")) == 1
 
 
+def test_sync_hears_of_every_address_why_it_is_not_the_master(worker: Worker) -> None:
+    """Of two candidates the last one has often nothing to do with why the other one refuses this node."""
+    boss, other = ScriptedMaster(), ScriptedMaster()
+    other.close()
+    node = worker("w1", boss.node, other.node)
+    sync = node.sync
+    assert sync is not None
+    for _ in range(3):
+        talker = boss.accept()
+        talker.respond(talker.read(), "err", exception_json(3028))
+    refused, both = sync.expect(MasterAway).reason, sync.expect(MasterAway).reason
+    assert refused.startswith(f"{boss.node}: Error 3028")
+    assert both == f"{refused}; {other.node}: Connection refused"
+    assert len(node.lines("does not take this node")) == 1
+    boss.close()
+
+
 def test_local_clients_stay_when_the_master_is_lost(worker: Worker, boss: ScriptedMaster) -> None:
     """Stock drops them and closes its local socket for ten seconds (wire.md C18)."""
     node = worker("w1", boss.node)

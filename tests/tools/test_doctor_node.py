@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from click.testing import CliRunner
 
@@ -136,6 +137,17 @@ def test_node_that_runs_with_other_settings_than_its_files_is_named(
     shown = status(node={"name": "w1", "type": "worker"}, problem="The master is not connected", started_at=started_at)
     (found,) = cluster.master_of(worker, shown)
     assert (found.name, found.is_fault, "clusterd restart" in found.cure) == (name, age_s > 0, True)
+
+
+def test_candidate_that_does_not_lead_is_no_fault_beside_the_one_that_refuses(
+    worker: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = {"a": Probed("refused", "a: Error 3028", 3028), "b": Probed("led", "b: this node does not lead", 1000)}
+    monkeypatch.setattr(cluster, "probe", lambda settings, address: answers[address.host])
+    for nodes, names in ((("a", "b"), ["duplicate name"]), (("b",), ["refused by the master"])):
+        settings = msgspec.structs.replace(worker, cluster=msgspec.structs.replace(worker.cluster, nodes=nodes))
+        found = list(cluster.master_of(settings, status(node={"name": "w1", "type": "worker"})))
+        assert [one.name for one in found] == names
 
 
 def test_configuration_that_only_waits_for_a_restart_is_good(worker: Settings, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -56,6 +56,7 @@ MASTERS = {
     ),
     "key": ("wrong key", "give both nodes the same <key>, then on the changed one: clusterd restart"),
     "protocol": ("not a cluster port", "correct <port> or <node> in ossec.conf, then: clusterd restart"),
+    "led": ("refused by the master", "clusterd ha status there; add the address of the master to <nodes> here"),
 }
 REFUSALS = {
     "wrong cluster": "give both nodes the same <name> in <cluster>, then on the changed one: clusterd restart",
@@ -83,7 +84,8 @@ def master_of(settings: Settings, status: dict[str, Any]) -> Iterator[Finding]:
         return
     found = [probe(settings, parse_address(node, settings.cluster.port)) for node in settings.cluster.nodes]
     if not any(one.kind == "ok" for one in found):
-        yield from (_finding(one) for one in found)
+        # A candidate that does not lead is no fault where another address says what is.
+        yield from (_finding(one) for one in [one for one in found if one.kind != "led"] or found)
     elif status["running"] and status["problem"]:
         yield _not_linked(settings, status)
 
