@@ -88,8 +88,8 @@ class Tell(msgspec.Struct, frozen=True, tag="tell"):
 
 
 class Gone(msgspec.Struct, frozen=True, tag="gone"):
-    """To a master's store: there is no link to candidate `node` any more. `for_good`: from election, an operator has
-    said that it does not come back; one that is linked stays."""
+    """To a master's store: there is no link to candidate `node` any more. `for_good`: an operator has said that it
+    does not come back; one that is linked stays."""
 
     node: str
     for_good: bool = False

@@ -112,6 +112,7 @@ class MasterSide:
             return b"refusals"
         self._integrity.records.pop(name, None)
         await self._known.save()
+        await self._replica.forget(name)
         return b""
 
     async def link_down(self, peer: Peer, why: str) -> None:

@@ -31,7 +31,7 @@ from clusterd.wdb.replica import ReplicaStore
 from clusterd.wire import commands
 from tests.store.replica_bench import Bench
 from tests.sync.rounds_bench import run
-from tests.sync.scripted_node import MASTER, WORKER, Node
+from tests.sync.scripted_node import MASTER, PROGRAM, WORKER, Node
 
 CARRIED = (commands.CAPS, commands.GET_CHANGES, commands.GET_API)
 WANTED = HaSettings(replica=True)
@@ -196,6 +196,8 @@ def test_candidate_follows_its_master_and_has_what_logins_need(base: Path) -> No
                 assert b"secret" not in json.dumps(node.log.written).encode()
             await pair.master.core.net_lost()
             await until(lambda: _is_gone(pair))
+            await cast(Any, pair.master.side).forget(PROGRAM, WORKER.name.encode())  # `clusterd forget w1`
+            assert (await pair.ha(pair.master))["candidates"] == []
 
     run(story())
 

@@ -2,6 +2,7 @@
 come from here."""
 
 import asyncio
+import contextlib
 import json
 from typing import Any
 
@@ -83,6 +84,13 @@ class ReplicaMaster:
         """The link of a worker has ended."""
         if self._context.settings.has_replica:
             self._tasks.spawn(self._tell_gone(peer.name))
+
+    async def forget(self, name: str) -> None:
+        """An operator says that this worker does not come back. In an election `ha forget` does."""
+        settings = self._context.settings
+        if settings.has_replica and not settings.has_election:
+            with contextlib.suppress(ClusterError):
+                await self._store.ask(Gone(name, for_good=True), SHOW_S)
 
     async def _tell_gone(self, name: str) -> None:
         try:
