@@ -21,8 +21,8 @@ from clusterd.wire.events import ResponseReceived, Violation
 from clusterd.wire.foreign import foreign_text, protocol_of
 from clusterd.wire.payloads import Hello, build_hello
 from clusterd.wire.results import decode_err_payload
-from clusterd.wire.terms import read_refusal
 from clusterd.wire.seal import Sealer
+from clusterd.wire.terms import read_refusal
 
 PROBE_S = 8.0
 ASK_S = 2.0
