@@ -256,8 +256,8 @@ def of_another_cluster(prefix: str) -> str:
     """Returns the text for the operator whose node has another fingerprint than `config`."""
     return (
         f"the prefix {prefix} in etcd is that of a cluster with another key or name: correct clusterd.ha.prefix, or "
-        f"<key> and <name>; if all nodes have changed theirs: etcdctl del --prefix {prefix}, then clusterd ha bootstrap "
-        "on the node that led last"
+        f"<key> and <name>; if all nodes have changed theirs: etcdctl del --prefix {prefix}, then on the node that led "
+        "last: clusterd ha bootstrap"
     )
 
 
