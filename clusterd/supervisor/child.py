@@ -34,13 +34,15 @@ _libc = ctypes.CDLL(None, use_errno=True)
 class ChildSpec(msgspec.Struct, frozen=True):
     """A process that the node needs. `main` runs in the child and returns its exit code; `name` is its row on the
     board. Children of one `stage` stop at the same time, lower stages first, and are killed after `stop_s` seconds.
-    `prompt`: it calls `scheduling.run_promptly`; the others give up the right to a higher priority."""
+    `prompt`: it calls `scheduling.run_promptly`; the others give up the right to a higher priority. `any_role`: its
+    work does not depend on the node's role, so one that has worked in the last role never ends the node in the next."""
 
     name: str
     main: Callable[[], int]
     stage: int = 1
     stop_s: float = 5.0
     prompt: bool = False
+    any_role: bool = False
 
 
 class BirthPlan(msgspec.Struct, frozen=True):

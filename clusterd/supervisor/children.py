@@ -5,7 +5,7 @@ import os
 import random
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from clusterd.listening.doors import doors
 from clusterd.logs import Log
@@ -47,7 +47,7 @@ class Children:
         self._make()
         self._lasting = self._family_of(lasting(node))
 
-    def _family_of(self, specs: list[ChildSpec]) -> Family:
+    def _family_of(self, specs: list[ChildSpec], worked: Collection[str] = ()) -> Family:
         return Family(
             specs,
             self._node.board,
@@ -58,11 +58,12 @@ class Children:
             spread=random.random,
             not_for_child=self.descriptors,
             tell=self._tell,
+            worked=worked,
         )
 
-    def _make(self) -> None:
-        """All that is forked for the present role."""
-        self._family = self._family_of(self._plan(self._node))
+    def _make(self, worked: Collection[str] = ()) -> None:
+        """All that is forked for the present role. `worked`: see Family."""
+        self._family = self._family_of(self._plan(self._node), worked)
         settings = self._node.settings
         most = settings.clusterd.framework.processes
         self._helpers = Helpers(settings.framework_python, settings.root, most, self._node.board.row("sync"))
@@ -73,7 +74,7 @@ class Children:
         self._helpers.close()
         self._node.arena.close()
         self._node.arena = make_arena(self._node.settings)
-        self._make()
+        self._make(self._family.worked)
 
     def descriptors(self, child: str) -> tuple[int, ...]:
         """Those that this child closes."""

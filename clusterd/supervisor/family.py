@@ -6,7 +6,7 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 import msgspec
 
@@ -45,13 +45,15 @@ class Timing(msgspec.Struct, frozen=True):
 class Slot:
     """One child across all its lives. `child` is None while it is down; `due_at`: when it is forked again."""
 
-    def __init__(self, spec: ChildSpec, row: BoardRow) -> None:
+    def __init__(self, spec: ChildSpec, row: BoardRow, *, worked: bool) -> None:
+        """`worked`: as in Family.worked, in the last role."""
         self.spec = spec
+        self.worked = worked
         self.row = row
         self.child: Child | None = None
         self.incarnation = self.born_before = row.snapshot().incarnation
         """More than 0 after a change of role: numbers of lives go on."""
-        self.history = History()
+        self.history = History(ever_ready=worked)
         self.due_at: float | None = None
         self.kill_at: float | None = None
         self.watch = Watch()
@@ -74,10 +76,12 @@ class Family:
         spread: Callable[[], float],
         not_for_child: Callable[[str], Sequence[int]],
         tell: Callable[[ProcessEvent], None],
+        worked: Collection[str] = (),
     ) -> None:
         """`reason`: returns, once, a child's own text why it could not start. `not_for_child`: the descriptors that the
-        child of this name closes. `tell`: takes what happens to children, for the journal."""
-        self._slots = [Slot(spec, _row_of(board, spec.name)) for spec in specs]
+        child of this name closes. `tell`: takes what happens to children, for the journal. `worked`: as that of the
+        family before; the node waits for none of these."""
+        self._slots = [Slot(spec, _row_of(board, spec.name), worked=spec.name in worked) for spec in specs]
         self._log = log
         self._limiter = RateLimiter(SAME_LINE_S)
         self._rounds = Rounds(self._say)
@@ -99,12 +103,18 @@ class Family:
     @property
     def is_ready(self) -> bool:
         """Whether every child is ready."""
-        return all(slot.child is not None and slot.row.snapshot().state == "ready" for slot in self._slots)
+        return not self.waiting_for
 
     @property
     def waiting_for(self) -> list[str]:
         """Names of the children that are not ready."""
-        return [slot.spec.name for slot in self._slots if slot.child is None or slot.row.snapshot().state != "ready"]
+        waited = [slot for slot in self._slots if not slot.worked]
+        return [slot.spec.name for slot in waited if slot.child is None or slot.row.snapshot().state != "ready"]
+
+    @property
+    def worked(self) -> list[str]:
+        """Names of the children that have been ready and do the same in any role."""
+        return [slot.spec.name for slot in self._slots if slot.spec.any_role and slot.history.ever_ready]
 
     @property
     def waited_s(self) -> float:
@@ -284,6 +294,8 @@ class Family:
         for slot in self._slots:
             if slot.child is not None and (status := slot.child.collect()) is not None:
                 pid, slot.child = slot.child.pid, None
+                if slot.row.snapshot().state in ("ready", "stopping"):
+                    slot.history = msgspec.structs.replace(slot.history, ever_ready=True)
                 slot.row.set_down()
                 self._tell(
                     ProcessEvent(process=slot.spec.name, what="stopped", pid=pid, why=how(status) if status else "")

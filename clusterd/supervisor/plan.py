@@ -55,7 +55,7 @@ def plan(node: NodeResources) -> list[ChildSpec]:
     size = max(node.least_pool, pool_size(node.settings, len(os.sched_getaffinity(0))))
     children: list[ChildSpec] = []
     if node.settings.clusterd.api.enabled:
-        children.append(ChildSpec("api", _run(clusterd.api.process.run, node), stage=0, stop_s=5.0))
+        children.append(ChildSpec("api", _run(clusterd.api.process.run, node), stage=0, stop_s=5.0, any_role=True))
     children += [
         ChildSpec("net", _net(node), stage=1, stop_s=5.0, prompt=True),
         ChildSpec("sync", _sync(node, size), stage=2, stop_s=5.0),

@@ -1,8 +1,9 @@
 """A node whose children do nothing but live: `python -m tests.supervisor.fake_node ROOT [OPTION=VALUE ...]` in the
 foreground; with a further word `run`, `hang`, `linger` or `die` in the background, which prints the StartResult.
 
-Each child appends what happens to it to ROOT/story: `up NAME INCARNATION`, `term NAME`, `hup NAME`. How it behaves is
-in ROOT/behave-NAME, read at each birth:
+With a file ROOT/behave-api there is a child `api`, which does the same in every role. Each child appends what happens
+to it to ROOT/story: `up NAME INCARNATION`, `term NAME`, `hup NAME`. How it behaves is in ROOT/behave-NAME, read at
+each birth:
 
     (no file)        ready at once, ends on SIGTERM
     exit N           ends with code N before it is ready
@@ -42,7 +43,10 @@ STAGES = {"net": 1, "sync": 2, "pool-1": 3, "pool-2": 3}
 
 
 def fake_plan(node: NodeResources) -> list[ChildSpec]:
-    return [ChildSpec(name, _main(node, name), stage=STAGES[name], stop_s=0.5) for name in NAMES]
+    api = [ChildSpec("api", _main(node, "api"), stage=0, stop_s=0.5, any_role=True)]
+    return (api if (Path(node.settings.root) / "behave-api").exists() else []) + [
+        ChildSpec(name, _main(node, name), stage=STAGES[name], stop_s=0.5) for name in NAMES
+    ]
 
 
 def _main(node: NodeResources, name: str) -> Callable[[], int]:

@@ -2,6 +2,8 @@
 
 import errno
 import os
+import re
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +20,8 @@ from clusterd.supervisor import role_follow
 from clusterd.supervisor.plan import NodeResources
 from clusterd.supervisor.role_follow import RoleFollower
 from ipc.board import Board
+from tests.supervisor.conftest import FakeNode
+from tests.supervisor.helpers import until
 
 
 class Ending:
@@ -198,3 +202,20 @@ def test_role_that_is_written_while_the_node_starts_is_followed(follower: Any) -
     write(node, term=5, role="worker", led=3, master="127.0.0.1:1")
     assert found.look()
     assert not found.is_due(0.0)
+
+
+@pytest.mark.slow
+def test_what_works_in_any_role_does_not_end_a_node_whose_role_changes(node: FakeNode) -> None:
+    """A REST API whose certificate was replaced by one that it may not read must not cost the cluster its new master:
+    while the node has this role, too, it is tried again, and the node serves without it."""
+    node.behave("api", "works")
+    node.serve()
+    node.behave("api", "refuse the certificate cannot be read")
+    update_role(str(node.root), lambda before: NodeRole(7, master="127.0.0.1:1"))
+    node.signal(signal.SIGHUP)
+    until(lambda: "The node serves: former master" in node.log, "it serves in its new role")
+    until(lambda: re.search(r"api \(pid \d+\) ended .*: the certificate cannot be read", node.log), "it says why")
+    node.behave("api", "works")
+    until(lambda: node.row("api").state == "ready", "it works again")
+    assert node.process is not None
+    assert node.process.poll() is None
