@@ -193,5 +193,10 @@ class ConfigurationError(Exception):
     """The configuration has mistakes; the text lists them, one per line."""
 
 
-class StartFailure(Exception):
+class PlainFailure(Exception):
+    """Something cannot be done. The text tells whoever asked for it why, and what to do: a command shows it and ends
+    with FAILED (tools/cli.py)."""
+
+
+class StartFailure(PlainFailure):
     """The node, or one of its processes, cannot start. The text says why and what to do."""

@@ -17,6 +17,7 @@ from typing import Literal, get_args
 
 import msgspec
 
+from clusterd.errors import PlainFailure
 from clusterd.rights import owner_for_daemon
 from hashing.atomic import FileOps
 from hashing.locks import locked_directory
@@ -38,7 +39,7 @@ COST, BLOCK_SIZE, PARALLEL = 2**14, 8, 5
 MOST_MEMORY = 256 * 1024 * 1024
 
 
-class UserProblem(Exception):
+class UserProblem(PlainFailure):
     """The users cannot be read or changed like this. The text says why; there is never a password in it."""
 
 

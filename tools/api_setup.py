@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from clusterd.config.loading import CLUSTER_JSON, load
-from clusterd.errors import in_words
+from clusterd.errors import PlainFailure, in_words
 from clusterd.rights import owner_for_daemon
 from clusterd.settings import ApiSettings
 from clusterd.users import UserProblem, read_users
@@ -30,7 +30,7 @@ LONGEST_NAME = 64
 """Most characters of a certificate's common name (X.520)."""
 
 
-class SetupProblem(Exception):
+class SetupProblem(PlainFailure):
     """The API cannot be turned on. The text tells why and what to do."""
 
 

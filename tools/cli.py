@@ -104,6 +104,12 @@ def _behind_the_gate(name: str, callback: Callable[..., Any]) -> Callable[..., A
             raise  # nobody reads it: no failure of the command
         except OSError as problem:
             failed(problem, root, writes=name in WRITERS)
+        except Exception as problem:
+            from clusterd.errors import PlainFailure  # for those who fail
+
+            if not isinstance(problem, PlainFailure):
+                raise
+            fail(str(problem))
 
     return run
 

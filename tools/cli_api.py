@@ -30,7 +30,7 @@ from clusterd.users import (
     set_role,
 )
 from clusterd.wdb.replica import ReplicaStore
-from tools.api_setup import SetupProblem, next_steps, read_cluster_json, turn_on
+from tools.api_setup import next_steps, read_cluster_json, turn_on
 from tools.asking import asked
 from tools.show import echo, fail, show_lines
 
@@ -53,11 +53,7 @@ def enable(root: str, port: int | None) -> None:
     if loaded.settings is None:
         show_lines([str(problem) for problem in loaded.problems])
         fail("the configuration has mistakes; nothing was changed", ExitCode.BAD_CONFIGURATION)
-    try:
-        made = turn_on(root, read_cluster_json(root), name=loaded.settings.cluster.node_name, port=port)
-    except SetupProblem as problem:
-        fail(str(problem))
-    for path in made:
+    for path in turn_on(root, read_cluster_json(root), name=loaded.settings.cluster.node_name, port=port):
         echo(f"Wrote {path}")
     for line in next_steps(root):
         echo(line)
@@ -80,11 +76,8 @@ def user() -> None:
 def add(root: str, name: str, password_file: str | None, role: Role | None) -> None:
     """Add a user, or give one a new password. Without a file the password is asked for."""
     _need_nodes_user(root)
-    try:
-        made = make_user(name, _password(password_file), time.time())
-        is_new = add_user(root, made, role, clock=time.time)
-    except UserProblem as problem:
-        fail(str(problem))
+    made = make_user(name, _password(password_file), time.time())
+    is_new = add_user(root, made, role, clock=time.time)
     if not is_new:
         time.sleep(1.01 - time.time() % 1)  # tokens of this second are void, also those of the new password
     echo(f"Added the user {name}." if is_new else f"The user {name} has a new password; older tokens are void.")
@@ -97,10 +90,7 @@ def add(root: str, name: str, password_file: str | None, role: Role | None) -> N
 def remove(root: str, name: str) -> None:
     """Remove a user. Tokens of the user are void at once."""
     _need_nodes_user(root)
-    try:
-        remove_user(root, name)
-    except UserProblem as problem:
-        fail(str(problem))
+    remove_user(root, name)
     echo(f"Removed the user {name}.")
     _wait_for_candidate(root)
 
@@ -112,10 +102,7 @@ def remove(root: str, name: str) -> None:
 def change_role(root: str, name: str, role: Role) -> None:
     """Give a user another role. Counts at once, for tokens that are out, too."""
     _need_nodes_user(root)
-    try:
-        set_role(root, name, role)
-    except UserProblem as problem:
-        fail(str(problem))
+    set_role(root, name, role)
     echo(f"The user {name} has the role {role}.")
     _wait_for_candidate(root)
 
@@ -125,12 +112,8 @@ def change_role(root: str, name: str, role: Role) -> None:
 @click.pass_obj
 def list_users(root: str, as_json: bool) -> None:
     """List the users with their roles."""
-    try:
-        users = read_users(root)
-    except UserProblem as problem:
-        fail(str(problem))
     rows: list[dict[str, Any]] = [
-        {"name": one.name, "role": one.role, "changed_at": one.changed_at} for one in users.values()
+        {"name": one.name, "role": one.role, "changed_at": one.changed_at} for one in read_users(root).values()
     ]
     if as_json:
         click.echo(json.dumps(rows, indent=2))

@@ -13,7 +13,7 @@ import click
 
 from clusterd.gate import no_node
 from clusterd.messages.journal import KINDS, OUTCOMES
-from clusterd.monitor.journal_reader import Filter, JournalReader, JournalUnreadable
+from clusterd.monitor.journal_reader import Filter, JournalReader
 from clusterd.rundir import journal_path
 from clusterd.status.absence import is_running, not_running
 from tools.cli_completion import node_names
@@ -98,8 +98,6 @@ def history(
         if follows:
             for event in _following(root, reader, wanted, max([last, *(one["seq"] for one in found)])):
                 _show(event, as_json=as_json, files=limit if path else 5)
-    except JournalUnreadable as problem:
-        fail(str(problem))
     except KeyboardInterrupt:
         if not follows:
             raise
@@ -121,8 +119,6 @@ def events(root: str, kinds: tuple[str, ...], since: float | None) -> None:
         _say_if_nothing_comes(root)
         for event in _following(root, reader, wanted, last):
             _show(event, as_json=True)
-    except JournalUnreadable as problem:
-        fail(str(problem))
     except (KeyboardInterrupt, BrokenPipeError):
         end_quietly()  # whoever reads has had enough: neither a line nor a code says that something is wrong
 

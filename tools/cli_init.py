@@ -4,8 +4,8 @@ import os
 
 import click
 
-from tools.init_node import InitRefused, init_node
-from tools.show import echo, fail
+from tools.init_node import init_node
+from tools.show import echo
 
 
 @click.command()
@@ -30,20 +30,17 @@ def init(
     with_api: bool,
 ) -> None:
     """Make a node's directory tree and configuration. Never overwrites."""
-    try:
-        made = init_node(
-            root,
-            node_type=node_type,
-            name=name,
-            cluster=cluster_name,
-            key_file=key_file,
-            environment_key=os.environ.get("CLUSTERD_KEY"),
-            port=port,
-            bind=bind,
-            master=master,
-            with_api=with_api,
-        )
-    except InitRefused as refusal:
-        fail(str(refusal))
+    made = init_node(
+        root,
+        node_type=node_type,
+        name=name,
+        cluster=cluster_name,
+        key_file=key_file,
+        environment_key=os.environ.get("CLUSTERD_KEY"),
+        port=port,
+        bind=bind,
+        master=master,
+        with_api=with_api,
+    )
     for line in made.lines:
         echo(line)

@@ -2,8 +2,6 @@
 
 import click
 
-from clusterd.errors import StartFailure
-from clusterd.exits import ExitCode
 from clusterd.store import backup as store_backup
 from clusterd.store import renew as store_renew
 from tools.show import fail
@@ -21,10 +19,7 @@ def backup(root: str, file: str) -> None:
     """Write a copy of the agent database into FILE. The node goes on working.
 
     To restore it: stop the node, put the copy in the place of queue/db/global.db, start the node."""
-    try:
-        size = store_backup.backup(root, file)
-    except StartFailure as refusal:
-        fail(str(refusal), ExitCode.FAILED)
+    size = store_backup.backup(root, file)
     click.echo(f"{file}: {size} bytes")
 
 
@@ -37,10 +32,8 @@ def renew(root: str) -> None:
     from its master; groups of agents that only the old database knew have to be assigned again."""
     try:
         moved = store_renew.renew(root)
-    except StartFailure as refusal:
-        fail(str(refusal), ExitCode.FAILED)
     except OSError as failure:
-        fail(f"the agent database cannot be moved: {failure.strerror}", ExitCode.FAILED)
+        fail(f"the agent database cannot be moved: {failure.strerror}")
     if not moved:
         click.echo("There is no agent database; the store makes one when it starts.")
         return

@@ -12,10 +12,10 @@ from xml.sax.saxutils import escape
 import msgspec
 
 from clusterd.config.ossec_conf import HIGHEST_PORT, LOWEST_PORT, RESERVED, split_address
-from clusterd.errors import in_words
+from clusterd.errors import PlainFailure, in_words
 from clusterd.names import cluster_name_problem, node_name_problem
 from clusterd.rundir import root_problem
-from tools.api_setup import SetupProblem, read_cluster_json, turn_on
+from tools.api_setup import read_cluster_json, turn_on
 
 DIRECTORIES = (
     "etc/shared/default",
@@ -51,7 +51,7 @@ CONFIGURATION = """<ossec_config>
 """
 
 
-class InitRefused(Exception):
+class InitRefused(PlainFailure):
     """Nothing was changed. The text tells why and what to do."""
 
 
@@ -76,7 +76,8 @@ def init_node(
 ) -> Made:
     """Creates the node. The key is from `key_file`, else from `environment_key`; a master without one gets a new key.
 
-    Raises InitRefused before anything is changed, OSError (disk full, no permission) while files are created."""
+    Raises InitRefused or SetupProblem before anything is changed, OSError (disk full, no permission) while files are
+    created."""
     problem = node_name_problem(name) or cluster_name_problem(cluster) or root_problem(root)
     if problem is not None:
         raise InitRefused(problem)
@@ -92,10 +93,7 @@ def init_node(
     else:
         node, port = _address_of_master(master, port)
     key, is_new = _key(node_type, key_file, environment_key)
-    try:
-        json_content = read_cluster_json(root) if with_api else {}
-    except SetupProblem as trouble:
-        raise InitRefused(str(trouble)) from None
+    json_content = read_cluster_json(root) if with_api else {}
     made = _make_tree(Path(root))
     content = CONFIGURATION.format(
         cluster=escape(cluster), name=escape(name), node_type=node_type, key=key, port=port, bind=escape(bind),

@@ -22,6 +22,7 @@ import psutil
 from clusterd import __version__
 from clusterd.agent_keys import KEY_FILE
 from clusterd.config.loading import CLUSTER_JSON, load
+from clusterd.errors import PlainFailure
 from clusterd.monitor.journal_reader import JournalReader, JournalUnreadable
 from clusterd.role import LEFT_BEHIND
 from clusterd.rundir import API_FILES, journal_path
@@ -73,7 +74,7 @@ KERNEL_FILES = (
 )
 
 
-class SecretFound(Exception):
+class SecretFound(PlainFailure):
     """A part contains a secret, so there is no archive. The text names the part, never the secret."""
 
 

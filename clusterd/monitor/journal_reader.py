@@ -14,6 +14,8 @@ from typing import Any
 
 import msgspec
 
+from clusterd.errors import PlainFailure
+
 MOST = 100_000
 BUSY_MS = 2000
 LARGEST_SEQ = (1 << 63) - 1
@@ -21,7 +23,7 @@ WITH_PATHS = ("change", "sync")
 """Kinds of events that name files."""
 
 
-class JournalUnreadable(Exception):
+class JournalUnreadable(PlainFailure):
     """The journal cannot be read; the text says why."""
 
 
