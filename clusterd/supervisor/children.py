@@ -47,7 +47,7 @@ class Children:
         self._make()
         self._lasting = self._family_of(lasting(node))
 
-    def _family_of(self, specs: list[ChildSpec], worked: Collection[str] = ()) -> Family:
+    def _family_of(self, specs: list[ChildSpec], worked: Collection[str] | None = None) -> Family:
         return Family(
             specs,
             self._node.board,
@@ -61,7 +61,7 @@ class Children:
             worked=worked,
         )
 
-    def _make(self, worked: Collection[str] = ()) -> None:
+    def _make(self, worked: Collection[str] | None = None) -> None:
         """All that is forked for the present role. `worked`: see Family."""
         self._family = self._family_of(self._plan(self._node), worked)
         settings = self._node.settings

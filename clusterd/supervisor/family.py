@@ -14,7 +14,7 @@ from clusterd.logs import Log, RateLimiter
 from clusterd.messages.journal import ProcessEvent
 from clusterd.rounds import Rounds
 from clusterd.supervisor.child import BirthPlan, Child, ChildSpec, fork
-from clusterd.supervisor.restart import GiveUp, History, Life, decide, how
+from clusterd.supervisor.restart import GiveUp, History, Life, Restart, decide, how
 from clusterd.vitals import Watch
 from ipc.board import Board, BoardRow, RowSnapshot
 
@@ -22,6 +22,7 @@ TAG = "Cluster"
 SUBTAG = "Supervisor"
 SAME_LINE_S = 60.0
 LATEST_AGAIN_S = 5.0
+FORK_AGAIN_S = 1.0
 MOST_CRASH_LOG = 16 << 20
 
 
@@ -76,12 +77,13 @@ class Family:
         spread: Callable[[], float],
         not_for_child: Callable[[str], Sequence[int]],
         tell: Callable[[ProcessEvent], None],
-        worked: Collection[str] = (),
+        worked: Collection[str] | None = None,
     ) -> None:
         """`reason`: returns, once, a child's own text why it could not start. `not_for_child`: the descriptors that the
         child of this name closes. `tell`: takes what happens to children, for the journal. `worked`: as that of the
-        family before; the node waits for none of these."""
-        self._slots = [Slot(spec, _row_of(board, spec.name), worked=spec.name in worked) for spec in specs]
+        family before; the node waits for none of these. None: there was none before."""
+        self._is_first = worked is None
+        self._slots = [Slot(spec, _row_of(board, spec.name), worked=spec.name in (worked or ())) for spec in specs]
         self._log = log
         self._limiter = RateLimiter(SAME_LINE_S)
         self._rounds = Rounds(self._say)
@@ -245,7 +247,10 @@ class Family:
         self._bound_crash_log()
         slot.due_at = now + LATEST_AGAIN_S  # whatever comes in between: a child that is gone comes back
         reason = why or self._reason()
-        slot.history, answer = decide(slot.history, life, self._spread())
+        answer: Restart | GiveUp = Restart(FORK_AGAIN_S)
+        if self._is_first or not why:
+            # Else the system is short of processes, which ends no node that has served: nobody else would start it.
+            slot.history, answer = decide(slot.history, life, self._spread())
         name = slot.spec.name
         if isinstance(answer, GiveUp):
             slot.row.set_down(failed=True)

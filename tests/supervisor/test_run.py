@@ -354,7 +354,9 @@ def test_first_process_of_a_container_waits_for_orphans_and_leaves_its_own_child
     assert os.waitstatus_to_exitcode(os.waitpid(first, 0)[1]) == 0
 
 
-def family_that_cannot_fork(root: Path, monkeypatch: pytest.MonkeyPatch) -> Family:
+def family_that_cannot_fork(
+    root: Path, monkeypatch: pytest.MonkeyPatch, worked: tuple[str, ...] | None = None
+) -> Family:
     def fork(*_: object) -> None:
         raise OSError(errno.EAGAIN, "Resource temporarily unavailable")
 
@@ -369,6 +371,7 @@ def family_that_cannot_fork(root: Path, monkeypatch: pytest.MonkeyPatch) -> Fami
         spread=lambda: 0.0,
         not_for_child=lambda name: (),
         tell=lambda event: None,
+        worked=worked,
     )
 
 
@@ -390,12 +393,18 @@ def test_stacks_of_a_child_that_dies_for_ever_do_not_fill_the_disk(
     assert (tmp_path / "crash.log.1").read_text() == "0123456789!"
 
 
-def test_node_that_may_start_no_process_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    family = family_that_cannot_fork(tmp_path, monkeypatch)
+@pytest.mark.parametrize("worked", [None, ()])
+def test_node_that_may_start_no_process_says_why_and_goes_on_if_its_role_has_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, worked: tuple[str, ...] | None
+) -> None:
+    family = family_that_cannot_fork(tmp_path, monkeypatch, worked)
     family.start(0.0)
     for moment in range(1, LIVES_TO_TRY):
         family.look(10.0 * moment)
-    assert family.failure == "net could not be forked: Resource temporarily unavailable"
+    text = "net could not be forked: Resource temporarily unavailable"
+    assert family.failure == (text if worked is None else "")
+    assert text in (tmp_path / "log").read_text()
+    assert (family.next_moment() is None) == (worked is None)
 
 
 def test_node_that_is_never_ready_gives_up_and_names_the_late_process(node: FakeNode) -> None:
