@@ -26,13 +26,6 @@ def chunk_bytes(name: str) -> int:
     return REQUEST_CHUNK - len(name.encode()) - 1
 
 
-def chunks(name: str, size: int) -> Iterator[tuple[int, int]]:
-    """Offset and length of each chunk; empty when there is nothing to send."""
-    step = chunk_bytes(name)
-    for offset in range(0, size, step):
-        yield offset, min(step, size - offset)
-
-
 def package_of_path(path: str, node: str) -> str:
     """The package's name from a path of `new_file`, which must be `/queue/cluster/{node}/NAME.zip` or
     `/queue/cluster/NAME.zip` (wire.md W1, 13.1). Raises ClusterError 1000."""
@@ -77,9 +70,6 @@ class Strings(Generic[Place]):
         self._max_bytes = max_bytes
         self._max_count = max_count
         self._idle_s = idle_s
-
-    def __len__(self) -> int:
-        return len(self._strings)
 
     def __iter__(self) -> Iterator[IncomingString[Place]]:
         return iter(list(self._strings.values()))
@@ -137,18 +127,18 @@ class Strings(Generic[Place]):
         return strings
 
 
-class IncomingFile(msgspec.Struct, Generic[Place]):
+class IncomingFile(msgspec.Struct):
     """A file announced with the wire's `path`. `complete` after a matching `file_end`; `digest`: the matching SHA-256.
-    `place`: where it is stored."""
+    `place`: the path where it is stored."""
 
     path: str
-    place: Place
+    place: str
     received: int = 0
     complete: bool = False
     digest: bytes = b""
 
 
-class Files(Generic[Place]):
+class Files:
     """The files that the peer of one connection is sending: announced, growing, complete, claimed by a task.
 
     Only a complete file that arrived on this connection can be claimed (wire.md W2)."""
@@ -158,17 +148,12 @@ class Files(Generic[Place]):
         self._node = node
         self.max_bytes = max_bytes
         self._max_count = max_count
-        self._files: dict[str, IncomingFile[Place]] = {}
+        self._files: dict[str, IncomingFile] = {}
 
-    def __len__(self) -> int:
-        return len(self._files)
-
-    def __iter__(self) -> Iterator[IncomingFile[Place]]:
+    def __iter__(self) -> Iterator[IncomingFile]:
         return iter(list(self._files.values()))
 
-    def begin(
-        self, path: str, place: Place, *, awaited: bool
-    ) -> tuple[IncomingFile[Place], IncomingFile[Place] | None]:
+    def begin(self, path: str, place: str, *, awaited: bool) -> tuple[IncomingFile, IncomingFile | None]:
         """`new_file`: returns the new entry, and the earlier one of this path, which is removed (the file starts anew).
 
         `awaited`: whether a task waits for a file. Raises ClusterError 1000."""
@@ -182,21 +167,21 @@ class Files(Generic[Place]):
         self._files[path] = file
         return file, earlier
 
-    def find(self, path: str) -> IncomingFile[Place]:
+    def find(self, path: str) -> IncomingFile:
         """The growing file named by a `file_upd` or `file_end`. Raises ClusterError 1000 with stock's text."""
         file = self._files.get(path)
         if file is None or file.complete:
             raise ClusterError(1000, repr(path.encode()[:200]))
         return file
 
-    def accept(self, file: IncomingFile[Place], offered: int) -> None:
+    def accept(self, file: IncomingFile, offered: int) -> None:
         """Accounts for `offered` bytes. Raises ClusterError 1000 when the file becomes too large; it must then be
         dropped."""
         if file.received + offered > self.max_bytes:
             raise ClusterError(1000, f"a file of more than {self.max_bytes} bytes: {file.path!r}")
         file.received += offered
 
-    def claim(self, path: str) -> IncomingFile[Place] | None:
+    def claim(self, path: str) -> IncomingFile | None:
         """Removes and returns the complete file named by `*_e` (without leading slash); None if there is none."""
         name = f"/{path}"
         file = self._files.get(name)
@@ -204,16 +189,16 @@ class Files(Generic[Place]):
             return None
         return self._files.pop(name)
 
-    def has(self, file: IncomingFile[Place]) -> bool:
+    def has(self, file: IncomingFile) -> bool:
         """Whether this very file is still arriving or waits to be claimed."""
         return self._files.get(file.path) is file
 
-    def drop(self, file: IncomingFile[Place]) -> None:
+    def drop(self, file: IncomingFile) -> None:
         """Removes a file (its digest differed, its disk was full), but never another one of its name."""
         if self.has(file):
             del self._files[file.path]
 
-    def take_all(self) -> list[IncomingFile[Place]]:
+    def take_all(self) -> list[IncomingFile]:
         """The connection has ended."""
         files = list(self._files.values())
         self._files.clear()

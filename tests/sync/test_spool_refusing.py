@@ -90,7 +90,7 @@ class Link:
         await incoming.end_task(f"{TASK} {PATH[1:]}".encode())
         awaited = incoming.awaited(TASK)
         assert awaited is not None
-        found: IncomingFile[str] = awaited.file.result()
+        found: IncomingFile = awaited.file.result()
         assert Path(found.place).read_bytes() == b"hi"
 
 

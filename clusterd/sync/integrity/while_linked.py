@@ -17,7 +17,7 @@ class WhileLinked:
 
     Files that wait to be renamed are not renamed then; a rename that has begun is not broken off."""
 
-    def __init__(self, peer: Peer, file: IncomingFile[str], spool: Spool) -> None:
+    def __init__(self, peer: Peer, file: IncomingFile, spool: Spool) -> None:
         self._peer = peer
         self._file = file
         self._spool = spool

@@ -282,7 +282,7 @@ class IntegrityWorker:
             applied_event(context.node_name, last.result, last.detail, changed, packed, seconds, problems)
         )
 
-    async def _apply_package(self, peer: Peer, file: IncomingFile[str], progress: Progress) -> int:
+    async def _apply_package(self, peer: Peer, file: IncomingFile, progress: Progress) -> int:
         """Returns how many files were changed."""
         log = self._context.tag_log(self._tag, SYNC)
         try:
@@ -303,7 +303,7 @@ class IntegrityWorker:
         finally:
             self._context.spool.remove(file.place)
 
-    async def _apply(self, peer: Peer, file: IncomingFile[str], log: TagLog, progress: Progress) -> int:
+    async def _apply(self, peer: Peer, file: IncomingFile, log: TagLog, progress: Progress) -> int:
         context = self._context
         started = self._context.clock.monotonic()
         root, package = context.settings.root, file.place

@@ -37,10 +37,10 @@ class Awaited(msgspec.Struct, frozen=True):
     """A task of ours that waits for a file from the peer. The file's `place` is its spool path."""
 
     task_id: str
-    file: "asyncio.Future[IncomingFile[str]]"
+    file: "asyncio.Future[IncomingFile]"
 
     @property
-    def arrived(self) -> IncomingFile[str] | None:
+    def arrived(self) -> IncomingFile | None:
         """The file, if it is there: also when its task was cancelled in the moment in which it came."""
         if not self.file.done() or self.file.cancelled() or self.file.exception() is not None:
             return None
@@ -79,7 +79,7 @@ class Incoming:
         self._spool = spool
         self._jobs = jobs
         self._now = now
-        self._files: Files[str] = Files(node, max_bytes=file_limit, max_count=FILES_PER_LINK)
+        self._files = Files(node, max_bytes=file_limit, max_count=FILES_PER_LINK)
         self.string_bytes = 0
         """Bytes of all long strings so far: shows whether something is still arriving."""
         self._strings: Strings[str] = Strings(
@@ -242,7 +242,7 @@ class Incoming:
             raise ClusterError(3027, end.task_id)
         awaited.file.set_result(file)
 
-    def keep(self, file: IncomingFile[str]) -> None:
+    def keep(self, file: IncomingFile) -> None:
         """Keeps a complete file that its task gave up, for the next link: under another name, so that jobs still
         reading it fail."""
         path = self._spool.new_path("package")
@@ -258,13 +258,13 @@ class Incoming:
         self._spool.ledger.charge(path, self._sender, file.received)
         self._partials.keep(Claim(file.digest, file.received), Partial(path, file.received))
 
-    def _drop_file(self, file: IncomingFile[str]) -> None:
+    def _drop_file(self, file: IncomingFile) -> None:
         """What came of it is of no use. One that was let go of meanwhile goes with its claim."""
         self._files.drop(file)
         self._claims.pop(file.place, None)
         self._spool.remove(file.place)
 
-    def _let_go(self, files: list[IncomingFile[str]]) -> None:
+    def _let_go(self, files: list[IncomingFile]) -> None:
         """Nobody waits for these files any more. A chunk that a job is storing counts: it is waited for."""
         if not files or not self._order.locked():
             self._keep_or_remove(files)
@@ -275,11 +275,11 @@ class Incoming:
         if self._partials is not None:
             self._partials.expect(keeping)
 
-    async def _let_go_later(self, files: list[IncomingFile[str]]) -> None:
+    async def _let_go_later(self, files: list[IncomingFile]) -> None:
         async with self._order:
             self._keep_or_remove(files)
 
-    def _keep_or_remove(self, files: list[IncomingFile[str]]) -> None:
+    def _keep_or_remove(self, files: list[IncomingFile]) -> None:
         """Resumable files are kept, the others removed."""
         for file in files:
             claim = self._claims.pop(file.place, None)
