@@ -81,7 +81,7 @@ class Family:
     ) -> None:
         """`reason`: returns, once, a child's own text why it could not start. `not_for_child`: the descriptors that the
         child of this name closes. `tell`: takes what happens to children, for the journal. `worked`: as that of the
-        family before; the node waits for none of these. None: there was none before."""
+        family before; the node waits for none of these that fails. None: there was none before."""
         self._is_first = worked is None
         self._slots = [Slot(spec, _row_of(board, spec.name), worked=spec.name in (worked or ())) for spec in specs]
         self._log = log
@@ -109,8 +109,11 @@ class Family:
 
     @property
     def waiting_for(self) -> list[str]:
-        """Names of the children that are not ready."""
-        waited = [slot for slot in self._slots if not slot.worked]
+        """Names of the children that are not ready, but those that have worked in the last role and fail in this
+        one."""
+        waited = [
+            slot for slot in self._slots if not (slot.worked and (slot.history.lives or slot.kill_at is not None))
+        ]
         return [slot.spec.name for slot in waited if slot.child is None or slot.row.snapshot().state != "ready"]
 
     @property

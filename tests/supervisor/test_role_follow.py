@@ -209,12 +209,17 @@ def test_what_works_in_any_role_does_not_end_a_node_whose_role_changes(node: Fak
     """A REST API whose certificate was replaced by one that it may not read must not cost the cluster its new master:
     while the node has this role, too, it is tried again, and the node serves without it."""
     node.behave("api", "works")
-    node.serve()
+    node.serve(start_s=4.0)
     node.behave("api", "refuse the certificate cannot be read")
     update_role(str(node.root), lambda before: NodeRole(7, master="127.0.0.1:1"))
     node.signal(signal.SIGHUP)
     until(lambda: "The node serves: former master" in node.log, "it serves in its new role")
     until(lambda: re.search(r"api \(pid \d+\) ended .*: the certificate cannot be read", node.log), "it says why")
+    node.behave("api", "late")
+    until(lambda: node.row("api").state == "starting", "it hangs")
+    update_role(str(node.root), lambda before: NodeRole(7, "worker", master="127.0.0.1:1"))
+    node.signal(signal.SIGHUP)
+    until(lambda: "The node serves: worker" in node.log, "it serves without waiting for that")
     node.behave("api", "works")
     until(lambda: node.row("api").state == "ready", "it works again")
     assert node.process is not None
