@@ -225,5 +225,7 @@ def told(one: LeftBehind) -> str:
     if not one.files and not one.agents:
         kept = f"the agent database of then is in {one.path}, remove it when you do not want it"
         return f"the new master has all files and agents of this node's time as master; {kept}"
-    what = f"{one.files} files and {one.agents} agents of this node's time as master are not the new master's"
+    counts = (one.files, "file"), (one.agents, "agent")
+    what = " and ".join(f"{count} {word}{'' if count == 1 else 's'}" for count, word in counts if count)
+    what += " of this node's time as master the new master does not have"
     return f"{what}: {', '.join(one.some) or 'nothing'}; kept in {one.path}, with the agent database of then"

@@ -43,7 +43,7 @@ def api() -> None:
     """The REST API: turn it on, and say who may use it."""
 
 
-@api.command()
+@api.command(short_help="Turn the API on.")
 @click.option("--port", type=click.IntRange(1, 65535), help="TCP port.  [default: 55000]")
 @click.pass_obj
 def enable(root: str, port: int | None) -> None:

@@ -27,7 +27,7 @@ def ha() -> None:
     """High availability: what candidates hold of their master's state, and who leads."""
 
 
-@ha.command()
+@ha.command(short_help="Show who leads, and the replicas.")
 @click.option("--json", "as_json", is_flag=True, help="The same facts for programs.")
 @click.option("--watch", is_flag=True, help="Go on until interrupted.")
 @click.pass_obj
@@ -120,7 +120,7 @@ def switchover(root: str, to: str, timeout_s: float, as_json: bool) -> None:
     _carry_out(root, ("switchover", to), timeout_s, as_json)
 
 
-@ha.command()
+@ha.command(short_help="Make a candidate lead that would not by itself.")
 @click.option("--to", required=True, shell_complete=candidate_names, help="The node that is to lead.")
 @click.option("--force", is_flag=True, help="Say that what only others know may be lost.")
 @_timeout
@@ -131,7 +131,7 @@ def failover(root: str, to: str, force: bool, timeout_s: float, as_json: bool) -
     _carry_out(root, ("failover", to, force), timeout_s, as_json)
 
 
-@ha.command()
+@ha.command(short_help="Nobody takes over from now on; the leader goes on.")
 @_timeout
 @_json
 @click.pass_obj
@@ -149,7 +149,7 @@ def resume(root: str, timeout_s: float, as_json: bool) -> None:
     _carry_out(root, ("resume",), timeout_s, as_json)
 
 
-@ha.command()
+@ha.command(short_help="Make this node the first to lead, in an empty etcd.")
 @click.option("--force", is_flag=True, help="Whatever speaks against this node, and whoever does not answer.")
 @_timeout
 @_json
@@ -160,7 +160,7 @@ def bootstrap(root: str, force: bool, timeout_s: float, as_json: bool) -> None:
     _carry_out(root, ("bootstrap", "", force), timeout_s, as_json)
 
 
-@ha.command()
+@ha.command(short_help="Remove a candidate that is gone for good.")
 @click.argument("node", shell_complete=candidate_names)
 @_timeout
 @_json

@@ -102,7 +102,7 @@ def _say(found: Standing, took_s: float, timeout_s: float) -> None:
         echo(f"clusterd: {found.problem}", err=True)
     for row in found.behind:
         lag = "" if row.lag_s is None else f", behind for {span(row.lag_s)}"
-        files = "" if row.files is None else f", {row.files} files differ"
+        files = "" if row.files is None else f", {count_files(row.files)} differ{'s' if row.files == 1 else ''}"
         echo(f"clusterd: {row.name} does not have the current files: {row.why}{lag}{files}", err=True)
     for name, left_out in found.left_out.items():
         for path, why in left_out["files"].items():

@@ -206,6 +206,8 @@ def _parts(root: str) -> Iterator[tuple[str, Callable[[], bytes]]]:
     yield "cluster.json", lambda: _json(masked(json.loads(Path(root, CLUSTER_JSON).read_text("utf-8-sig"))))
     yield "journal.jsonl", lambda: _journal(root)
     for name in ("cluster.log", "cluster.log.1", "clusterd-crash.log", "clusterd-crash.log.1"):
+        if name.endswith(".1") and not os.path.lexists(f"{root}/logs/{name}"):
+            continue  # nothing has been moved there
         yield f"logs/{name}", lambda name=name: _tail(Path(root, "logs", name))  # type: ignore[misc]
     yield "tree.txt", lambda: _tree(root)
     for file in KERNEL_FILES:

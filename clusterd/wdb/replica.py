@@ -1,5 +1,7 @@
 """Asks this node's store about replicas (clusterd/messages/replica.py)."""
 
+import os
+
 import msgspec
 
 from clusterd.errors import ClusterError
@@ -13,6 +15,11 @@ class ReplicaStore:
 
     def __init__(self, root: str) -> None:
         self._path = replica_socket(root)
+
+    @property
+    def is_there(self) -> bool:
+        """Whether the store has made its socket."""
+        return os.path.exists(self._path)
 
     async def ask(self, request: StoreRequest, timeout_s: float) -> bytes:
         """The payload of the answer. Raises ClusterError 1000 with the reason."""

@@ -248,6 +248,33 @@ def test_absent_store_is_logged_once_and_work_goes_on_when_it_is_back(
     run(story())
 
 
+def test_store_that_begins_after_the_link_is_no_failure(base: Path) -> None:
+    """As when a node starts on a busy machine: each candidate had an ERROR in its log then."""
+
+    async def story() -> None:
+        pair = Pair(base)
+        pair.bench.open()
+        carrying = asyncio.create_task(pair.carry())
+        try:
+            await pair.bench.populate()
+            await pair.master.up(WORKER)
+            await pair.worker.up(MASTER)
+            await pair.worker.until(lambda: commands.CAPS in pair.carried)
+            for _ in range(200):
+                await asyncio.sleep(0)
+            await pair.serve()
+            await until(pair.is_equal)
+            assert [text for level, *_, text in pair.worker.log.written if level == "ERROR" and "replica" in text] == []
+        finally:
+            carrying.cancel()
+            await pair.worker.close()
+            await pair.master.close()
+            await pair.stop()
+            pair.bench.close()
+
+    run(story())
+
+
 def test_link_that_ends_is_no_replica_that_works_again(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     node = Node(base, "worker", ("replica",), serves_store=True, ha=WANTED)
 
@@ -262,6 +289,7 @@ def test_link_that_ends_is_no_replica_that_works_again(base: Path, monkeypatch: 
 
     async def story() -> None:
         replica = worker_module.ReplicaWorker(node.context)
+        monkeypatch.setattr(worker_module, "BEGINS_S", 0.0)
         monkeypatch.setattr(replica, "_next", following)
         node.context.troubles.begin("replica", "The store is away.")
         await replica.run(cast(Peer, SimpleNamespace(agreed=agreed, request=ask, timeout_s=1.0)))
@@ -289,6 +317,7 @@ def test_candidate_asks_again_soon_after_one_failure(base: Path, monkeypatch: py
 
     async def story() -> None:
         replica = worker_module.ReplicaWorker(node.context)
+        monkeypatch.setattr(worker_module, "BEGINS_S", 0.0)
         monkeypatch.setattr(replica, "_next", following)
         async with asyncio.timeout(60):
             await replica.run(cast(Peer, SimpleNamespace(agreed=agreed, request=ask, timeout_s=1.0)))

@@ -288,7 +288,7 @@ def test_what_a_former_master_had_alone_is_named(site: Site) -> None:
     site.rig.start(old.name)
     wait_until(lambda: not (old.root / "etc/rules/lone.xml").exists(), PATIENCE_S, "its files are the new master's")
     term = election(site.rig, new)["term"]
-    text = "1 files and 0 agents of this node's time as master are not the new master's: etc/rules/lone.xml; "
+    text = "1 file of this node's time as master the new master does not have: etc/rules/lone.xml; "
     text += f"kept in {LEFT_BEHIND}/{term}"
     wait_until(lambda: text in site.log(old), PATIENCE_S, "the log says so")
     for words in (("ha", "status"), ("status",)):

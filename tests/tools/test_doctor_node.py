@@ -150,6 +150,17 @@ def test_candidate_that_does_not_lead_is_no_fault_beside_the_one_that_refuses(
         assert [one.name for one in found] == names
 
 
+def test_node_that_does_not_answer_is_not_tried_under_its_own_name(
+    worker: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its net may be connected: the master would refuse the name, and show that for half a minute."""
+    monkeypatch.setattr(cluster, "probe", lambda *_: pytest.fail("it has said hello"))
+    for kind, names in (("known", []), ("key", ["wrong key"])):
+        monkeypatch.setattr(cluster, "ask_term", lambda *_, kind=kind: TermAnswer(kind, "why"))
+        found = cluster.master_of(worker, status(node={"name": None, "type": None}, peers=None))
+        assert [(one.name, one.what) for one in found] == [(name, "why") for name in names]
+
+
 def test_configuration_that_only_waits_for_a_restart_is_good(worker: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     shown = status(node={"name": "w1", "type": "worker"}, problem="The master is not connected.", started_at=1.0)
     monkeypatch.setattr(cluster, "probe", lambda settings, address: Probed("ok"))

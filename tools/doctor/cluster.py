@@ -76,7 +76,13 @@ def master_of(settings: Settings, status: dict[str, Any]) -> Iterator[Finding]:
     if settings.is_master:
         return
     if any(peer["kind"] == "master" for peer in status["peers"] or []):
-        yield from _of_changed_files(settings, status)
+        if _were_changed(settings, status):
+            yield from _without_hello(
+                settings, "it is connected, and will not be after a restart, by what its files say now: "
+            )
+        return
+    if status["running"] and status["peers"] is None:
+        yield from _without_hello(settings, "")  # it does not say whether it is connected
         return
     lower = list(_of_lower_terms(settings))
     if lower:
@@ -105,11 +111,9 @@ def _were_changed(settings: Settings, status: dict[str, Any]) -> bool:
     return any(path.exists() and path.stat().st_mtime > (status["started_at"] or 0.0) for path in paths)
 
 
-def _of_changed_files(settings: Settings, status: dict[str, Any]) -> Iterator[Finding]:
-    """Tries the addresses, TLS and the key of the files on a node that is connected with earlier ones. It asks for the
-    term and says no hello, which the master would refuse: the node's name is taken, by itself."""
-    if not _were_changed(settings, status):
-        return
+def _without_hello(settings: Settings, when: str) -> Iterator[Finding]:
+    """Tries addresses, TLS and key of a node that is connected, or may be. It asks for the term: a hello would be
+    refused by the master, which shows that, because the node's name is taken by itself."""
     own = own_note(settings, settings.role)
     answers = [
         ask_term(settings, parse_address(node, settings.cluster.port), own, ASK_S) for node in settings.cluster.nodes
@@ -118,8 +122,7 @@ def _of_changed_files(settings: Settings, status: dict[str, Any]) -> Iterator[Fi
         return
     for one in answers:
         name, cure = MASTERS["port" if one.kind == "closed" else one.kind]
-        text = f"it is connected, and will not be after a restart, by what its files say now: {one.text}"
-        yield Finding(name, text, cure.partition(", then")[0].partition(" and then")[0])
+        yield Finding(name, f"{when}{one.text}", cure.partition(", then")[0].partition(" and then")[0])
 
 
 def _of_lower_terms(settings: Settings) -> Iterator[Finding]:

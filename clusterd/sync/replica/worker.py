@@ -2,6 +2,7 @@
 answers back, and keeps the files of the REST API."""
 
 import asyncio
+import contextlib
 from typing import Any
 
 import msgspec
@@ -22,6 +23,8 @@ from clusterd.wire import commands
 
 SOON_S, AGAIN_S = 0.5, 5.0
 """The shortest and the longest pause after a round that failed. Registrations may wait for this candidate."""
+BEGINS_S, BEGINS_POLL_S = 5.0, 0.05
+"""How long, and how often, the socket of this node's store is looked for."""
 MOST_API_BYTES = 16 * 1024 * 1024
 NO_STORE = (
     "No replica can be kept: the agent database of this node is served by another program (wazuh-db), a replica needs "
@@ -58,6 +61,7 @@ class ReplicaWorker:
         if REPLICA not in await peer.agreed():
             troubles.begin(TROUBLE, NOT_GIVEN if peer.program == CLUSTERD else STOCK_MASTER, self._log)
             return
+        await self._store_has_begun()
         ask: bytes | None = None
         pauses = Backoff(SOON_S, AGAIN_S)
         try:
@@ -74,6 +78,13 @@ class ReplicaWorker:
             return
         finally:
             self._is_connected = False
+
+    async def _store_has_begun(self) -> None:
+        """When a node starts, its link may be up before its store serves: that is no failure yet."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(BEGINS_S):
+                while not self._store.is_there:
+                    await asyncio.sleep(BEGINS_POLL_S)
 
     async def _round(self, peer: Peer, ask: bytes | None) -> bytes:
         """One question and its answer; the next question."""
