@@ -44,6 +44,9 @@ class Leading:
         self._heads: deque[tuple[float, int]] = deque()
         """Heads of the log with their moments: the newest that is old enough, and those after it."""
         self.serving_since: float | None = None
+        self.is_leaving = False
+        """Whether the node is about to be stopped: its candidates go, and no other one is named to confirm, nor that
+        none does."""
         self.barred_until, self.barred_why = float("-inf"), ""
 
     @property
@@ -283,6 +286,8 @@ class Leading:
         held = self._session.view.leader
         if held is None or held.key.id != self._session.id or self._session.view.term != term:
             return ConfirmingSet(name, ok=False, why=f"this node does not lead in term {term}")
+        if self.is_leaving:
+            return ConfirmingSet(name, ok=False, why="this node is being stopped")
         await self._node.refresh()  # the store that asks may have another log than the one before it
         away, done = self._session.away, False
         if not away:

@@ -26,7 +26,7 @@ from clusterd.rounds import Rounds
 from clusterd.rundir import problem_path
 from clusterd.settings import Settings
 from clusterd.signals import heed_signals
-from ipc.board import Board
+from ipc.board import SUPERVISOR, Board
 
 NAME = "election"
 SUBTAG = "Election"
@@ -38,6 +38,8 @@ TIMEOUT_SHARE = 1 / 3
 """How long etcd may take for an answer, as a share of the lease."""
 AGAIN_S = 1.0
 ENDING_S = 3.0
+LEAVE_S = 8.0
+"""How long a leader that is about to be stopped hands over."""
 
 
 class _Times:
@@ -72,7 +74,7 @@ def identity(settings: Settings) -> Identity:
 class _ElectionProcess:
     def __init__(self, settings: Settings, board: Board, log: Log) -> None:
         self._settings, self._log = settings, log
-        self._row = board.row(NAME)
+        self._row, self._supervisor = board.row(NAME), board.row(SUPERVISOR)
         self._trimmer = Trimmer(self._row.set_own_bytes)
         self._events = EventSender(settings.root, NAME, is_on=settings.clusterd.has_monitor)
         self._rounds = Rounds(self._say)
@@ -86,6 +88,7 @@ class _ElectionProcess:
         self._orders = Orders(self._elector, self._node, times)
         self._stop = asyncio.Event()
         self._news = asyncio.Event()
+        self._leaving: asyncio.Task[None] | None = None
         self._problem = ""
 
     async def run(self) -> int:
@@ -100,6 +103,7 @@ class _ElectionProcess:
             await until_stopped(self._stop, tasks)
             self._row.set_stopping()
         finally:
+            tasks += [] if self._leaving is None else [self._leaving]
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -174,6 +178,26 @@ class _ElectionProcess:
             session.set_items(newer[-1].revision, items)
             self._news.set()
 
+    async def _leave(self) -> None:
+        """The supervisor is about to stop the node, and waits until it leads no more or this is over: another candidate
+        leads first, with everything that was answered, as after an order."""
+        tenure, session = self._elector.tenure, self._session
+        self._elector.leading.is_leaving = True
+        with self._rounds.survive("handing over before the stop"):
+            if tenure.term and not tenure.is_for_ever:
+                self._say("INFO", "This node is to be stopped: another one is to lead first.")
+                found = await self._orders.answer(HaCommand(kind="switchover"))
+                if not found.ok:
+                    self._say("WARNING", f"This node is stopped without handing over: {found.text}.")
+                self._news.set()
+                until, number = time.monotonic() + LEAVE_S, found.facts.get("id")
+                while found.ok and tenure.term and time.monotonic() < until:
+                    order = session.view.order
+                    if order is not None and order.id == number and order.refused:
+                        break  # the log says why
+                    await asyncio.sleep(HURRY_S)
+        self._row.set_stopping()
+
     # ---- what others ask ---------------------------------------------------------------------------------------------
 
     async def _answer(self, request: ElectionRequest) -> Any:
@@ -209,6 +233,10 @@ class _ElectionProcess:
                 path.unlink(missing_ok=True)
 
     def _reload(self) -> None:
-        """After SIGHUP: the role may have changed, or settings that can change without a restart."""
+        """After SIGHUP: the role may have changed, or settings that can change without a restart; or the node is about
+        to be stopped."""
+        if self._supervisor.snapshot().state == "stopping":
+            self._leaving = self._leaving or asyncio.ensure_future(self._leave())
+            return
         self._settings = read_again(self._settings, self._log)
         self._news.set()

@@ -140,6 +140,10 @@ class Children:
         for family in self._families:
             family.send_all(number)
 
+    def send_lasting(self, number: signal.Signals) -> None:
+        """To those that a change of role does not end."""
+        self._lasting.send_all(number)
+
     # ---- going down --------------------------------------------------------------------------------------------------
 
     def end_role(self) -> None:

@@ -21,7 +21,7 @@ from clusterd.errors import with_place
 from clusterd.event_sender import EventSender
 from clusterd.exits import ExitCode
 from clusterd.framework import location
-from clusterd.leadership import Leadership
+from clusterd.leadership import HAND_OVER_S, Leadership
 from clusterd.logs import Log, stderr_stream
 from clusterd.memory import MemoryGauge
 from clusterd.messages.journal import ProcessEvent, ReloadEvent
@@ -424,9 +424,23 @@ class _Supervisor:
         """Stage by stage; what does not end in its time is killed. A second stop signal kills the rest at once."""
         self._row.set_stopping()
         self._notifier.stopping("stopping")
+        self._hand_over()
         left = self._children.stop()
         if left:
             self._log.line("ERROR", TAG, SUBTAG, f"Cannot be killed and is left: {', '.join(left)}.")
+
+    def _hand_over(self) -> None:
+        """A leader of an election has another one lead before it stops; not for long, nor after another stop signal."""
+        settings = self._node.settings
+        if not (settings.has_election and settings.is_master):
+            return
+        leadership, election = Leadership(self._board, settings), self._board.row("election")
+        self._children.send_lasting(signal.SIGHUP)
+        until = time.monotonic() + HAND_OVER_S
+        while leadership.holds() and election.snapshot().state == "ready" and time.monotonic() < until:
+            self._row.stamp()
+            if self._wait(STARTING_TICK_S) in STOP_LINES:
+                return
 
     # ---- small things ------------------------------------------------------------------------------------------------
 

@@ -31,6 +31,19 @@ async def test_confirming_name_is_in_etcd_or_is_refused(clock: HandClock, store:
 
 
 @told
+async def test_nobody_is_named_while_the_leader_is_being_stopped(clock: HandClock, store: EtcdStore) -> None:
+    """Its links end before its store does: it would answer what no candidate has, and the next leader lacks it."""
+    one, two, other = await three(store)
+    one.elector.leading.is_leaving = True
+    assert "being stopped" in (await one.elector.leading.set_confirming(one.elector.tenure.term, "", 10)).why
+    await pass_time(10, one)
+    assert (last(store).confirming, one.leads) == ("two", True)
+    await one.elector.stop()
+    await pass_time(4, two, other)
+    assert two.leads
+
+
+@told
 async def test_store_that_is_restarted_while_etcd_is_away_goes_on_with_the_candidate_that_etcd_has(
     clock: HandClock, store: EtcdStore
 ) -> None:

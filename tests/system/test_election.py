@@ -174,18 +174,21 @@ def test_frozen_leader_serves_nothing_when_it_wakes_and_becomes_a_worker(rig: Ri
     assert leader(rig) == new
 
 
-def test_files_that_were_uploaded_during_a_switchover_are_the_next_leaders(rig: Rig) -> None:
-    """Whoever heard that a file is there finds it on the next leader, and not in what the old one has left behind."""
+@pytest.mark.parametrize("how", ["switchover", "stop"])
+def test_the_next_leader_has_all_that_was_answered_until_the_lead_changes_hands(rig: Rig, how: str) -> None:
+    """Whoever heard that a file or an agent is there finds it on the next leader, and not in what the old one has left
+    behind."""
     old = leader(rig)
     assert old is not None
     uploaded: dict[str, str] = {}
+    answered: set[int] = set()
     is_over = threading.Event()
 
     def upload() -> None:
         number = 0
         while not is_over.is_set():
             number += 1
-            name, content = f"{number}.xml", RULE.replace("100001", str(100001 + number))
+            name, content = f"{how}-{number}.xml", RULE.replace("100001", str(100001 + number))
             with contextlib.suppress(Exception):  # the lead changes hands
                 answer = ask(
                     old,
@@ -197,19 +200,38 @@ def test_files_that_were_uploaded_during_a_switchover_are_the_next_leaders(rig: 
                 if "__wazuh_result__" in answer and result(answer)["affected_items"]:
                     uploaded[name] = content
 
-    uploading = threading.Thread(target=upload)
-    uploading.start()
+    def add(client: int) -> None:
+        number = 0
+        while not is_over.is_set():
+            number += 1
+            answered.add(register(old, f"{how}-{client}-{number}"))
+
+    clients = [threading.Thread(target=upload), *(threading.Thread(target=add, args=(number,)) for number in range(3))]
+    for client in clients:
+        client.start()
     try:
-        wait_until(lambda: len(uploaded) > 3, PATIENCE_S, "uploads")
-        done = rig.command(old, "ha", "switchover", "--json", timeout_s=120)
-        assert done.returncode == 0, done.stdout + done.stderr
-        new = rig.node(json.loads(done.stdout)["leader"])
+        wait_until(lambda: len(uploaded) > 3 and len(answered) > 10, PATIENCE_S, "uploads and registrations")
+        began = time.monotonic()
+        if how == "stop":
+            assert rig.stop(old.name) == []
+        else:
+            done = rig.command(old, "ha", "switchover", "--json", timeout_s=120)
+            assert done.returncode == 0, done.stdout + done.stderr
+        print(f"{how}: {time.monotonic() - began:.1f} s")
+        is_over.set()
+        wait_until(lambda: leader(rig, old) is not None, PATIENCE_S, "another leader")
+        new = leader(rig, old)
+        assert new is not None
     finally:
         is_over.set()
-        uploading.join()
+        for client in clients:
+            client.join()
     there = {path.name: path.read_text() for path in (new.root / "etc/rules").glob("*.xml")}
-    assert {name: there.get(name) for name in uploaded} == uploaded
+    lost = answered - {0} - ids(new), {name for name in uploaded if there.get(name) != uploaded[name]}
+    assert lost == (set(), set()), f"agents and files of {len(answered)} and {len(uploaded)}"
     wait_until(lambda: leader(rig) == new, PATIENCE_S, "it leads")
+    if how == "stop":
+        rig.start(old.name)
 
 
 def test_nodes_that_all_lost_power_have_a_leader_again_without_the_old_one(rig: Rig) -> None:
