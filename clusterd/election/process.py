@@ -38,7 +38,7 @@ TIMEOUT_SHARE = 1 / 3
 """How long etcd may take for an answer, as a share of the lease."""
 AGAIN_S = 1.0
 ENDING_S = 3.0
-LEAVE_S = 8.0
+LEAVE_S = 12.0
 """How long a leader that is about to be stopped hands over."""
 
 

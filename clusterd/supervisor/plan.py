@@ -26,6 +26,8 @@ ASKERS_STAGE = 2
 """Behind it are the processes that only others of the node, which have ended then, ask for something."""
 ELECTION_STOP_S = 40.0
 """It gives its lease back at once; `on_demote` may take 30 s."""
+LEAVE_S = 14.0
+"""How long a stop waits for it to hand over; a little longer than it tries."""
 SLABS_MASTER = (16, 48)
 SLABS_WORKER = (8, 4)
 """Slabs of net and of sync. A worker sends one package at a time with a few chunks under way. A master sends the same

@@ -21,7 +21,7 @@ from clusterd.errors import with_place
 from clusterd.event_sender import EventSender
 from clusterd.exits import ExitCode
 from clusterd.framework import location
-from clusterd.leadership import HAND_OVER_S, Leadership
+from clusterd.leadership import Leadership
 from clusterd.logs import Log, stderr_stream
 from clusterd.memory import MemoryGauge
 from clusterd.messages.journal import ProcessEvent, ReloadEvent
@@ -39,7 +39,7 @@ from clusterd.supervisor.children import Children
 from clusterd.supervisor.code_access import access_warning, unreadable_code
 from clusterd.supervisor.family import SUBTAG, TAG, Timing
 from clusterd.supervisor.notify import Notifier
-from clusterd.supervisor.plan import NodeResources, lasting_plan, make_arena, plan
+from clusterd.supervisor.plan import LEAVE_S, NodeResources, lasting_plan, make_arena, plan
 from clusterd.supervisor.preload import preload
 from clusterd.supervisor.role_follow import RoleFollower
 from clusterd.supervisor.standard_files import open_closed_ones
@@ -436,7 +436,7 @@ class _Supervisor:
             return
         leadership, election = Leadership(self._board, settings), self._board.row("election")
         self._children.send_lasting(signal.SIGHUP)
-        until = time.monotonic() + HAND_OVER_S
+        until = time.monotonic() + LEAVE_S
         while leadership.holds() and election.snapshot().state == "ready" and time.monotonic() < until:
             self._row.stamp()
             if self._wait(STARTING_TICK_S) in STOP_LINES:
