@@ -18,7 +18,8 @@ FILES_S = 5.0
 """So long, before writes stop, the other node is waited for to have the files as they were when the order came."""
 LAST_FILES_S = 1.0
 """So long, while writes wait, for those that were changed just before they stopped."""
-"""So long for the files that were changed just before the node is stopped."""
+STOP_GONE_S = 1.0
+"""So long a node that is about to be stopped waits for one that is not connected: all may be stopped at once."""
 NOTICED_S = 0.1
 """A changed file is noticed within this time."""
 PAUSED = "the election is paused: clusterd ha resume"
@@ -44,6 +45,8 @@ class HandOvers:
     def __init__(self, me: Identity, session: EtcdSession, tenure: Tenure, node: NodePort, times: Times) -> None:
         self._me, self._session, self._tenure, self._node, self._times = me, session, tenure, node, times
         self._over: _Under | None = None
+        self.gone_s = HAND_OVER_S
+        """How long a node that is not connected is waited for."""
 
     @property
     def is_under_way(self) -> bool:
@@ -73,10 +76,11 @@ class HandOvers:
             self._node.say("INFO", f"{order.by} has ordered a switchover: {to} is to lead.")
             self._over = _Under(order.id, to, self._times.boot())
         over = self._over
+        late_s = HAND_OVER_S if over.to in facts.followers else self.gone_s
         if over.drained_at is None:
             await self._approach(over, order, facts)
-        elif self._times.boot() > over.drained_at + HAND_OVER_S:
-            await self._refuse(order, f"{over.to} did not catch up within {HAND_OVER_S:g} s")
+        elif self._times.boot() > over.drained_at + late_s:
+            await self._refuse(order, f"{over.to} did not catch up within {late_s:g} s")
         elif facts.followers.get(over.to, -1) >= over.position:
             # Also client.keys, which has come to rest: agents are not registered meanwhile.
             lacking = await self._node.lacking(over.to)
@@ -107,9 +111,10 @@ class HandOvers:
 
     async def _approach(self, over: _Under, order: OrderKey, facts: Facts) -> None:
         """Writes go on until little is left to wait for."""
-        now, why = self._times.boot(), ""
+        now, why, late_s = self._times.boot(), "", HAND_OVER_S
         if over.to not in facts.followers:
             why = "it is not connected to the leader"  # a link that has just ended is usually back within a moment
+            late_s = self.gone_s
         else:
             lacking = await self._node.lacking(over.to)
             if lacking.files > FEW_FILES:
@@ -117,7 +122,7 @@ class HandOvers:
             elif not self._has_all_of(over.ordered_at + NOTICED_S, lacking) and now < over.ordered_at + FILES_S:
                 return
         if why:
-            if now > over.ordered_at + HAND_OVER_S:
+            if now > over.ordered_at + late_s:
                 await self._refuse(order, f"{over.to} may not lead: {why}")
             return
         over.held_at = now if over.held_at is None else over.held_at

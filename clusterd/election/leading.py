@@ -10,7 +10,7 @@ import msgspec
 from clusterd.election import rules
 from clusterd.election.etcd import Compare, Delete, EtcdRefused, EtcdUnavailable, Put
 from clusterd.election.facts import Facts, NodePort
-from clusterd.election.hand_over import HandOvers
+from clusterd.election.hand_over import STOP_GONE_S, HandOvers
 from clusterd.election.keys import CONFIG, LAST, LEADER, LastKey, encode, is_address
 from clusterd.election.session import RENEWALS, EtcdSession, Identity, Times
 from clusterd.election.tenure import Tenure
@@ -53,6 +53,10 @@ class Leading:
     def hands_over(self) -> bool:
         """Whether a switchover is under way."""
         return self._orders.is_under_way
+
+    def leave(self) -> None:
+        """The node is about to be stopped."""
+        self.is_leaving, self._orders.gone_s = True, STOP_GONE_S
 
     async def follow(self, facts: Facts) -> None:
         view, held = self._session.view, self._session.view.leader

@@ -182,7 +182,7 @@ class _ElectionProcess:
         """The supervisor is about to stop the node, and waits until it leads no more or this is over: another candidate
         leads first, with everything that was answered, as after an order."""
         tenure, session = self._elector.tenure, self._session
-        self._elector.leading.is_leaving = True
+        self._elector.leading.leave()
         with self._rounds.survive("handing over before the stop"):
             if tenure.term and not tenure.is_for_ever:
                 self._say("INFO", "This node is to be stopped: another one is to lead first.")

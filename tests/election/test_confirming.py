@@ -34,7 +34,7 @@ async def test_confirming_name_is_in_etcd_or_is_refused(clock: HandClock, store:
 async def test_nobody_is_named_while_the_leader_is_being_stopped(clock: HandClock, store: EtcdStore) -> None:
     """Its links end before its store does: it would answer what no candidate has, and the next leader lacks it."""
     one, two, other = await three(store)
-    one.elector.leading.is_leaving = True
+    one.elector.leading.leave()
     assert "being stopped" in (await one.elector.leading.set_confirming(one.elector.tenure.term, "", 10)).why
     await pass_time(10, one)
     assert (last(store).confirming, one.leads) == ("two", True)

@@ -308,6 +308,21 @@ async def test_failover_by_force_ends_the_term_of_a_living_leader(clock: HandClo
     assert other.leads
 
 
+@told
+async def test_leader_that_is_being_stopped_waits_only_a_moment_for_who_is_not_connected(
+    clock: HandClock, store: EtcdStore
+) -> None:
+    """All nodes are stopped at once."""
+    one, two, other = await three(store)
+    one.elector.leading.leave()
+    assert (await order(one, "switchover")).ok
+    one.node.set(followers={})
+    await pass_time(1, one, two, other, tick_s=0.5)
+    assert not json.loads(store.items[f"{P}order"].value).get("refused")
+    await pass_time(1, one, two, other, tick_s=0.5)
+    assert "is not connected" in json.loads(store.items[f"{P}order"].value)["refused"]
+
+
 # ---- pause -----------------------------------------------------------------------------------------------------------
 
 

@@ -229,9 +229,9 @@ def test_the_next_leader_has_all_that_was_answered_until_the_lead_changes_hands(
     there = {path.name: path.read_text() for path in (new.root / "etc/rules").glob("*.xml")}
     lost = answered - {0} - ids(new), {name for name in uploaded if there.get(name) != uploaded[name]}
     assert lost == (set(), set()), f"agents and files of {len(answered)} and {len(uploaded)}"
-    wait_until(lambda: leader(rig) == new, PATIENCE_S, "it leads")
     if how == "stop":
         rig.start(old.name)
+    wait_until(lambda: leader(rig) == new, PATIENCE_S, "it leads")
 
 
 def test_nodes_that_all_lost_power_have_a_leader_again_without_the_old_one(rig: Rig) -> None:
