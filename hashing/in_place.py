@@ -63,7 +63,7 @@ def replace(ops: FileOps, temporary: str, name: str, *, dir_fd: int, on_step: On
     return True
 
 
-def heal(ops: FileOps, kept: str, names: list[str], *, dir_fd: int, on_step: OnStep = _no_step) -> bool:
+def heal(ops: FileOps, kept: str, names: list[str], *, dir_fd: int) -> bool:
     """Give the file among `names`, those of the directory, whose old content is kept as `kept` that content back. False
     where another process is about to do so, or to complete the new one: nothing happens then. OSError as it comes."""
     name = next((name for name in names if kept_name(name) == kept), None)
@@ -72,7 +72,7 @@ def heal(ops: FileOps, kept: str, names: list[str], *, dir_fd: int, on_step: OnS
         return True
     try:
         with _opened(name, dir_fd, 0.0) as target_fd:
-            _restore(ops, target_fd, name, dir_fd, on_step)
+            _restore(ops, target_fd, name, dir_fd, _no_step)
     except (TimeoutError, UnsafePath):
         return False
     return True

@@ -35,6 +35,7 @@ RECONNECT_MS = 20
 RECONNECT_MAX_MS = 200
 BURST = 32
 """Messages received in a row before the loop's other work gets its turn."""
+WORKER_HWM = 16
 LONGEST_PATH = 107
 
 # As plain numbers: pyzmq's enums cost more than the calls they are passed to.
@@ -230,13 +231,13 @@ class WorkerSocket(Generic[M]):
 
     `connections` counts the routers reached. It grows when the router was replaced: say hello again."""
 
-    def __init__(self, path: str, identity: bytes, decoder: Decoder[M], hwm: int = 16) -> None:
+    def __init__(self, path: str, identity: bytes, decoder: Decoder[M]) -> None:
         """Raises ValueError for a path that is too long."""
         self._decoder = decoder
         self.connections = 0
         address = _address(path)
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        self._socket = _dealer(self._context, identity, hwm)
+        self._socket = _dealer(self._context, identity, WORKER_HWM)
         self._socket.set(zmq.SNDTIMEO, int(SEND_TIMEOUT_S * 1000))
         self._socket.connect(address)
 

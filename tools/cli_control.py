@@ -163,10 +163,10 @@ def _times(status: dict[str, Any]) -> list[str]:
     ]
 
 
-def _ago(when: str, now: datetime | None = None) -> str:
+def _ago(when: str) -> str:
     """Shows the age of a date of a record: `12 s ago`."""
     try:
-        passed = (now or datetime.now(UTC)) - datetime.strptime(when, _DATE).replace(tzinfo=UTC)
+        passed = datetime.now(UTC) - datetime.strptime(when, _DATE).replace(tzinfo=UTC)
     except ValueError:
         return "never"
     return f"{span(max(0.0, passed.total_seconds()))} ago"

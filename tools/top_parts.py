@@ -40,7 +40,7 @@ class Column(msgspec.Struct, frozen=True):
     least: int = 0
 
 
-def table(columns: list[Column], rows: list[list[Text]], width: int, title: str = "dim") -> list[Text]:
+def table(columns: list[Column], rows: list[list[Text]], width: int) -> list[Text]:
     """Returns a line of titles and one for each row. The last column gets what the others leave; if that is too little,
     the widest of the others give way."""
     widths = [
@@ -51,7 +51,7 @@ def table(columns: list[Column], rows: list[list[Text]], width: int, title: str 
         slack = [one - column.least for one, column in zip(widths, columns, strict=True)]
         widths[slack.index(max(slack))] -= 1
     lines = []
-    for row in [[Text(column.title, style=title) for column in columns], *rows]:
+    for row in [[Text(column.title, style="dim") for column in columns], *rows]:
         line = Text(no_wrap=True, overflow="ellipsis")
         for number, (cell, column) in enumerate(zip(row, columns, strict=True)):
             shown = cell.copy()

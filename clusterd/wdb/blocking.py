@@ -46,11 +46,10 @@ def statement(template: str, values: Sequence[Value] = ()) -> str:
 class BlockingDatabase:
     """Connects at the first question, and again after a failure. Use it as a context manager, or call `close`."""
 
-    def __init__(self, root: str, timeout_s: float = TIMEOUT_S, on_step: Callable[[], None] = lambda: None) -> None:
-        """`timeout_s`: for connecting, and for each answer. `on_step` is called repeatedly during work."""
+    def __init__(self, root: str, on_step: Callable[[], None] = lambda: None) -> None:
+        """`on_step` is called repeatedly during work."""
         self._on_step = on_step
         self._path = f"{root}/{WDB_SOCKET}"
-        self._timeout_s = timeout_s
         self._socket: socket.socket | None = None
         self._page = FIRST_PAGE
 
@@ -168,7 +167,7 @@ class BlockingDatabase:
 
     def _connected(self) -> socket.socket:
         made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        made.settimeout(self._timeout_s)
+        made.settimeout(TIMEOUT_S)
         try:
             made.connect(self._path)
         except OSError as failure:

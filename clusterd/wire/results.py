@@ -207,11 +207,11 @@ _ENCODER = json.JSONEncoder(default=_special)
 # ---- reading ---------------------------------------------------------------------------------------------------------
 
 
-def load_json(data: bytes | memoryview, *, limit: int = MAX_JSON_BYTES, max_depth: int = MAX_DEPTH) -> Any:
+def load_json(data: bytes | memoryview, *, limit: int = MAX_JSON_BYTES) -> Any:
     """Decodes JSON of a peer or client, including special objects. Raises ClusterError 1000 that says what is wrong.
 
     `limit`: bytes. Texts contain no lone surrogates, which UTF-8 cannot encode."""
-    return _revive(_parse(data, limit), max_depth)
+    return _revive(_parse(data, limit), MAX_DEPTH)
 
 
 def load_request(data: bytes | memoryview, *, limit: int = MAX_JSON_BYTES) -> dict[str, Any]:

@@ -184,8 +184,8 @@ def mount_of(path: Path, mounts: str = MOUNTS) -> str:
     return max((point for point in _mount_points(mounts) if point in above), key=len, default=str(path))
 
 
-def certificates(settings: Settings, now: datetime | None = None) -> Iterator[Finding]:
-    now = now or datetime.now(UTC)
+def certificates(settings: Settings) -> Iterator[Finding]:
+    now = datetime.now(UTC)
     wanted = []
     if settings.clusterd.tls.enabled and settings.is_master:
         wanted.append(("cluster port", settings.clusterd.tls.cert, "put a new one there and restart the node"))

@@ -60,9 +60,9 @@ _SENT = (
 _NULL_MEANS_DEFAULT = ("f_kwargs", "basic_services", "rbac_permissions", "nodes")
 
 
-def parse_request(data: bytes | memoryview, *, limit: int = LARGEST_REQUEST) -> ApiRequest:
+def parse_request(data: bytes | memoryview) -> ApiRequest:
     """Parses a request. Raises ClusterError 1000 that names the wrong key."""
-    fields = load_request(data, limit=limit)
+    fields = load_request(data, limit=LARGEST_REQUEST)
     if not isinstance(fields.get("f"), WireCallable):
         raise ClusterError(1000, "an API request names its function in `f`")
     for key in _NULL_MEANS_DEFAULT:

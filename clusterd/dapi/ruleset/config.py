@@ -109,11 +109,10 @@ def _relative(root: str, value: str) -> str:
     return path if path_ok(path) is None else ""
 
 
-def loaded_files(settings: Settings, kind: Kind, section: Section | None = None) -> list[RulesetFile]:
+def loaded_files(settings: Settings, kind: Kind) -> list[RulesetFile]:
     """Returns the existing files, sorted by directory and name. Subdirectories are not searched (a directory of the
     section stands for its `*.xml`). Raises WireException: 1200, 1413, 1414 or 1500, 1501, 1502."""
-    if section is None:
-        section = read_section(settings, kind)
+    section = read_section(settings, kind)
     found: dict[tuple[str, str], None] = {}
     for directory in section.directories:
         try:

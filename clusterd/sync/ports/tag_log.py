@@ -6,6 +6,8 @@ from clusterd.clock import Clock
 from clusterd.logs import Log
 from hashing.errors import Note
 
+AGAIN_S = 600.0
+"""How often a failure that lasts is logged again."""
 LEVELS = ("DEBUG2", "DEBUG", "WARNING", "ERROR")
 
 
@@ -47,15 +49,14 @@ class TagLog:
 class Outage:
     """A failure that repeats: logged when it begins, from time to time while it lasts, and when it is over."""
 
-    def __init__(self, clock: Clock, again_s: float = 600.0) -> None:
+    def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._again_s = again_s
         self._told_at: float | None = None
 
     def should_tell(self) -> bool:
         """Returns whether this failure should be logged."""
         now = self._clock.monotonic()
-        if self._told_at is not None and now - self._told_at < self._again_s:
+        if self._told_at is not None and now - self._told_at < AGAIN_S:
             return False
         self._told_at = now
         return True
