@@ -11,6 +11,7 @@ list of lives that are over says what two databases have in common, as the timel
 
 import secrets
 import sqlite3
+import sys
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -351,6 +352,7 @@ def changed_since(db: sqlite3.Connection, position: int, most: int) -> list[tupl
     ).fetchall()
 
 
-def behind(db: sqlite3.Connection, position: int) -> int:
-    """How many units have changed since."""
-    return int(db.execute("select count(*) from clusterd_change where seq > ?", (position,)).fetchone()[0])
+def behind(db: sqlite3.Connection, position: int, upto: int = sys.maxsize) -> int:
+    """How many units have changed since, up to a position."""
+    found = db.execute("select count(*) from clusterd_change where seq > ? and seq <= ?", (position, upto))
+    return int(found.fetchone()[0])

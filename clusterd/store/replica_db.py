@@ -135,19 +135,13 @@ class ReplicaDb:
         parts = {unit.id: parts_of(unit) for unit in units if unit.kind == AGENT} if written is None else {}
         write_units(db, units, unknown, self._with_these_parts(parts))
         # Each at the position of its change or behind it; no two at the same one, as far as there are so many.
-        first = changes.upto - len(units) + 1
-        db.executemany(
-            f"insert or replace into {TOLD} (kind, id, at, parts) values (?, ?, ?, ?)",
-            [
-                (
-                    unit.kind,
-                    unit.id,
-                    max(first + place, changes.since + 1),
-                    parts.get(unit.id) if unit.kind == AGENT else None,
-                )
-                for place, unit in enumerate(units)
-            ],
-        )
+        first, least = changes.upto - len(units) + 1, changes.since + 1
+        told = [(unit.kind, unit.id, max(first + place, least)) for place, unit in enumerate(units)]
+        if parts:
+            with_parts = [(*one, parts.get(one[1]) if one[0] == AGENT else None) for one in told]
+            db.executemany(f"insert or replace into {TOLD} (kind, id, at, parts) values (?, ?, ?, ?)", with_parts)
+        else:
+            db.executemany(f"insert or replace into {TOLD} (kind, id, at) values (?, ?, ?)", told)
         for kind, name in (("boot", changes.boot), ("wall", changes.wall)):
             db.execute("delete from clusterd_seen where kind = ?", (kind,))
             db.execute("insert into clusterd_seen (kind, name) values (?, ?)", (kind, name))

@@ -20,7 +20,7 @@ from clusterd.store.schema import AGENT_COLUMNS
 Value = int | float | bytes | None
 
 
-class Unit(msgspec.Struct, frozen=True, array_like=True):
+class Unit(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One unit. Of a deleted one everything is empty. A group: `row` is its name. An agent: `row` are AGENT_COLUMNS
     without the id, `labels` (key, value), `belongs` (group, priority), `event` (moment on the master's boot clock,
     node) or empty, `has_key`: the node has seen its key and nobody has removed it."""
@@ -48,11 +48,10 @@ def _values(count: int) -> str:
 
 
 _PUT_AGENT = f"insert or replace into agent (id, {_NAMES}) values ({_values(1 + len(_COLUMNS))})"
-_PUT_TEXTS = f"insert or replace into agent (id, {_NAMES}) values ({', '.join('?' * (1 + len(_COLUMNS)))})"
-"""The same for texts, which is quicker: no invalid UTF-8 among them."""
 _PUT_LABEL = f"insert or replace into labels (id, key, value) values ({_values(3)})"
 _PUT_BELONGS = f"insert or replace into belongs (id_agent, id_group, priority) values ({_values(3)})"
 _PUT_EVENT = f"insert or replace into clusterd_event (id, at, node) values ({_values(3)})"
+_PUT_KEY = "insert or ignore into clusterd_seen (kind, name) values ('key', ?)"
 _PUT_GROUP = f'insert or replace into "group" (id, name) values ({_values(2)})'
 
 
@@ -96,7 +95,8 @@ def read_units(db: sqlite3.Connection, wanted: Sequence[tuple[int, int]]) -> lis
 def _grouped(rows: Iterable[tuple[Any, ...]]) -> dict[int, tuple[tuple[Any, ...], ...]]:
     found: dict[int, tuple[tuple[Any, ...], ...]] = {}
     for row in rows:
-        found[row[0]] = (*found.get(row[0], ()), row[1:])
+        one = row[0]
+        found[one] = (*found[one], row[1:]) if one in found else (row[1:],)
     return found
 
 
@@ -107,18 +107,19 @@ def write_units(
     entry that is written again costs a page. `unknown`: ids of agents of which the database has nothing; `same_parts`:
     of those whose parts it has as they are to be. Inside a transaction of a connection whose text_factory is bytes,
     without foreign keys: a membership may come before its group."""
-    agents = [unit for unit in units if unit.kind == AGENT]
-    known = [unit.id for unit in agents if unit.id not in unknown and unit.id not in same_parts]
+    _write_new(db, [unit for unit in units if unit.kind == AGENT and unit.id in unknown])
+    agents = [unit for unit in units if unit.kind == AGENT and unit.id not in unknown]
+    known = [unit.id for unit in agents if unit.id not in same_parts]
     before = dict(zip(known, read_units(db, [(AGENT, one) for one in known]), strict=True)) if known else {}
     before |= _with_same_parts(db, [unit for unit in agents if unit.id in same_parts])
-    pairs = [(before.get(unit.id) or Unit(AGENT, unit.id), unit) for unit in agents]
+    pairs = [(before[unit.id], unit) for unit in agents]
     _write_rows(db, pairs)
     _write_parts(db, "labels", "id", _PUT_LABEL, [(new.id, old.labels, new.labels) for old, new in pairs])
     _write_parts(db, "belongs", "id_agent", _PUT_BELONGS, [(new.id, old.belongs, new.belongs) for old, new in pairs])
     events = [(new.id, _listed(old.event), _listed(new.event)) for old, new in pairs]
     _write_parts(db, "clusterd_event", "id", _PUT_EVENT, events)
     for statement, has_key in (
-        ("insert or ignore into clusterd_seen (kind, name) values ('key', ?)", True),
+        (_PUT_KEY, True),
         ("delete from clusterd_seen where kind = 'key' and name = ?", False),
     ):
         keys = [(str(new.id),) for old, new in pairs if old.has_key != new.has_key and new.has_key == has_key]
@@ -160,14 +161,49 @@ def _write_rows(db: sqlite3.Connection, pairs: Sequence[tuple[Unit, Unit]]) -> N
             differs = tuple(map(operator.ne, old.row, new.row))
             updates.setdefault(differs, []).append((*compress(new.row, differs), new.id))
     db.executemany("delete from agent where id = ?", gone)
-    try:
-        db.executemany(_PUT_TEXTS, [[v.decode() if v.__class__ is bytes else v for v in row] for row in new_rows])
-    except UnicodeDecodeError:
-        db.executemany(_PUT_AGENT, new_rows)
+    _put_rows(db, new_rows)
     for differs, values in updates.items():
         names = list(compress(_COLUMNS, differs))
         columns = ", ".join(f'"{name}" = {_TEXT.format(place)}' for place, name in enumerate(names, 1))
         db.executemany(f"update agent set {columns} where id = ?{len(names) + 1}", values)
+
+
+def _write_new(db: sqlite3.Connection, units: Sequence[Unit]) -> None:
+    """Agents of which the database has nothing: there is nothing to compare with."""
+    if not units:
+        return
+    _put_rows(db, [(unit.id, *unit.row) for unit in units if unit.row is not None])
+    db.executemany(_PUT_LABEL, [(unit.id, *row) for unit in units for row in unit.labels])
+    db.executemany(_PUT_BELONGS, [(unit.id, *row) for unit in units for row in unit.belongs])
+    db.executemany(_PUT_EVENT, [(unit.id, *unit.event) for unit in units if unit.event])
+    db.executemany(_PUT_KEY, [(str(unit.id),) for unit in units if unit.has_key])
+
+
+def _put_rows(db: sqlite3.Connection, rows: Sequence[tuple[Value, ...]]) -> None:
+    """Whole rows of agents, each with its id first. Most of a full copy's time goes here: texts are decoded a column at
+    a time, and a column without any value is no parameter, each of which costs as much as a text."""
+    if not rows:
+        return
+    try:
+        columns = [_decoded(column) for column in zip(*rows, strict=True)]
+    except UnicodeDecodeError:
+        db.executemany(_PUT_AGENT, rows)
+        return
+    given = [column for column in columns if column is not None]
+    values = ", ".join("null" if column is None else "?" for column in columns)
+    db.executemany(f"insert or replace into agent (id, {_NAMES}) values ({values})", zip(*given, strict=True))
+
+
+def _decoded(column: Sequence[Value]) -> Sequence[int | float | str | None] | None:
+    """The values with texts instead of bytes; None: there is no value in it. Raises UnicodeDecodeError."""
+    kinds = set(map(type, column))
+    if bytes not in kinds:
+        return None if kinds == {type(None)} else column  # type: ignore[return-value]
+    if len(kinds) == 1:
+        texts = b"\0".join(column).decode().split("\0")  # type: ignore[arg-type]
+        if len(texts) == len(column):  # no NUL in any of them
+            return texts
+    return [value.decode() if isinstance(value, bytes) else value for value in column]
 
 
 def _listed(event: tuple[Value, ...]) -> tuple[tuple[Value, ...], ...]:
