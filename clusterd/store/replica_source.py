@@ -36,8 +36,6 @@ KEPT_PAST = 8
 MOST_UNANSWERED = 1000
 MOST_TOLD = 50_000
 """So many units that were read for answers need not be read again for the digest."""
-
-
 COUNTED = 10_000
 """How many units a candidate lacks is counted in each answer up to here."""
 
@@ -242,8 +240,8 @@ class ReplicaSource:
             db.execute("rollback")
 
     def _behind(self, db: sqlite3.Connection, since: int, upto: int) -> int:
-        """How many units have changed after `upto`. Counting 100,000 of them in each answer of a full copy took a tenth
-        of the master's part: while there are many, those that the answer has are taken off."""
+        """How many units have changed after `upto`. To count 100,000 in each answer of a full copy would take time that
+        grows with their square: while there are many, those that the answer has are taken off."""
         position, left = self._left
         if position == since and left > COUNTED:
             left -= change_log.behind(db, since, upto)

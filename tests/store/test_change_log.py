@@ -58,6 +58,9 @@ STATEMENTS = (
     "update or ignore agent set name = 'again' where id = 1",
     "update agent set id = id + 10 where id = 4",
     "update agent set os_name = cast(x'ff41' as text), config_sum = 'a' where id < 3",
+    "update agent set os_uname = 'a' || char(0) || id where id < 3",
+    "update agent set os_arch = x'ff00' where id < 3",
+    "update agent set os_build = 'ü' where id < 4",
     "update agent set status_code = 'text' where id = 1",
     "insert or replace into \"group\" (id, name) values (7, 'web')",
     "update or replace \"group\" set name = 'web' where name = 'db'",
@@ -181,6 +184,17 @@ def test_every_kind_of_statement_is_in_the_log(text: str) -> None:
         before = rows(pair.master)
         pair.change(_statement(text))
         assert rows(pair.master) != before
+        catch_up(pair)
+    finally:
+        pair.close()
+
+
+@pytest.mark.parametrize("text", STATEMENTS)
+def test_rows_of_every_kind_are_copied_in_full(text: str) -> None:
+    pair = _populated()
+    try:
+        pair.change(_statement(text))
+        pair.batch(99)
         catch_up(pair)
     finally:
         pair.close()
