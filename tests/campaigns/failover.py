@@ -237,6 +237,13 @@ class Faults:
         self._successor(leader)
         self._rig.start(leader.name)
 
+    def stop(self, leader: RigNode) -> None:
+        """Stops the node as an operator does, who restarts it after a moment."""
+        assert self._rig.stop(leader.name, timeout_s=60) == []
+        self.since = time.monotonic()
+        self._successor(leader)
+        self._rig.start(leader.name)
+
     def freeze(self, leader: RigNode) -> None:
         """Stops all processes of the node for longer than the lease, then lets them go on."""
         candidates.freeze(leader)

@@ -31,7 +31,7 @@ from tools.rig.nodes import Rig
 ROUNDS = int(os.environ.get("CLUSTERD_FAILOVER_ROUNDS", "200"))
 LEASE_S = 6
 CLIENTS = 20
-TWICE = "kill kill switchover switchover freeze cut_etcd cut_peers cut_all etcd_member"
+TWICE = "kill kill stop switchover switchover freeze cut_etcd cut_peers cut_all etcd_member"
 KINDS = os.environ.get("CLUSTERD_FAILOVER_KINDS", TWICE).split()
 SHORT = ("kill", "freeze", "cut_etcd", "etcd_member", "switchover")
 
