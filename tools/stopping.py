@@ -14,9 +14,9 @@ from ipc.board import Board
 from tools.outcome import Outcome
 
 POLL_S = 0.02
-ELECTION_MORE_S = 40.0
-"""As long as the process `election` may take (clusterd/supervisor/plan.py): `on_demote`, which gives away the address
-that the next master needs, may run for 30 s."""
+ELECTION_MORE_S = 54.0
+"""As long as the process `election` may take (clusterd/supervisor/plan.py): it hands over, and `on_demote`, which gives
+away the address that the next master needs, may run for 30 s."""
 
 
 def stop(root: str, *, timeout_s: float) -> Outcome:
