@@ -30,6 +30,8 @@ def init(
     with_api: bool,
 ) -> None:
     """Make a node's directory tree and configuration. Never overwrites."""
+    if node_type == "worker" and master is None:
+        raise click.UsageError("a worker needs to know its master: --master HOST[:PORT]")
     made = init_node(
         root,
         node_type=node_type,

@@ -233,7 +233,14 @@ def test_reload_with_mistakes_changes_nothing(pair: Rig) -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["frobnicate"], ["start", "--bogus"], ["status", "--json", "extra"], ["init", "--type", "boss"]]
+    "arguments",
+    [
+        ["frobnicate"],
+        ["start", "--bogus"],
+        ["status", "--json", "extra"],
+        ["init", "--type", "boss"],
+        ["init", "--type", "worker", "--name", "x"],
+    ],
 )
 def test_wrong_usage_has_its_own_code(pair: Rig, arguments: list[str]) -> None:
     done = clusterd(pair, *arguments)
