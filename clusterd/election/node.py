@@ -5,7 +5,6 @@ import asyncio
 import contextlib
 import functools
 import os
-import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +22,7 @@ from clusterd.programs import environment, run_program
 from clusterd.role import NodeRole, RoleChange, RoleDamaged, heard, read_role, standing, update_role
 from clusterd.rundir import ELECTION_KEPT, run_dir
 from clusterd.settings import Settings
+from clusterd.signals import ROLE_WRITTEN
 from clusterd.status.control import NotAnswering, ask, ask_json
 from clusterd.wdb.replica import ReplicaStore
 from clusterd.wire import commands
@@ -225,7 +225,7 @@ class Node:
         with contextlib.suppress(OSError):
             Path(run_dir(self._root), FAILED).unlink(missing_ok=True)
         self._shown_at = float("-inf")  # what the store said before it says of another role
-        os.kill(os.getppid(), signal.SIGHUP)
+        os.kill(os.getppid(), ROLE_WRITTEN)
         return ""
 
     async def hold(self, for_s: float) -> HeldChanges:

@@ -93,7 +93,7 @@ class _ElectionProcess:
 
     async def run(self) -> int:
         """Runs until SIGTERM."""
-        heed_signals(self._stop.set, self._reload)
+        heed_signals(self._stop.set, self._reload, self._look)
         server = ElectionServer(self._settings.root, self._answer, self._rounds)
         await server.start()
         # Ready at once: a node without etcd runs, but serves nobody.
@@ -233,10 +233,12 @@ class _ElectionProcess:
                 path.unlink(missing_ok=True)
 
     def _reload(self) -> None:
-        """After SIGHUP: the role may have changed, or settings that can change without a restart; or the node is about
-        to be stopped."""
+        """After SIGHUP: settings that can change without a restart, and a command may have changed the role."""
+        self._settings = read_again(self._settings, self._log)
+        self._look()
+
+    def _look(self) -> None:
+        """The role may have changed, or the node is about to be stopped."""
         if self._supervisor.snapshot().state == "stopping":
             self._leaving = self._leaving or asyncio.ensure_future(self._leave())
-            return
-        self._settings = read_again(self._settings, self._log)
         self._news.set()

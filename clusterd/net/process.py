@@ -5,9 +5,8 @@ import contextlib
 import gc
 import os
 import resource
-import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from itertools import islice
 from typing import Any
 
@@ -41,7 +40,7 @@ from clusterd.role import RoleDamaged, deposed_text, read_role
 from clusterd.rundir import reason_path, sync_socket
 from clusterd.scheduling import run_promptly
 from clusterd.settings import Settings
-from clusterd.signals import heed_signals
+from clusterd.signals import ROLE_WRITTEN, heed_signals
 from clusterd.wire.command_table import NEED_LEADER
 from clusterd.wire.seal import Sealer
 from ipc.arena import Arena
@@ -84,12 +83,12 @@ class _NetProcess:
         self._listener: Listener | None = None
         self._dialer: Dialer | None = None
         self._sweep: Iterator[Link] = iter(())
-        self._reloading: set[asyncio.Task[None]] = set()
+        self._reading: set[asyncio.Task[None]] = set()
 
     async def run(self) -> int:
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(self._unexpected)
-        heed_signals(self._stop.set, self._reload)
+        heed_signals(self._stop.set, self._reload, self._look)
         gc.set_threshold(*GC_THRESHOLDS)
         run_promptly()
         self._context.slabs.on_room = lambda: loop.call_soon(self._context.slabs.wake)
@@ -324,16 +323,28 @@ class _NetProcess:
     def _reload(self) -> None:
         """SIGHUP: applies the settings that can change without a restart. The supervisor has checked the files
         before."""
-        reloading = asyncio.ensure_future(self._read_again())
-        self._reloading.add(reloading)
-        reloading.add_done_callback(self._reloading.discard)
+        self._begin(self._read_again())
+        self._look()
+
+    def _look(self) -> None:
+        """This node's own election, or a command, may have said who leads."""
+        if self._dialer is not None:
+            self._begin(self._look_for_the_master(self._dialer))
+
+    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._reading.add(task)
+        task.add_done_callback(self._reading.discard)
 
     async def _read_again(self) -> None:
         root, conf = self._settings.root, self._settings.conf or None
         with self._context.rounds.survive("reloading the configuration"):
             self._adopt(await self._context.disk.run("settings", lambda: load(root, conf=conf)))
-            if self._dialer is not None and await self._terms.look_again():
-                self._dialer.look_elsewhere()
+
+    async def _look_for_the_master(self, dialer: Dialer) -> None:
+        with self._context.rounds.survive("looking for the master"):
+            if await self._terms.look_again():
+                dialer.look_elsewhere()
 
     def _adopt(self, loaded: Loaded) -> None:
         if loaded.settings is None:
@@ -358,7 +369,7 @@ class _NetProcess:
 
 def tell_supervisor() -> None:
     """It looks at the role of the node."""
-    os.kill(os.getppid(), signal.SIGHUP)
+    os.kill(os.getppid(), ROLE_WRITTEN)
 
 
 def _allow_files(settings: Settings) -> None:

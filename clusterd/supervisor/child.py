@@ -19,9 +19,10 @@ from clusterd import stacks
 from clusterd.exits import ExitCode
 from clusterd.memory import bound_heaps
 from clusterd.scheduling import forgo_prompt_nice
+from clusterd.signals import ROLE_WRITTEN
 from clusterd.supervisor.standard_files import flush_streams
 
-SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD, signal.SIGIO})
+SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD, signal.SIGIO, ROLE_WRITTEN})
 """Blocked in the supervisor, which waits for them; children inherit all but SIGCHLD blocked."""
 
 CRASH_LOG_MODE = 0o640

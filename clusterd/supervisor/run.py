@@ -32,6 +32,7 @@ from clusterd.rounds import Rounds
 from clusterd.rundir import board_path, problem_path, reason_path, root_problem
 from clusterd.scheduling import allow_prompt_nice
 from clusterd.settings import Clusterd, Settings
+from clusterd.signals import ROLE_WRITTEN
 from clusterd.store.choice import choose
 from clusterd.supervisor import privileges, sweep
 from clusterd.supervisor.child import CRASH_LOG_MODE, SIGNALS, ChildSpec, freeze
@@ -322,7 +323,7 @@ class _Supervisor:
                 self._log.line("INFO", TAG, "Main", STOP_LINES[signal.Signals(number)])
                 self._stop()
                 return
-            if number == signal.SIGHUP or self._role.is_due(now):
+            if number in (signal.SIGHUP, ROLE_WRITTEN) or self._role.is_due(now):
                 if self._role.look():
                     self._serving, self._holds = False, None
                     self._started = time.monotonic()
@@ -330,6 +331,8 @@ class _Supervisor:
                 if self._children.must_stop:
                     self._stop()
                     return
+            if number == ROLE_WRITTEN:
+                self._children.send_all(ROLE_WRITTEN)
             if number == signal.SIGHUP:
                 self._notifier.reloading()
                 with self._rounds.survive("reloading the configuration"):
@@ -435,7 +438,7 @@ class _Supervisor:
         if not (settings.has_election and settings.is_master):
             return
         leadership, election = Leadership(self._board, settings), self._board.row("election")
-        self._children.send_lasting(signal.SIGHUP)
+        self._children.send_lasting(ROLE_WRITTEN)
         until = time.monotonic() + LEAVE_S
         while leadership.holds() and election.snapshot().state == "ready" and time.monotonic() < until:
             self._row.stamp()

@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ from clusterd.messages.replica import Show
 from clusterd.role import NodeRole, RoleChange, read_role, update_role
 from clusterd.rundir import ELECTION_KEPT, run_dir
 from clusterd.settings import ClusterBlock, Clusterd, HaSettings, Settings
+from clusterd.signals import ROLE_WRITTEN
 from clusterd.wire import commands
 from ipc.board import Board
 
@@ -65,7 +65,7 @@ def test_promotion_is_on_disk_before_the_supervisor_is_told_and_not_begun_twice(
     )
     assert found.change == RoleChange("promote")
     assert found.by == "clusterd election"
-    assert world.signals == [(os.getppid(), signal.SIGHUP)]
+    assert world.signals == [(os.getppid(), ROLE_WRITTEN)]
     assert (world.node.facts().is_changing, world.node.facts().failed) == (True, "")
     assert "under way" in world.node.begin_promotion(8, (), keeps_agents=True, without_agents=False)
     assert "under way" in world.node.begin_demotion(8, "10.0.0.2:1516", "two")

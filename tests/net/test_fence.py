@@ -16,6 +16,7 @@ from clusterd.messages.links import LinkDown, PeerRequest, Reply, Request, Unans
 from clusterd.net import dial, process
 from clusterd.role import NodeRole, update_role
 from clusterd.settings import HaSettings
+from clusterd.signals import ROLE_WRITTEN
 from clusterd.wire.terms import TermNote, build_term, parse_term
 from ipc.board import FOR_EVER_NS, HANDED_OVER_NS
 from tests.net.harness import MASTER, NetNode, master_settings, wait_until, worker_settings
@@ -172,8 +173,7 @@ def test_a_candidate_that_does_not_lead_says_who_does(start: Start) -> None:
 
     node = start(candidate)
     update_role(node.root, lambda before: NodeRole(7, master="127.0.0.9:99", master_name="m2"))
-    Path(node.root, "etc/ossec.conf").write_text(OSSEC)
-    os.kill(node.pid, signal.SIGHUP)
+    os.kill(node.pid, ROLE_WRITTEN)
     refused = wait_until(
         lambda: (answer := hello(node)) and b"term 7 is 127.0.0.9:99 (m2)" in answer.payload and answer, "the master"
     )
@@ -184,8 +184,7 @@ def test_a_candidate_that_does_not_lead_says_who_does(start: Start) -> None:
 def name_master(node: NetNode, address: str) -> None:
     """As this node's election does."""
     update_role(node.root, lambda before: NodeRole(7, master=address, master_name="m2"))
-    Path(node.root, "etc/ossec.conf").write_text(OSSEC)
-    os.kill(node.pid, signal.SIGHUP)
+    os.kill(node.pid, ROLE_WRITTEN)
 
 
 def test_a_worker_whose_election_names_another_master_leaves_the_one_it_has_and_dials_at_once(

@@ -31,6 +31,7 @@ import msgspec
 from clusterd.exits import ExitCode
 from clusterd.rundir import reason_path
 from clusterd.settings import ClusterBlock, Clusterd, JournalSettings, MonitorSettings, Settings
+from clusterd.signals import ROLE_WRITTEN
 from clusterd.supervisor.child import ChildSpec
 from clusterd.supervisor.daemon import start_daemon
 from clusterd.supervisor.family import Timing
@@ -67,7 +68,7 @@ def live(node: NodeResources, name: str) -> int:
             raise SystemExit(0)
 
     def hup(number: int, frame: FrameType | None) -> None:
-        tell(f"hup {name}")
+        tell(f"{'hup' if number == signal.SIGHUP else 'role'} {name}")
 
     file = root / f"behave-{name}"
     behaviour, _, rest = (file.read_text() if file.exists() else "").partition(" ")
@@ -80,13 +81,14 @@ def live(node: NodeResources, name: str) -> int:
     if behaviour == "crash":
         raise RuntimeError("a bug of the fake")
     signal.signal(signal.SIGTERM, term)
-    signal.signal(signal.SIGHUP, hup)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGHUP})
+    for number in (signal.SIGHUP, ROLE_WRITTEN):
+        signal.signal(number, hup)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGHUP, ROLE_WRITTEN})
     if behaviour == "mutter":
         os.write(2, f"{rest}\n".encode())
     if behaviour == "deposed":
         node.board.depose(int(rest))
-        os.kill(os.getppid(), signal.SIGHUP)
+        os.kill(os.getppid(), ROLE_WRITTEN)
     if behaviour == "starved-birth":
         compute_last()
         compute(0.1)

@@ -3,7 +3,6 @@
 import errno
 import os
 import re
-import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +15,7 @@ from clusterd import role as role_module
 from clusterd.logs import Log
 from clusterd.role import NodeRole, RoleChange, read_role, update_role
 from clusterd.settings import ClusterBlock, Settings
+from clusterd.signals import ROLE_WRITTEN
 from clusterd.supervisor import role_follow
 from clusterd.supervisor.plan import NodeResources
 from clusterd.supervisor.role_follow import RoleFollower
@@ -212,15 +212,31 @@ def test_what_works_in_any_role_does_not_end_a_node_whose_role_changes(node: Fak
     node.serve(start_s=4.0)
     node.behave("api", "refuse the certificate cannot be read")
     update_role(str(node.root), lambda before: NodeRole(7, master="127.0.0.1:1"))
-    node.signal(signal.SIGHUP)
+    node.signal(ROLE_WRITTEN)
     until(lambda: "The node serves: former master" in node.log, "it serves in its new role")
     until(lambda: re.search(r"api \(pid \d+\) ended .*: the certificate cannot be read", node.log), "it says why")
     node.behave("api", "late")
     until(lambda: node.row("api").state == "starting", "it hangs")
     update_role(str(node.root), lambda before: NodeRole(7, "worker", master="127.0.0.1:1"))
-    node.signal(signal.SIGHUP)
+    node.signal(ROLE_WRITTEN)
     until(lambda: "The node serves: worker" in node.log, "it serves without waiting for that")
     node.behave("api", "works")
     until(lambda: node.row("api").state == "ready", "it works again")
     assert node.process is not None
     assert node.process.poll() is None
+
+
+@pytest.mark.slow
+def test_a_change_of_role_reads_no_configuration(node: FakeNode) -> None:
+    """A node that takes over at night must not take over what somebody was just editing."""
+    node.serve()
+    (node.root / "etc").mkdir(exist_ok=True)
+    (node.root / "etc/ossec.conf").write_text("<ossec_config><cluster><port>half of an ed")
+    update_role(str(node.root), lambda before: NodeRole(7, master="127.0.0.1:1"))
+    node.signal(ROLE_WRITTEN)
+    until(lambda: "The node serves: former master" in node.log, "it serves in its new role")
+    update_role(str(node.root), lambda before: NodeRole(8, master="127.0.0.1:2"))
+    node.signal(ROLE_WRITTEN)
+    until(lambda: "role net" in node.story, "net hears of a master whose role is the same")
+    assert "hup" not in "".join(node.story)
+    assert "configuration" not in node.log
