@@ -59,7 +59,7 @@ class Package(msgspec.Struct, frozen=True):
 
 
 class Progress(msgspec.Struct):
-    """A running sync as `status` shows it. Its task updates it."""
+    """A running sync, all of it as `status` shows it. Its task updates it."""
 
     peer: str
     kind: str

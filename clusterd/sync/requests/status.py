@@ -56,17 +56,7 @@ def node_status(
         },
         "peers": [peer_status(peer) for peer in context.roster.all() if peer.info.kind != "local"],
         "manifest": manifest_status(context.manifests),
-        "syncs": [
-            {
-                "peer": progress.peer,
-                "kind": progress.kind,
-                "step": progress.step,
-                "started_at": progress.started_at,
-                "done_bytes": progress.done_bytes,
-                "total_bytes": progress.total_bytes,
-            }
-            for progress in context.progress
-        ],
+        "syncs": [msgspec.structs.asdict(progress) for progress in context.progress],
         "results": part.results,
         "workers": part.workers,
         "refused": part.refused,
