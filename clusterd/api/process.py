@@ -112,7 +112,7 @@ class _ApiProcess:
                 await pause_until(self._stop, self._row, HEARTBEAT_S)
             self._row.set_stopping()
         finally:
-            server.should_exit = True
+            server.end()
             await serving
 
     @property

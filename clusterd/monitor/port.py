@@ -64,7 +64,7 @@ class MonitorPort:
         try:
             await asyncio.shield(serving)
         finally:
-            server.should_exit = True
+            server.end()
             with contextlib.suppress(OSError):
                 self._url_path.unlink(missing_ok=True)
             await serving

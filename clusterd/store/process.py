@@ -326,7 +326,7 @@ class _StoreProcess:
         serving = asyncio.create_task(server.serve(sockets=[listening]))
 
         async def stop() -> None:
-            server.should_exit = True
+            server.end()
             await serving
             listening.close()
             remove_own(path, inode)

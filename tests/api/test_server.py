@@ -17,6 +17,7 @@ import httpx
 import psutil
 import pytest
 
+from clusterd.listening import http_server
 from clusterd.listening.bounded_server import LARGEST_HEAD, HttpBounds, make_server
 from clusterd.listening.http_server import CountedServer
 from clusterd.settings import ApiSettings
@@ -47,10 +48,12 @@ class Served:
         self._listening = socket.create_server(("127.0.0.1", 0))
         self.port = self._listening.getsockname()[1]
         self._server: CountedServer | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()))
 
     async def _serve(self) -> None:
-        asyncio.get_running_loop().set_exception_handler(lambda loop, context: None)
+        self._loop = asyncio.get_running_loop()
+        self._loop.set_exception_handler(lambda loop, context: None)
         own = self.settings
         self._server = make_server(
             self.door.api.app,
@@ -73,7 +76,8 @@ class Served:
 
     def __exit__(self, *reason: object) -> None:
         assert self._server is not None
-        self._server.should_exit = True
+        assert self._loop is not None
+        self._loop.call_soon_threadsafe(self._server.end)
         self._thread.join(60)
         assert not self._thread.is_alive()
 
@@ -290,3 +294,9 @@ def test_callers_who_have_their_answers_are_closed_for_others(tmp_path: Path) ->
         assert served.refused == []
         for link in idle:
             link.close()
+
+
+def test_end_waits_for_no_look_at_the_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_server, "TICK_S", 120.0)
+    with Served(tmp_path) as served:
+        assert served.is_well()
