@@ -62,7 +62,7 @@ $(COMPILED): $(STAMP)
 # or six.
 check: $(STAMP) $(COMPILED)
 	@$(MAKE) --no-print-directory lint > $(VENV)/lint.log 2>&1 & lint=$$!; \
-	$(PYTEST) -q -n $(CHECK_JOBS) --dist worksteal -m 'not slow and not stress' --hypothesis-profile quick $(PYTEST_ARGS); tests=$$?; \
+	$(PYTEST) -q -n $(CHECK_JOBS) --dist worksteal -o faulthandler_timeout=0 -m 'not slow and not stress' --hypothesis-profile quick $(PYTEST_ARGS); tests=$$?; \
 	wait $$lint; lint=$$?; cat $(VENV)/lint.log; exit $$((tests | lint))
 
 # Most tests wait for nodes most of the time: six at a time keep two cores busy. One that is done with its share takes over

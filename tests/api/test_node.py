@@ -174,6 +174,7 @@ def test_questions_beyond_the_bound_wait_for_a_turn(root: Path, monkeypatch: pyt
     assert counts[1] <= 4
 
 
+@pytest.mark.slow
 def test_a_page_of_100_000_agents_is_an_answer(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The largest page that the door offers: at some 740 bytes for each agent it has more than 64 MiB."""
     head, tail = dump_json(WireResult("WazuhResult", {"str_priority": None, "result": {"data": "-"}})).split(b"-")

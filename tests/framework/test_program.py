@@ -239,6 +239,7 @@ def test_it_ends_with_its_connection_once_it_has_answered(framework: FakeFramewo
         direct.close()
 
 
+@pytest.mark.slow
 def test_it_ends_without_a_connection_even_if_a_function_does_not(framework: FakeFramework) -> None:
     direct = Direct(framework, NAMES)
     try:

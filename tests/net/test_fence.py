@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from clusterd.messages.links import LinkDown, PeerRequest, Reply, Request, Unanswered
-from clusterd.net import dial, process
+from clusterd.net import dial, fence, process
 from clusterd.role import NodeRole, update_role
 from clusterd.settings import HaSettings
 from clusterd.signals import ROLE_WRITTEN
@@ -50,6 +50,12 @@ def code_of(payload: bytes) -> int:
     return code
 
 
+@pytest.fixture
+def quick_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For nodes that are forked after this: requests do not wait long for the next leader."""
+    monkeypatch.setattr(fence, "CHANGE_S", 0.3)
+
+
 def test_nobody_joins_before_there_is_a_lease_and_everybody_with_one(start: Start) -> None:
     node = start(elected)
     refused = hello(node)
@@ -66,6 +72,7 @@ def test_nobody_joins_before_there_is_a_lease_and_everybody_with_one(start: Star
     node.logged("WARNING: [Master] [Net] The lease of this node was given up: it serves nobody as a master")
 
 
+@pytest.mark.usefixtures("quick_change")
 def test_the_end_of_the_lease_closes_links_and_answers_programs(start: Start) -> None:
     node = start(elected)
     node.board.set_lead(7, FOR_EVER_NS)
@@ -121,6 +128,7 @@ def test_what_a_program_asks_while_the_lead_changes_hands_waits_for_it(
     assert node.sync.quiet(PeerRequest)
 
 
+@pytest.mark.usefixtures("quick_change")
 @pytest.mark.parametrize("asks", ["worker", "sync"])
 def test_a_process_that_was_stopped_past_its_lease_serves_nothing_when_it_wakes(start: Start, asks: str) -> None:
     """When it wakes, everything that was sent to it meanwhile is read before any timer runs."""

@@ -100,7 +100,11 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("quick")
-def test_only_a_silent_peer_that_agreed_to_a_pulse_is_disconnected(master: Master) -> None:
+def test_only_a_silent_peer_that_agreed_to_a_pulse_is_disconnected(
+    master: Master, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("pulse", "link"):
+        monkeypatch.setattr(f"clusterd.net.{module}.SILENT_S", QUICK_MISSED_S)
     node = master()
     assert node.sync is not None
     silent, stock = node.join("silent"), node.join("stock")
@@ -109,12 +113,13 @@ def test_only_a_silent_peer_that_agreed_to_a_pulse_is_disconnected(master: Maste
     assert (asked.command, asked.payload) == (b"echo", b"pulse")
     down = node.sync.expect(LinkDown, lambda down: down.link == link, 60)
     assert down.reason.startswith("nothing has come")
-    assert down.silent_s == QUICK_SILENT_S
+    assert down.silent_s == QUICK_MISSED_S
     assert silent.is_closed()
     assert stock.ask("echo", "there").payload == b"there"
     assert not node.lines("Command received: b'echo'")[1:]  # but for that one
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick")
 def test_a_peer_that_only_answers_pulses_stays(master: Master) -> None:
     node = master()

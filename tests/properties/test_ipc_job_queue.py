@@ -110,5 +110,5 @@ class Jobs(RuleBasedStateMachine):
             assert self.queue.is_running(slot) == (slot in self.running)
 
 
-TestJobs = Jobs.TestCase
+TestJobs = pytest.mark.slow(Jobs.TestCase)
 TestJobs.settings = settings(max_examples=examples(80), stateful_step_count=40, deadline=None)

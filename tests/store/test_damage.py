@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from clusterd.errors import StartFailure
 from clusterd.open_database import OpenDatabase
 from clusterd.rundir import REAL_DAEMON, STORE_SOCKETS, WDB_SOCKET, problem_path
-from clusterd.store import schema
+from clusterd.store import process, schema
 from clusterd.store.moved import rescue
 from clusterd.store.renew import renew
 from clusterd.wdb.stream import is_served
@@ -31,6 +31,12 @@ def until(condition: Callable[[], bool], what: str) -> None:
     while not condition():
         assert not patience.is_over(), what
         time.sleep(0.05)
+
+
+@pytest.fixture(autouse=True)
+def tries_again_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Applies to the stores of this file, which are forks."""
+    monkeypatch.setattr(process, "RETRY_S", 0.2)
 
 
 def problem(store: LoneStore) -> str:

@@ -114,6 +114,7 @@ def test_first_digest_that_cannot_be_read_fails_each_round_until_it_can_be(
         read_all(digest, db)
 
     monkeypatch.setattr(UnitDigest, "read_all", reads)
+    monkeypatch.setattr(replica_source, "WAIT_S", 0.2)  # for an answer when nothing has changed
 
     async def work(bench: Bench) -> None:
         await bench.populate()

@@ -320,6 +320,7 @@ def test_event_during_a_walk_is_looked_at_after_it(tmp_path: Path) -> None:
     play(node, story)
 
 
+@pytest.mark.slow
 def test_manifests_of_the_last_half_minute_can_still_be_read(tmp_path: Path) -> None:
     clock = FakeClock()
     node = Node(tmp_path, watch=False, clock=clock)

@@ -244,6 +244,7 @@ def test_window_grows_while_answers_are_quick_and_falls_to_one_for_a_slow_peer()
 # ---- peers on a slow line --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_peer_on_a_slow_line_gets_small_chunks_as_soon_and_as_long_as_that_is_known(stage: Stage) -> None:
     """Keepalives and answers wait for the end of a chunk: behind whole ones they would be given up."""
 

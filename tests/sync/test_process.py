@@ -27,6 +27,7 @@ from tools.rig.patience import Patience
 
 M = TypeVar("M")
 INCARNATION = 7
+QUICK_HEARTBEAT_S = 0.05
 PROGRAM = LinkInfo(1, "local", "1", uid=os.getuid())
 WORKER = LinkInfo(2, "worker", "w1", "worker", "4.14.1")
 
@@ -79,6 +80,12 @@ def small_queues(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
+def quick_heartbeat(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For a sync process that is forked after this."""
+    monkeypatch.setattr(process, "HEARTBEAT_S", QUICK_HEARTBEAT_S)
+
+
+@pytest.fixture
 def net() -> Iterator[FakeNet]:
     """Like a net beside a sync process that has just started."""
     with guarded("sync-", "/tmp") as base:
@@ -110,6 +117,7 @@ def net() -> Iterator[FakeNet]:
         assert os.waitstatus_to_exitcode(status) == 0
 
 
+@pytest.mark.usefixtures("quick_heartbeat")
 def test_sync_says_hello_until_net_answers_this_very_life(net: FakeNet) -> None:
     """A net's unasked hello may have been meant for the sync process before. That net takes this one for dead as well,
     and tells it nothing more."""
@@ -120,7 +128,7 @@ def test_sync_says_hello_until_net_answers_this_very_life(net: FakeNet) -> None:
         net.expect(SyncHello)
     net.send(NetHello(3, [PROGRAM], [], [], sync=INCARNATION), PeerRequest(PROGRAM.link, 2, "nonsense", b""))
     net.expect(Reply)
-    assert net.next(2000) is None
+    assert net.next(int(10_000 * QUICK_HEARTBEAT_S)) is None
 
 
 def test_hello_that_tells_nothing_new_leaves_requests_and_links_as_they_are(net: FakeNet) -> None:

@@ -116,6 +116,7 @@ def test_a_users_role_is_given_changed_and_shown(root: Path) -> None:
     assert roles() == {"op": "reader", "ann": "admin"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("answer", "says"),
     [
