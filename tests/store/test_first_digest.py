@@ -106,10 +106,12 @@ def test_first_digest_that_cannot_be_read_fails_each_round_until_it_can_be(
     reading.go_on.set()
     read_all: Callable[..., None] = UnitDigest.read_all
     broken: list[Path] = []
+    failed_in: list[str] = []
 
     def reads(digest: UnitDigest, db: Any) -> None:
         path = Path(os.fsdecode(db.execute("pragma database_list").fetchone()[2]))
         if any(path.is_relative_to(root) for root in broken):
+            failed_in.append(threading.current_thread().name)
             raise kind("malformed")
         read_all(digest, db)
 
@@ -130,6 +132,7 @@ def test_first_digest_that_cannot_be_read_fails_each_round_until_it_can_be(
                 except kind as failure:
                     failures += "malformed" in str(failure)
             assert rounds == 0, "it was read for ever without a word, or every now and then one round failed"
+            assert failed_in.count("store-digest") == 1, "it is read beside the answers again and again"
             assert not ask.is_equal
             broken.clear()
             ask = await bench.follow()

@@ -2,96 +2,24 @@
 before the commit."""
 
 import asyncio
-import contextlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from clusterd.settings import ForceRules
-from clusterd.store import agents, change_log, follow_keys, gate, schema, table
-from clusterd.store.authd import Authd
-from clusterd.store.engine import Engine, Session
+from clusterd.store import agents, change_log, follow_keys, gate, table
+from clusterd.store.engine import Session
 from clusterd.store.errors import NotLeading
 from clusterd.store.follow import Follower
-from clusterd.store.gate import Handover, WriteGate
-from clusterd.store.keys import KeyFile, keys_in_use
-from clusterd.store.private import PrivateDatabases
+from clusterd.store.keys import keys_in_use
+from tests.store.gate_bench import ADD, Bench, run
 from tests.store.test_engine import add, count
-
-ADD = b'{"function": "add", "arguments": {"name": "%s", "ip": "any"}}'
-
-
-class Bench:
-    """A master's store without its sockets. `leads`: whether the lease holds. `confirms`: set when a candidate has what
-    was written; `may_answer`: the answer to whether it may be answered then; `cannot`: why no change could be."""
-
-    def __init__(self, root: Path) -> None:
-        self.root, self.leads, self.may_answer, self.cannot = str(root), True, True, ""
-        (root / "etc/shared").mkdir(parents=True)
-        (root / "queue").mkdir(exist_ok=True)
-        (root / "etc/client.keys").touch()
-        schema.prepare(self.root, "m", "4.14.1", log=True)
-        self.gate = WriteGate(lambda: self.leads)
-        self.engine = Engine(self.root, readers=1, gate=self.gate)
-        self.private = PrivateDatabases(self.root, "4.14.1")
-        self.confirms = asyncio.Event()
-        self.confirms.set()
-        self.file = KeyFile(self.root)
-        self.said: list[str] = []
-        self.agents = table.StoreTable(self.engine, self.private, self._replicated, self._ready)
-        self.authd = Authd(
-            self.root,
-            self.agents,
-            self.file,
-            ForceRules,
-            say=lambda level, text: self.said.append(text),
-            host_name="host",
-            gate=self.gate,
-        )
-
-    def begin_next_life(self, replicated: Callable[[int], Awaitable[bool]]) -> None:
-        """What the store knew of its changes is forgotten."""
-        self.agents.__init__(self.engine, self.private, replicated)  # type: ignore[misc]
-
-    async def _replicated(self, position: int) -> bool:
-        await self.confirms.wait()
-        return self.may_answer
-
-    async def _ready(self) -> str:
-        return self.cannot
-
-    async def get(self, agent_id: str) -> bytes:
-        return await self.authd.answer(b'{"function": "get", "arguments": {"id": "%s"}}' % agent_id.encode())
-
-    async def add(self, name: str) -> bytes:
-        return await self.authd.answer(ADD % name.encode())
-
-    @property
-    def keys(self) -> str:
-        return Path(self.root, "etc/client.keys").read_text()
 
 
 @pytest.fixture(autouse=True)
 def _short(monkeypatch: pytest.MonkeyPatch) -> None:
     """How long a write waits for the lead to come back."""
     monkeypatch.setattr(gate, "CHANGE_S", 0.01)
-
-
-def run(root: Path, story: Callable[[Bench], Awaitable[None]]) -> None:
-    async def main() -> None:
-        bench = Bench(root)
-        serving = asyncio.create_task(bench.authd.run())
-        try:
-            async with asyncio.timeout(60):
-                await story(bench)
-        finally:
-            serving.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await serving
-            bench.engine.close()
-
-    asyncio.run(main())
 
 
 def test_nothing_is_written_without_the_lease_and_everything_can_be_read(tmp_path: Path) -> None:
@@ -364,10 +292,6 @@ def test_row_that_authd_could_not_take_back_goes_before_the_next_request_is_deci
     run(tmp_path, story)
 
 
-def handover_of(bench: Bench) -> Handover:
-    return Handover(bench.gate, bench.engine.settle, bench.authd.is_idle, bench.authd.note_answered)
-
-
 async def _begin_and_lose_the_lease(bench: Bench) -> None:
     """The row of a new agent is written, its key is not, and the row cannot be deleted."""
     write = bench.engine.write
@@ -381,86 +305,3 @@ async def _begin_and_lose_the_lease(bench: Bench) -> None:
         patch.setattr(bench.engine, "write", last_one)
         assert b'"error":9009' in await bench.add("late")
     bench.leads = True
-
-
-def test_handing_over_ends_what_was_begun_and_lets_everything_else_wait(tmp_path: Path) -> None:
-    async def story(bench: Bench) -> None:
-        handover = handover_of(bench)
-        bench.confirms.clear()
-        begun = asyncio.create_task(bench.add("begun"))
-        while bench.authd.is_idle.is_set():
-            await asyncio.sleep(0.001)
-        draining = asyncio.create_task(handover.drain(60.0))
-        later = asyncio.create_task(bench.add("later"))
-        await asyncio.sleep(0.05)
-        assert not draining.done(), "a registration is still under way"
-        begun_at = await bench.engine.read(change_log.head)
-        bench.confirms.set()
-        await draining
-        assert b'"error":0' in await begun
-        written = asyncio.create_task(bench.engine.write(add(50)))
-        await asyncio.sleep(0.05)
-        marked = await bench.engine.read(change_log.head)
-        assert marked == begun_at + 1, "who holds that has asked once more since nothing is registered"
-        await handover.drain(60.0)
-        assert await bench.engine.read(change_log.head) == marked, "once for a handover"
-        assert not later.done()
-        assert bench.authd.is_idle.is_set(), "it was not begun"
-        assert not written.done()
-        assert await bench.engine.read(count) == 1
-        handover.undrain()
-        await written
-        assert b'"error":0' in await later
-
-    run(tmp_path, story)
-
-
-def test_next_master_does_not_take_an_answered_registration_for_an_unanswered_one(tmp_path: Path) -> None:
-    """The notes went a second after the answer: a handover in between told the candidate that nobody had heard."""
-
-    async def story(bench: Bench) -> None:
-        assert b'"error":0' in await bench.add("answered")
-        assert await bench.agents.unanswered() == {1}
-        before = await bench.engine.read(change_log.head)
-        await handover_of(bench).drain(60.0)
-        assert await bench.agents.unanswered() == set()
-        assert await bench.engine.read(change_log.head) == before + 1, "the candidate is told of it with that"
-
-    run(tmp_path, story)
-
-
-def test_a_handover_that_is_given_up_before_writes_stop_stops_none(tmp_path: Path) -> None:
-    """The candidate that confirms is slow, and the election gives the switchover up while a registration waits for
-    it: all writes would have waited for the handover after it was over."""
-
-    async def story(bench: Bench) -> None:
-        handover = handover_of(bench)
-        bench.confirms.clear()
-        begun = asyncio.create_task(bench.add("begun"))
-        while bench.authd.is_idle.is_set():
-            await asyncio.sleep(0.001)
-        draining = asyncio.create_task(handover.drain(60.0))
-        await asyncio.sleep(0)
-        handover.undrain()
-        bench.confirms.set()
-        assert b'"error":0' in await begun
-        with pytest.raises(TimeoutError, match="taken back"):
-            await draining
-        assert bench.gate.is_open
-        await bench.engine.write(add(50))
-        assert b'"error":0' in await bench.add("later")
-
-    run(tmp_path, story)
-
-
-def test_an_unsuccessful_handover_ends_by_itself(tmp_path: Path) -> None:
-    async def story(bench: Bench) -> None:
-        await handover_of(bench).drain(0.05)
-        assert b'"error":0' in await bench.add("after")
-        await handover_of(bench).drain(60.0)
-        waiting = asyncio.create_task(bench.add("another"))
-        bench.leads = False
-        bench.gate.open()
-        assert b'"error":9009' in await waiting
-
-    run(tmp_path, story)

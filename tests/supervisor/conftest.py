@@ -95,6 +95,15 @@ class FakeNode:
                 process.kill()
 
 
+def killed_and_back(node: FakeNode, name: str) -> None:
+    before = node.row(name)
+    os.kill(before.pid, signal.SIGKILL)
+    until(lambda: node.row(name).state == "ready" and node.row(name).pid not in (0, before.pid), f"{name} is back")
+    after = node.row(name)
+    assert after.incarnation == before.incarnation + 1
+    assert after.restarts == before.restarts + 1
+
+
 @pytest.fixture
 def make_node(tmp_path: Path) -> Iterator[Callable[[], FakeNode]]:
     made: list[FakeNode] = []
