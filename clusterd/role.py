@@ -7,6 +7,7 @@ makes the term smaller.
 
 import os
 import stat
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -169,6 +170,37 @@ def forget_role(root: str) -> None:
     """Removes the file: no term was ever seen. For a change that failed where none had been before."""
     with _locked(root):
         (Path(root) / ROLE_FILE).unlink(missing_ok=True)
+
+
+def refuse_two(before: NodeRole | None) -> None:
+    """Raises RoleDamaged while a change is under way."""
+    if before is not None and before.change is not None:
+        raise RoleDamaged("a change of role is under way")
+
+
+def with_change(
+    before: NodeRole | None,
+    change: RoleChange,
+    term: int,
+    master: str,
+    name: str,
+    by: str,
+    former: tuple[str, ...] = (),
+) -> NodeRole:
+    """Returns the role with this change, which begins now; `name`: of the master of `term`. Raises RoleDamaged."""
+    refuse_two(before)
+    saved = None if before is None else msgspec.to_builtins(before)
+    return msgspec.structs.replace(
+        before or NodeRole(term),
+        steps=(),
+        term=term,
+        master=master,
+        master_name=name,
+        former=former,
+        since=time.time(),
+        by=by,
+        change=msgspec.structs.replace(change, before=saved),
+    )
 
 
 def heard(before: NodeRole | None, term: int, master: str, name: str, now: float) -> NodeRole:

@@ -3,8 +3,6 @@
 
 import time
 
-import msgspec
-
 from clusterd import left_behind
 from clusterd.config.loading import load
 from clusterd.exits import ExitCode
@@ -12,7 +10,7 @@ from clusterd.gate import has_node, no_node
 from clusterd.net.dial import parse_address
 from clusterd.net.term_question import ask_term
 from clusterd.pidfile import running_pid
-from clusterd.role import NodeRole, RoleChange, RoleDamaged, read_role, standing, update_role
+from clusterd.role import NodeRole, RoleChange, RoleDamaged, read_role, standing, update_role, with_change
 from clusterd.settings import Settings
 from clusterd.status.status import StatusReader
 from clusterd.wire.terms import TermNote
@@ -71,21 +69,8 @@ def demote(root: str, settings: Settings, note: TermNote, master: str, say: Say,
     address = str(parse_address(master, settings.cluster.port))
 
     def begin(before: NodeRole | None) -> NodeRole:
-        if before is not None and before.change is not None:
-            raise RoleDamaged("a change of role is under way")
-        saved = None if before is None else msgspec.to_builtins(before)
-        base = before or NodeRole(note.term)
-        return msgspec.structs.replace(
-            base,
-            steps=(),
-            term=max(base.term, note.term),
-            master=address,
-            master_name=note.node,
-            former=(),
-            since=time.time(),
-            by="clusterd demote",
-            change=RoleChange("demote", saved),
-        )
+        term = note.term if before is None else max(before.term, note.term)
+        return with_change(before, RoleChange("demote"), term, address, note.node, "clusterd demote")
 
     try:
         given = update_role(root, begin, mend=True)

@@ -14,7 +14,7 @@ from clusterd.listening.addresses import look_up
 from clusterd.net.dial import Address, parse_address
 from clusterd.net.term_question import TermAnswer, ask_term
 from clusterd.pidfile import running_pid
-from clusterd.role import NodeRole, RoleChange, RoleDamaged, update_role
+from clusterd.role import NodeRole, RoleChange, RoleDamaged, update_role, with_change
 from clusterd.settings import Settings
 from clusterd.status.absence import not_running
 from clusterd.status.status import StatusReader
@@ -168,23 +168,9 @@ def promote(root: str, settings: Settings, highest: int, wanted: PromoteOptions,
 
     def begin(before: NodeRole | None) -> NodeRole:
         nonlocal term
-        if before is not None and before.change is not None:
-            raise RoleDamaged("a change of role is under way")
         term = max(highest, 0 if before is None else before.term) + 1
-        saved = None if before is None else msgspec.to_builtins(before)
-        change = RoleChange("promote", saved, without_agents=wanted.without_agents)
-        base = before or NodeRole(term)
-        return msgspec.structs.replace(
-            base,
-            steps=(),
-            term=term,
-            master=address,
-            master_name=settings.cluster.node_name,
-            former=former,
-            since=time.time(),
-            by="clusterd promote",
-            change=change,
-        )
+        change = RoleChange("promote", without_agents=wanted.without_agents)
+        return with_change(before, change, term, address, settings.cluster.node_name, "clusterd promote", former)
 
     try:
         update_role(root, begin)

@@ -19,7 +19,17 @@ from clusterd.messages.election import LIMIT_S, AskFailsafe, FailsafeAnswers, He
 from clusterd.messages.journal import ElectionEvent
 from clusterd.messages.replica import Drain, Drained, Gone, Show, Undrain
 from clusterd.programs import environment, run_program
-from clusterd.role import NodeRole, RoleChange, RoleDamaged, heard, read_role, standing, update_role
+from clusterd.role import (
+    NodeRole,
+    RoleChange,
+    RoleDamaged,
+    heard,
+    read_role,
+    refuse_two,
+    standing,
+    update_role,
+    with_change,
+)
 from clusterd.rundir import ELECTION_KEPT, run_dir
 from clusterd.settings import Settings
 from clusterd.signals import ROLE_WRITTEN
@@ -169,44 +179,21 @@ class Node:
         own = self._settings
 
         def begin(before: NodeRole | None) -> NodeRole:
-            _refuse_two(before)
-            saved = None if before is None else msgspec.to_builtins(before)
-            return msgspec.structs.replace(
-                before or NodeRole(term),
-                steps=(),
-                term=term,
-                master=own.clusterd.ha.advertise,
-                master_name=own.cluster.node_name,
-                former=former,
-                since=time.time(),
-                by=BY,
-                change=RoleChange("promote", saved, without_agents=without_agents, keeps_agents=keeps_agents),
-            )
+            change = RoleChange("promote", without_agents=without_agents, keeps_agents=keeps_agents)
+            return with_change(before, change, term, own.clusterd.ha.advertise, own.cluster.node_name, BY, former)
 
         return self._change(begin)
 
     def begin_demotion(self, term: int, master: str, name: str) -> str:
         def begin(before: NodeRole | None) -> NodeRole:
-            _refuse_two(before)
-            saved = None if before is None else msgspec.to_builtins(before)
-            base = before or NodeRole(term)
-            return msgspec.structs.replace(
-                base,
-                steps=(),
-                term=max(base.term, term),
-                master=master,
-                master_name=name,
-                former=(),
-                since=time.time(),
-                by=BY,
-                change=RoleChange("demote", saved),
-            )
+            highest = term if before is None else max(before.term, term)
+            return with_change(before, RoleChange("demote"), highest, master, name, BY)
 
         return self._change(begin)
 
     def hear_of(self, term: int, master: str, name: str) -> str:
         def hear(before: NodeRole | None) -> NodeRole:
-            _refuse_two(before)
+            refuse_two(before)
             if before is not None and before.term == term and before.led != term:
                 # In the same term with another address: etcd knows where its leader is.
                 return msgspec.structs.replace(before, master=master, master_name=name)
@@ -333,8 +320,3 @@ class Node:
             return msgspec.json.decode(Path(run_dir(self._root), ELECTION_KEPT).read_bytes(), type=Kept)
         except (OSError, msgspec.MsgspecError, RecursionError):
             return None
-
-
-def _refuse_two(before: NodeRole | None) -> None:
-    if before is not None and before.change is not None:
-        raise RoleDamaged("a change of role is under way")
