@@ -9,11 +9,11 @@ line and each heartbeat.
 import errno
 import json
 import os
-import sys
 import time
 from collections.abc import Callable, Hashable
 from typing import Literal, Protocol, TextIO
 
+from clusterd.foreground import Foreground
 from clusterd.printable import printable, printable_log
 
 LEVELS = {"DEBUG2": 5, "DEBUG": 10, "INFO": 20, "WARNING": 30, "ERROR": 40}
@@ -48,7 +48,7 @@ class Log:
         level: int = 0,
         log_format: Literal["text", "json"] = "text",
         *,
-        stream: TextIO | None = None,
+        stream: TextIO | Foreground | None = None,
         descriptor: int | None = None,
     ) -> None:
         """`level` 0 to 2; `stream` gets a copy of each line (foreground); `descriptor`: the number that the file is
@@ -57,6 +57,7 @@ class Log:
         self._threshold = THRESHOLDS[level]
         self._format = log_format
         self._stream = stream
+        self._unread = 0
         self._descriptor = descriptor
         self._fd = -1
         self._identity: tuple[int, int] | None = None
@@ -96,11 +97,19 @@ class Log:
         whole = self._whole(level, tag, subtag, text)
         self._append(whole.encode("utf-8", "backslashreplace"))
         if self._stream is not None:
-            try:
-                self._stream.write(whole)
-                self._stream.flush()
-            except (OSError, ValueError):
-                self._stream = None
+            self._copy(self._stream, whole)
+
+    def _copy(self, stream: TextIO | Foreground, whole: str) -> None:
+        """The first line that is read again is preceded by the number of those that nobody read."""
+        missing = f"{self._unread} lines were left out here: nobody read them."
+        try:
+            stream.write((self._whole("WARNING", "Cluster", "Log", missing) if self._unread else "") + whole)
+            stream.flush()
+            self._unread = 0
+        except BlockingIOError:
+            self._unread += 1
+        except (OSError, ValueError):
+            self._stream = None
 
     def _whole(self, level: str, tag: str, subtag: str, text: str) -> str:
         moment = time.strftime("%Y/%m/%d %H:%M:%S")
@@ -194,11 +203,6 @@ class Log:
 
     def close(self) -> None:
         self._let_go()
-
-
-def stderr_stream() -> TextIO:
-    """The foreground's copy of the log."""
-    return sys.stderr
 
 
 class RateLimiter:

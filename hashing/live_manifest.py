@@ -9,7 +9,6 @@ at most, and who holds one state of a base gets to another in the time of both d
 
 from bisect import bisect_left, insort
 from collections.abc import Iterable, Iterator, Mapping
-from hashlib import blake2b
 from typing import Any
 
 import msgspec
@@ -23,8 +22,10 @@ from hashing.manifest import (
     MANIFEST_MAGIC,
     FileMeta,
     Manifest,
+    bucket_digest,
     bucket_of,
     content_digest,
+    items_digest,
     manifest_path,
     root_digest,
     save_manifest,
@@ -72,6 +73,7 @@ class LiveManifest:
         self._ordered: tuple[FileMeta, ...] | None = manifest.rows
         self._buckets: list[list[str]] | None = None
         self._digests = bytearray(BUCKETS * EMPTY_BUCKET)
+        self._items = [0] * BUCKETS
         self._stale: set[int] = set()
         self._original: dict[str, FileMeta | None] = {}
         self._root_digest = manifest.root_digest
@@ -123,11 +125,9 @@ class LiveManifest:
         """The digests of the buckets, as `bucket_digests` gives them."""
         buckets, find = self._indexed(), self._rows
         for number in self._stale:
-            digest = blake2b(
-                b"".join([b"%b\0%b" % (path.encode(), find[path].digest) for path in buckets[number]]),
-                digest_size=BUCKET_DIGEST_BYTES,
-            )
-            self._digests[number * BUCKET_DIGEST_BYTES : (number + 1) * BUCKET_DIGEST_BYTES] = digest.digest()
+            rows = [find[path] for path in buckets[number]]
+            self._digests[number * BUCKET_DIGEST_BYTES : (number + 1) * BUCKET_DIGEST_BYTES] = bucket_digest(rows)
+            self._items[number] = items_digest(rows)
         self._stale.clear()
         return bytes(self._digests)
 
@@ -138,7 +138,8 @@ class LiveManifest:
     @property
     def root_digest(self) -> str:
         if not self._root_digest:
-            self._root_digest = root_digest(self.buckets, self.unread, self.withheld, self.settling)
+            buckets = self.buckets  # brings `_items` up to date as well
+            self._root_digest = root_digest(buckets, self._items, self.unread, self.withheld, self.settling)
         return self._root_digest
 
     def to_manifest(self) -> Manifest:

@@ -246,14 +246,28 @@ def bucket_digests(rows: Iterable[FileMeta]) -> bytes:
     """1,024 digests of 16 bytes, in order of their numbers: each BLAKE2b-128 over path, NUL and digest of the rows
     of that bucket, which must come sorted by path. Sizes and times are not in it, so nodes with equal files have
     equal digests."""
-    parts: list[list[bytes]] = [[] for _ in range(BUCKETS)]
+    return b"".join([bucket_digest(part) if part else EMPTY_BUCKET for part in by_bucket(rows)])
+
+
+def by_bucket(rows: Iterable[FileMeta]) -> list[list[FileMeta]]:
+    """The rows of each of the 1,024 buckets, in the order in which they come."""
+    parts: list[list[FileMeta]] = [[] for _ in range(BUCKETS)]
     number = xxhash.xxh3_64_intdigest
     for row in rows:
-        path = row.path.encode()
-        parts[number(path) % BUCKETS].append(b"%b\0%b" % (path, row.digest))
-    return b"".join(
-        [blake2b(b"".join(part), digest_size=BUCKET_DIGEST_BYTES).digest() if part else EMPTY_BUCKET for part in parts]
-    )
+        parts[number(row.path.encode()) % BUCKETS].append(row)
+    return parts
+
+
+def bucket_digest(rows: Iterable[FileMeta]) -> bytes:
+    """The digest of one bucket, from its rows sorted by path."""
+    joined = b"".join([b"%b\0%b" % (row.path.encode(), row.digest) for row in rows])
+    return blake2b(joined, digest_size=BUCKET_DIGEST_BYTES).digest()
+
+
+def items_digest(rows: Iterable[FileMeta]) -> int:
+    """xxh3 of the items of one bucket's rows, sorted by path; 0 for none."""
+    items = "\0".join([row.item for row in rows])
+    return int(xxhash.xxh3_64_intdigest(items.encode())) if items else 0
 
 
 def content_digest(buckets: bytes) -> str:
@@ -262,11 +276,17 @@ def content_digest(buckets: bytes) -> str:
 
 
 def root_digest(
-    buckets: bytes, unread: Iterable[str] = (), withheld: Iterable[str] = (), settling: Iterable[str] = ()
+    buckets: bytes,
+    items: Iterable[int],
+    unread: Iterable[str] = (),
+    withheld: Iterable[str] = (),
+    settling: Iterable[str] = (),
 ) -> str:
     """Hex of BLAKE2b-128 over the bucket digests and whatever else a manifest has, so that it names one state of it and
-    nodes with equal, fully read files have the same. The paths must come sorted."""
+    nodes with equal, fully read files and equal rules have the same. `items`: the `items_digest` of each bucket. The
+    paths must come sorted."""
     root = blake2b(buckets, digest_size=BUCKET_DIGEST_BYTES)
+    root.update(b"".join([number.to_bytes(8, "big") for number in items]))
     for path in unread:
         root.update(path.encode(errors="surrogateescape") + b"\0")
     for mark, paths in ((b"\0w", withheld), (b"\0s", settling)):
@@ -282,7 +302,9 @@ def build_manifest(rows: Iterable[FileMeta], unread: Iterable[str] = ()) -> Mani
         if before.path == after.path:
             raise MalformedPackage(after.path, "is twice in the manifest")
     missed = tuple(sorted(set(unread)))
-    return Manifest(root_digest(bucket_digests(ordered), missed), tuple(ordered), missed)
+    parts = by_bucket(ordered)
+    buckets = b"".join([bucket_digest(part) if part else EMPTY_BUCKET for part in parts])
+    return Manifest(root_digest(buckets, map(items_digest, parts), missed), tuple(ordered), missed)
 
 
 def manifest_path(state_dir: str, root_digest: str) -> str:

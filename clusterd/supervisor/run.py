@@ -20,9 +20,10 @@ from clusterd.config.loading import load
 from clusterd.errors import with_place
 from clusterd.event_sender import EventSender
 from clusterd.exits import ExitCode
+from clusterd.foreground import Foreground
 from clusterd.framework import location
 from clusterd.leadership import Leadership
-from clusterd.logs import Log, stderr_stream
+from clusterd.logs import Log
 from clusterd.memory import MemoryGauge
 from clusterd.messages.journal import ProcessEvent, ReloadEvent
 from clusterd.pidfile import AlreadyRunning, PidFile, claim
@@ -134,6 +135,7 @@ def _run_node(
     few_files = privileges.allow_open_files(
         limits.connections + limits.local_clients + limits.store_connections + OTHER_FILES
     )
+    copy = Foreground() if foreground else None  # before the user changes; it is open for as long as the process
     unreadable = _become_owner(settings)
     keep_memory_private()
     problem = root_problem(root) or privileges.tree_problem(root)
@@ -149,7 +151,7 @@ def _run_node(
         f"{root}/logs/cluster.log",
         settings.log_level,
         settings.log_format,
-        stream=stderr_stream() if foreground else None,
+        stream=copy,
         descriptor=None if foreground else STDOUT,
     )
     try:

@@ -5,11 +5,12 @@ import shutil
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
+import msgspec
 import pytest
 
 from clusterd.messages.base import Job, Result
 from clusterd.messages.manifest import BuildManifest, PatchManifest, ScanShard
-from clusterd.settings import Settings
+from clusterd.settings import DEFAULT_RULES, Clusterd, Settings
 from clusterd.sync.manifest import builder, keeper
 from clusterd.sync.manifest.confirming import RETRY_S
 from clusterd.sync.manifest.files import ManifestFiles
@@ -17,6 +18,7 @@ from clusterd.sync.manifest.scan import ScanFailed
 from clusterd.sync.ports.pool_port import JobError
 from clusterd.sync.ports.troubles import Troubles
 from hashing.live_manifest import load_live
+from hashing.manifest import ItemRule
 from tests.fakes.clock import FakeClock
 from tests.fakes.pool import InlinePool
 from tests.sync.kept_tree import Node, play, until, until_equal
@@ -361,5 +363,28 @@ def test_what_cannot_be_noted_is_published_all_the_same_and_said_once(tmp_path: 
         current = await node.keeper.scan()
         assert not troubles.shown()
         assert ManifestFiles(str(node.state)).published_digest == current.root_digest
+
+    play(node, story, follow=False)
+
+
+def test_reload_that_gives_files_to_another_item_is_published(tmp_path: Path) -> None:
+    """Their content is as before, and so are the digests that nodes compare."""
+    node = Node(tmp_path)
+    node.write("etc/rules/sub/a.xml")
+    split = msgspec.structs.replace(
+        DEFAULT_RULES, items=(*DEFAULT_RULES.items, ItemRule("etc/rules/sub/", ("all",), True, 0o640))
+    )
+
+    async def story(node: Node) -> None:
+        before = await node.keeper.scan()
+        node.pool = InlinePool(Settings(str(node.root), rules=split))
+        node.keeper._builder.jobs = cast(Any, node.pool)
+        node.keeper.adopt(Clusterd(), split, is_master=True)
+        after = await node.keeper.scan()
+        (row,) = load_live(str(node.state), after.root_digest).rows
+        assert (row.path, row.item) == ("etc/rules/sub/a.xml", "etc/rules/sub/")
+        assert after.root_digest != before.root_digest
+        assert after.content_digest == before.content_digest
+        assert node.published == [before, after]
 
     play(node, story, follow=False)

@@ -1,5 +1,6 @@
 """The keeper of the manifest where the tree cannot be watched, or no longer can: it walks."""
 
+import subprocess
 import threading
 from pathlib import Path
 from typing import Any, cast
@@ -138,3 +139,31 @@ def test_failed_patch_leads_to_a_walk(tmp_path: Path) -> None:
         assert node.rows() == {"etc/rules/a.xml"}
 
     play(node, story, follow=False)
+
+
+def test_mount_over_a_directory_is_seen_at_once(tmp_path: Path) -> None:
+    """No file event tells of it, and the directory above is the same as before."""
+    node = Node(tmp_path)
+    place = node.write("etc/rules/sub/a.xml").parent
+    other = node.write("other/b.xml").parent
+
+    async def story(node: Node) -> None:
+        await node.keeper.scan()
+        assert node.rows() == {"etc/rules/sub/a.xml"}
+        if not mounts("mount", "--bind", other, place):
+            pytest.skip("nothing can be mounted here")
+        try:
+            await until(lambda: node.rows() == {"etc/rules/sub/b.xml"})
+            await until(lambda: node.keeper.watching)
+            node.write("etc/rules/sub/c.xml")
+            await until(lambda: node.rows() == {"etc/rules/sub/b.xml", "etc/rules/sub/c.xml"})
+        finally:
+            assert mounts("umount", place)
+        await until(lambda: node.rows() == {"etc/rules/sub/a.xml"})
+        assert node.told == []
+
+    play(node, story)
+
+
+def mounts(*command: str | Path) -> bool:
+    return subprocess.run(command, check=False, capture_output=True).returncode == 0

@@ -3,7 +3,7 @@ the root.
 
 Events say where to look, never what is there. Some things cause no event, so the caller asks `is_stale` and walks from
 time to time: the replacement of a watched directory, changes behind a link inside an item, a directory that may be read
-now, and an overflow of the kernel's queue.
+now, and an overflow of the kernel's queue. Where something is mounted or unmounted (mounts.py), the watch ends.
 
 The library is told to refuse rather than to skip what it may not read. It would end there, for the limit of watches,
 too, and say that it watches everything.
@@ -21,6 +21,7 @@ from typing import Protocol
 from watchfiles._rust_notify import RustNotify
 
 from clusterd.names import is_utf8
+from clusterd.sync.manifest.mounts import Mounts
 from hashing.atomic import TEMPORARY_PREFIX
 from hashing.errors import FileVanished, UnsafePath
 from hashing.links import Links
@@ -35,6 +36,9 @@ MOST_EVENTS = 4096
 """With this many events at once the kernel's queue (16,384) may have overflowed, and everything must be looked at."""
 POLL_MS = 300
 NOT_TEXT = "a name that is not UTF-8 was changed"
+MOUNTED = "something was mounted or unmounted"
+MOUNTS_MS = 1000
+"""How often is asked whether something was mounted."""
 
 Identity = tuple[int, int] | None
 
@@ -109,11 +113,16 @@ class Watcher:
         await self.stop()
         self.rules = rules
         # In a thread, because it takes long with very many directories.
-        notifies = await asyncio.to_thread(self._begin, rules)
+        notifies, mounts = await asyncio.to_thread(self._begin, rules)
         self._stopping = threading.Event()
         loop = asyncio.get_running_loop()
         self._threads = [
-            threading.Thread(target=self._follow, args=(notify, rules, self._stopping, loop), name="watch", daemon=True)
+            threading.Thread(
+                target=self._follow,
+                args=(notify, mounts if notify is notifies[0] else None, rules, self._stopping, loop),
+                name="watch",
+                daemon=True,
+            )
             for notify in notifies
         ]
         for thread in self._threads:
@@ -137,7 +146,7 @@ class Watcher:
 
     # ---- in threads --------------------------------------------------------------------------------------------------
 
-    def _begin(self, rules: Rules) -> list[Notify]:
+    def _begin(self, rules: Rules) -> tuple[list[Notify], Mounts]:
         """The library follows every link to a directory, up to `/`, and ends at a directory that it may not read, or
         at a name that is not UTF-8. So directories that hold a link out of the synchronised items, or a directory that
         is closed or has such a name (nothing in it is synchronised), and those above them, are watched alone;
@@ -154,16 +163,18 @@ class Watcher:
         below = {f"{path}/{name}" for path, names in self._alone.items() for name in names}
         whole = sorted({*tops, *below} - {*alone, *out})
         begun: list[Notify] = []
+        mounts = Mounts(os.path.join(self._root, path) for path in items)
         try:
             for make, paths in ((self._make, whole), (self._make_alone, alone)):
                 if paths or make is self._make:
                     begun.append(make([os.path.join(self._root, path) for path in paths]))
         except Exception as error:  # whatever the library comes up with: no scan may fail because nothing is watched
+            mounts.close()
             for notify in begun:
                 notify.close()
             is_passing = isinstance(error, FileNotFoundError)  # one is gone since we looked
             raise CannotWatch(explain(error), is_passing=is_passing) from error
-        return begun
+        return begun, mounts
 
     def _identity(self, path: str) -> Identity:
         """Returns device and inode of a directory, also behind a link that is followed; None for anything else."""
@@ -222,11 +233,22 @@ class Watcher:
                 continue  # gone
         return found
 
-    def _follow(self, notify: Notify, rules: Rules, stopping: threading.Event, loop: asyncio.AbstractEventLoop) -> None:
-        """The thread: passes events to the loop until it is told to stop or the library fails."""
+    def _follow(
+        self,
+        notify: Notify,
+        mounts: Mounts | None,
+        rules: Rules,
+        stopping: threading.Event,
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        """The thread: passes events to the loop until it is told to stop, the library fails, or what it watches is
+        hidden by a mount. Only one of the threads has the `mounts`."""
         try:
             while not stopping.is_set():
-                found = notify.watch(DEBOUNCE_MS, STEP_MS, 0, stopping)
+                found = notify.watch(DEBOUNCE_MS, STEP_MS, MOUNTS_MS, stopping)
+                if mounts is not None and mounts.have_changed():
+                    self._call(loop, self._failed, MOUNTED, True)
+                    return
                 if stopping.is_set() or isinstance(found, str):
                     continue
                 paths = self._relevant(rules, (path for _, path in found)) if len(found) <= MOST_EVENTS else {""}
@@ -239,6 +261,8 @@ class Watcher:
             self._call(loop, self._failed, NOT_TEXT if is_passing else explain(error), is_passing)
         finally:
             notify.close()
+            if mounts is not None:
+                mounts.close()
 
     def _relevant(self, rules: Rules, paths: Iterable[str]) -> set[str]:
         start = len(self._root) + 1
