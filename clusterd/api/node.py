@@ -8,6 +8,7 @@ import msgspec
 from clusterd.dapi.protocol.conversation import MOST_STRING_BYTES, Conversation
 from clusterd.errors import ClusterError
 from clusterd.rundir import local_socket
+from clusterd.unix_connect import connected
 from clusterd.wire.commands import DAPI, GET_NODES
 from clusterd.wire.plain_connection import Misunderstood
 from clusterd.wire.results import (
@@ -95,7 +96,7 @@ class LocalNode:
     async def _until_over(self, conversation: Conversation) -> None:
         """Runs the conversation to its end. Raises OSError and IncompleteReadError when the node closes the connection,
         TimeoutError, Misunderstood."""
-        reader, writer = await asyncio.open_unix_connection(self._path, limit=READ_BYTES)
+        reader, writer = await asyncio.open_unix_connection(sock=await connected(self._path), limit=READ_BYTES)
         keepalives = asyncio.create_task(_keep_alive(conversation, writer))
         try:
             writer.writelines(conversation.begin())

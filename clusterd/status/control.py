@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from clusterd.dapi.protocol.conversation import Conversation
 from clusterd.errors import ClusterError
 from clusterd.rundir import local_socket
+from clusterd.unix_connect import connect
 from clusterd.wire.commands import DAPI
 from clusterd.wire.plain_connection import Misunderstood
 
@@ -41,7 +42,7 @@ def ask(root: str, command: str, payload: bytes = b"", *, timeout_s: float, repl
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
         sock.settimeout(timeout_s)
         try:
-            sock.connect(path)
+            connect(sock, path, reply_s)
         except OSError as failure:
             raise _nobody(root, path, failure) from failure
         try:

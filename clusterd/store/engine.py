@@ -233,7 +233,13 @@ class Engine:
             except BaseException as failure:
                 self._note_damage(failure)
                 self._undo()
-                outcomes = [(write, None, failure) for write in batch]
+                if isinstance(failure, NotOnDisk):
+                    # It is committed: only who asked for more has not got it.
+                    outcomes = [
+                        (write, done, why or (failure if write.durable else None)) for write, done, why in outcomes
+                    ]
+                else:
+                    outcomes = [(write, None, failure) for write in batch]
             self._loop.call_soon_threadsafe(self._deliver, outcomes)
             if ended:
                 return

@@ -18,6 +18,7 @@ from clusterd.rundir import local_socket
 from clusterd.settings import ForceRules
 from clusterd.store.auth_request import WHO, AuthdError, answer_text, is_json, parse_request, text_of
 from clusterd.store.jsontext import encode
+from clusterd.unix_connect import connected
 from clusterd.wire.commands import ERR, OK
 from clusterd.wire.frame import HEADER_BYTES, build_header, parse_header
 from clusterd.wire.results import decode_err_payload, shorten
@@ -25,6 +26,8 @@ from clusterd.wire.results import decode_err_payload, shorten
 NO_LINK = 3023
 LINK_WAIT_S = 10.0
 AGAIN_S = 1.0
+CONNECT_S = 5.0
+"""How long the node's local socket may have no room for a connection."""
 SPREAD_S = 0.2
 ANSWER_S = 210.0
 """A little more than the cluster itself waits (`timeout_dapi_request`), which then says so."""
@@ -102,7 +105,8 @@ class Forwarder:
 
     async def _ask(self, request: bytes) -> bytes:
         try:
-            reader, writer = await asyncio.open_unix_connection(self._path)
+            async with asyncio.timeout(CONNECT_S):
+                reader, writer = await asyncio.open_unix_connection(sock=await connected(self._path))
         except (FileNotFoundError, ConnectionRefusedError):
             raise NotConnected("the cluster process of this node does not listen") from None
         except OSError as failure:

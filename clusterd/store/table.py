@@ -87,7 +87,8 @@ class StoreTable:
     async def note_answered(self) -> None:
         heard_of, self._heard_of = self._heard_of, None
         if heard_of is not None:
-            with contextlib.suppress(sqlite3.Error):  # then they count as unanswered, as after a kill
+            # What fails may be that of others in the same batch. Then they count as unanswered, as after a kill.
+            with contextlib.suppress(sqlite3.Error, OSError, MemoryError):
                 await self._engine.write(lambda session: _keep_unanswered(session, heard_of))
 
     async def greatest(self) -> int:

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from clusterd.rundir import WDB_SOCKET
+from clusterd.unix_connect import connect
 from clusterd.wdb.client import DatabaseError
 from clusterd.wdb.stream import LARGEST_ANSWER, PREFIX_BYTES, frame
 
@@ -169,10 +170,12 @@ class BlockingDatabase:
         made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         made.settimeout(TIMEOUT_S)
         try:
-            made.connect(self._path)
-        except OSError as failure:
+            connect(made, self._path, TIMEOUT_S, self._on_step)
+        except BaseException as failure:  # also what ends the work at a step
             made.close()
-            raise DatabaseError(2005, str(failure)) from None
+            if isinstance(failure, OSError):
+                raise DatabaseError(2005, str(failure)) from None
+            raise
         return made
 
     def _exactly(self, size: int) -> bytes:

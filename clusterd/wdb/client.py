@@ -69,6 +69,8 @@ class DatabaseConversation:
             except (FileNotFoundError, ConnectionRefusedError) as failure:
                 if loop.time() >= self._served_by:
                     raise DatabaseError(2005, str(failure)) from None
+            except TimeoutError:
+                raise DatabaseError(2005, "it takes no connection in time") from None
             except OSError as failure:
                 raise DatabaseError(2005, str(failure)) from None
             await asyncio.sleep(POLL_S)

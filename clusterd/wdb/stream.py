@@ -10,6 +10,7 @@ from types import TracebackType
 
 from clusterd.beat import awake_timeout
 from clusterd.errors import ClusterError
+from clusterd.unix_connect import connected
 
 PREFIX_BYTES = 4
 LARGEST_ANSWER = 64 * 1024 * 1024
@@ -36,7 +37,7 @@ class Stream:
     async def __aenter__(self) -> "Stream":
         """Raises TimeoutError, OSError (FileNotFoundError: no socket; ConnectionRefusedError: no listener)."""
         async with awake_timeout(self._timeout_s):
-            self._reader, self._writer = await asyncio.open_unix_connection(self._path)
+            self._reader, self._writer = await asyncio.open_unix_connection(sock=await connected(self._path))
         return self
 
     async def __aexit__(

@@ -244,9 +244,9 @@ def test_only_clusterds_own_store_hears_who_asks(
     sent: list[dict[str, Any]] = []
     send = registration._sent
 
-    def seen(root: str, request: dict[str, Any]) -> socket.socket:
+    def seen(root: str, request: dict[str, Any], *others: Any) -> socket.socket:
         sent.append(request)
-        return send(root, request)
+        return send(root, request, *others)
 
     monkeypatch.setattr(registration, "_sent", seen)
     settings = msgspec.structs.replace(node.settings, serves_store=is_ours)

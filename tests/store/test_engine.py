@@ -6,8 +6,8 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,8 @@ from clusterd.store import agents, groups, schema, sql
 from clusterd.store import engine as engine_module
 from clusterd.store.engine import Engine, Session
 from clusterd.store.errors import NotOnDisk
+from clusterd.store.private import PrivateDatabases
+from clusterd.store.table import StoreTable
 
 
 @asynccontextmanager
@@ -37,6 +39,22 @@ def run(root: Path, work: Callable[[Engine], Awaitable[None]]) -> None:
             await work(engine)
 
     asyncio.run(main())
+
+
+@contextmanager
+def held_writer(engine: Engine) -> Iterator[None]:
+    """What is written in this block becomes one batch at its end."""
+    go_on = threading.Event()
+
+    def hold(session: Session) -> None:
+        assert go_on.wait(60)
+
+    holding = asyncio.ensure_future(engine.write(hold, alone=True))
+    try:
+        yield
+    finally:
+        go_on.set()
+        holding.add_done_callback(lambda done: done.exception())
 
 
 def add(agent_id: int) -> Callable[[Session], None]:
@@ -375,5 +393,55 @@ def test_durable_write_that_cannot_be_synced_says_that_it_happened(
             await engine.write(add(1), durable=True)
         monkeypatch.undo()
         assert await engine.read(count) == 1
+
+    run(tmp_path, work)
+
+
+def test_write_that_shares_its_batch_with_one_that_cannot_be_synced_succeeds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its client was told of an error, though what it had asked for was done: reports that are cleared as they are read
+    were lost."""
+
+    def failing(fd: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    async def work(engine: Engine) -> None:
+        monkeypatch.setattr(os, "fsync", failing)
+        with held_writer(engine):
+            outcomes = asyncio.gather(
+                engine.write(lambda session: add(1)(session) or "done"),
+                engine.write(add(2), durable=True),
+                return_exceptions=True,
+            )
+            await asyncio.sleep(0)  # both wait
+        done, unsynced = await outcomes
+        assert (done, type(unsynced)) == ("done", NotOnDisk)
+        monkeypatch.undo()
+        assert await engine.read(count) == 2
+
+    run(tmp_path, work)
+
+
+def test_note_that_registrations_were_answered_ends_nothing_where_the_disk_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It ended the registration of agents, and the whole store with that, when another write of its batch failed."""
+    opened = os.open
+
+    def refusing(path: str, *arguments: int, **named: int) -> int:
+        if str(path).endswith("-wal"):
+            raise OSError(errno.EMFILE, "Too many open files")
+        return opened(path, *arguments, **named)
+
+    async def work(engine: Engine) -> None:
+        table = StoreTable(engine, PrivateDatabases(str(tmp_path), "4.14.1"))
+        table.answered({7})
+        monkeypatch.setattr(os, "open", refusing)
+        with held_writer(engine):
+            outcomes = asyncio.gather(table.note_answered(), engine.write(add(2), durable=True), return_exceptions=True)
+            await asyncio.sleep(0)  # both wait
+        noted, refused = await outcomes
+        assert (noted, type(refused)) == (None, OSError)
 
     run(tmp_path, work)

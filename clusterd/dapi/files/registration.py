@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from clusterd.rundir import AUTH_SOCKET
+from clusterd.unix_connect import connect
 from clusterd.wdb.stream import PREFIX_BYTES, frame
 from clusterd.wire.results import BAD_REQUEST, WireException, shorten
 
@@ -51,9 +52,11 @@ def ask_authd(
             return
         with contextlib.ExitStack() as stack:
             asked: list[socket.socket | WireException] = []
+            connected_by = time.monotonic() + TIMEOUT_S
             for one in arguments[start : start + most]:
                 try:
-                    asked.append(stack.enter_context(_sent(root, {"function": function, "arguments": one} | asker)))
+                    request = {"function": function, "arguments": one} | asker
+                    asked.append(stack.enter_context(_sent(root, request, connected_by - time.monotonic(), on_step)))
                 except OSError as failure:
                     asked.append(WireException(1013, f"auth: {failure.strerror or failure}"))
             heard_at, is_silent = time.monotonic(), True
@@ -69,12 +72,12 @@ def ask_authd(
                 on_step()
 
 
-def _sent(root: str, request: dict[str, Any]) -> socket.socket:
-    """Opens a connection and sends the request on it. Raises OSError."""
+def _sent(root: str, request: dict[str, Any], room_s: float, on_step: Callable[[], None]) -> socket.socket:
+    """Opens a connection and sends the request on it. `room_s`: how long authd may have no room. Raises OSError."""
     made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     made.settimeout(TIMEOUT_S)
     try:
-        made.connect(f"{root}/{AUTH_SOCKET}")
+        connect(made, f"{root}/{AUTH_SOCKET}", room_s, on_step)
         made.sendall(frame(json.dumps(request, separators=(",", ":")).encode()))
     except BaseException:
         made.close()
