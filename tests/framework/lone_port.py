@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import pytest
 
 from clusterd.clock import Clock
 from clusterd.messages.base import Text
@@ -182,9 +181,3 @@ def no_sigio() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGIO, before)
-
-
-@pytest.fixture
-def quiet_signals() -> Iterator[None]:
-    with no_sigio():
-        yield

@@ -4,6 +4,7 @@ import ast
 import json
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -117,11 +118,12 @@ def test_pieces_make_the_text_that_the_encoder_makes(value: Any, times: int) -> 
 
 
 @pytest.mark.parametrize(
-    "long_item", [None, "x" * 1_000_000, list(range(100_000)), dict.fromkeys(map(str, range(9999)))]
+    "make",
+    [lambda: None, lambda: "x" * 1_000_000, lambda: [*range(100_000)], lambda: dict.fromkeys(map(str, range(9999)))],
 )
-def test_long_lists_are_divided_although_not_every_item_is_looked_into(long_item: Any) -> None:
+def test_long_lists_are_divided_although_not_every_item_is_looked_into(make: Callable[[], Any]) -> None:
     items: list[Any] = [{"id": number, "os": {"name": "ubuntu"}} for number in range(20_001)]
-    items[3] = long_item
+    items[3] = make()
     writer = Writer(json.JSONEncoder, [], 1 << 40, 1 << 40)
     pieces = list(writer._pieces({"data": items}))
     assert "".join(pieces) == json.dumps({"data": items})
@@ -129,8 +131,9 @@ def test_long_lists_are_divided_although_not_every_item_is_looked_into(long_item
     assert max(map(len, pieces)) < 1_100_000
 
 
-@pytest.mark.parametrize("text", ["é" * 3_000_000, "\U0001f600" * 2_000_000, '"\\' * 2_000_000])
-def test_long_texts_are_cut_without_a_trace(text: str) -> None:
+@pytest.mark.parametrize(("part", "times"), [("é", 3_000_000), ("\U0001f600", 2_000_000), ('"\\', 2_000_000)])
+def test_long_texts_are_cut_without_a_trace(part: str, times: int) -> None:
+    text = part * times
     writer = Writer(json.JSONEncoder, [], 1 << 40, 1 << 40)
     assert writer.write({"message": text}, "")[1] == json.dumps({"message": text}).encode()
 

@@ -18,8 +18,6 @@ from clusterd.monitor.feed import EventFeed, Heard
 from clusterd.monitor.journal_file import JournalFile, JournalRow
 from clusterd.monitor.journal_reader import Filter, JournalReader, JournalUnreadable
 
-DAY_MS = 86_400_000
-
 
 def heard(*events: AnyEvent, first: int = 1, at: float = 1_800_000_000.0) -> list[Heard]:
     """Returns the events as the feed of node m numbers them, a second apart."""

@@ -196,11 +196,6 @@ def test_worker_and_master_make_their_trees_equal(cluster: tuple[StockMaster, St
     assert not master.session("spec1").notes
 
 
-def transcript_of(phase: str, last: int) -> list[tuple[str, str, str]]:
-    """Returns direction, role and command field of one phase's frames, from its first to its `last`-th."""
-    return [(e["dir"], e["role"], e["command_field"]) for e in TRANSCRIPT if e.get("phase") == phase][:last]
-
-
 def test_check_with_differences_goes_like_the_transcript(cluster: tuple[StockMaster, StockWorker]) -> None:
     """Frames 11 to 34 of the recording: one check, then the package, in the same order with the same fields."""
     master, worker = cluster
