@@ -14,6 +14,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from clusterd.listening.accepting import Acceptor
 from clusterd.listening.admission import Gatekeeper
+from clusterd.listening.transport import give_up
 
 HANDSHAKE_S = 10.0
 TICK_S = 1.0
@@ -78,7 +79,7 @@ class CountedServer(uvicorn.Server):
         self._refused = refused
         self._handshake_s = handshake_s
         self._keys = itertools.count()
-        self._arriving: dict[int, asyncio.Task[None]] = {}
+        self._arriving: dict[int, tuple[socket.socket, asyncio.Task[None]]] = {}
         self._made: dict[int, CountedProtocol] = {}
         self._ends = asyncio.Event()
 
@@ -132,7 +133,8 @@ class CountedServer(uvicorn.Server):
             return
         if admission.evicted is not None:
             self._drop(admission.evicted)
-        task = self._arriving[key] = asyncio.ensure_future(self._arrive(key, accepted))
+        task = asyncio.ensure_future(self._arrive(key, accepted))
+        self._arriving[key] = accepted, task
         task.add_done_callback(functools.partial(self._arrived, key, accepted))
 
     async def _arrive(self, key: int, accepted: socket.socket) -> None:
@@ -172,11 +174,11 @@ class CountedServer(uvicorn.Server):
         if protocol is not None:
             protocol.transport.abort()
         elif key in self._arriving:
-            self._arriving[key].cancel()
+            give_up(self._arriving[key][0])
 
     def _drop_arriving(self) -> None:
-        for task in list(self._arriving.values()):
-            task.cancel()
+        for accepted, _ in list(self._arriving.values()):
+            give_up(accepted)
 
 
 class _Closing:

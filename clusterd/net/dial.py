@@ -2,12 +2,14 @@
 
 import asyncio
 import contextlib
+import socket
 import ssl
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from clusterd.clock import Backoff
 from clusterd.errors import ClusterError, in_words
+from clusterd.listening.transport import give_up
 from clusterd.net.awaited import AwaitedAnswer, AwaitedTerm
 from clusterd.net.bridge import DOES_NOT_LEAD, Bridge
 from clusterd.net.connect import connect
@@ -181,19 +183,20 @@ class Dialer:
         link.kind, link.name, link.address, link.tag = "master", str(address), address.host, name
         link.known = self._known
         server_name = (context.settings.clusterd.tls.server_name or address.host) if self._tls else None
+        connected: socket.socket | None = None
+        making: asyncio.Task[Any] | None = None
         try:
             async with asyncio.timeout(timeout_s) as self._connecting:
                 connected = await connect(address.host, address.port)
-                try:
-                    await asyncio.get_running_loop().create_connection(
-                        lambda: link, sock=connected, ssl=self._tls, server_hostname=server_name
-                    )
-                except BaseException:
-                    if not link.is_made:
-                        connected.close()
-                    raise
+                making = asyncio.create_task(self._make(link, connected, server_name))
+                await asyncio.shield(making)
         except OSError as problem:
             self._connecting = None  # over: while the link closes nobody is to end it early
+            if connected is not None and making is not None:
+                give_up(connected)
+                await asyncio.wait([making])
+                if making.exception() is not None:
+                    connected.close()
             if link.is_made:
                 link.abort("")
                 await self._closed.wait()
@@ -215,6 +218,11 @@ class Dialer:
         finally:
             self._connecting = None
         return link
+
+    async def _make(self, link: Link, connected: socket.socket, server_name: str | None) -> None:
+        await asyncio.get_running_loop().create_connection(
+            lambda: link, sock=connected, ssl=self._tls, server_hostname=server_name
+        )
 
     async def _join(self, link: Link, *, asks: bool) -> bool:
         """Says hello. Returns whether the master accepts this node. A node that has heard of a term asks for that of

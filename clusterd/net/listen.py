@@ -13,6 +13,7 @@ from clusterd.errors import ClusterError
 from clusterd.listening.accepting import Acceptor
 from clusterd.listening.addresses import look_up_soon
 from clusterd.listening.admission import Bounds, Gatekeeper
+from clusterd.listening.transport import give_up
 from clusterd.messages.links import HelloRefused
 from clusterd.net.bridge import Bridge
 from clusterd.net.context import MAIN, NetContext
@@ -70,7 +71,7 @@ class Listener:
         self._gatekeeper = Gatekeeper(_bounds(context.settings.clusterd.limits))
         self._acceptor: Acceptor | None = None
         self._announced: set[int] = set()
-        self._arriving: dict[int, asyncio.Task[None]] = {}
+        self._arriving: dict[int, tuple[socket.socket, asyncio.Task[None]]] = {}
         self._deadlines: dict[int, float] = {}
         self._refused: set[int] = set()
         self._told: set[int] = set()
@@ -130,7 +131,8 @@ class Listener:
         link.port = address[1]
         self.links[number] = link
         self._deadlines[number] = context.clock.awake() + context.settings.clusterd.handshake_timeout_s
-        task = self._arriving[number] = asyncio.ensure_future(self._arrive(link, accepted))
+        task = asyncio.ensure_future(self._arrive(link, accepted))
+        self._arriving[number] = accepted, task
         task.add_done_callback(functools.partial(self._arrived, link, accepted))
 
     async def _arrive(self, link: Link, accepted: socket.socket) -> None:
@@ -163,7 +165,7 @@ class Listener:
         if link is not None and link.is_made:
             link.abort(reason)
         elif arriving is not None:
-            arriving.cancel()
+            give_up(arriving[0])
 
     # ---- links -------------------------------------------------------------------------------------------------------
 

@@ -398,6 +398,34 @@ def test_a_worker_stops_at_once(worker: Worker, boss: ScriptedMaster, monkeypatc
     assert talker.is_closed()
 
 
+def test_a_worker_that_hears_of_another_master_in_the_moment_in_which_it_is_connected_dials_again(
+    worker: Worker, boss: ScriptedMaster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """uvloop closes the transport of a cancelled `create_connection` without telling its protocol, which it may have
+    connected before: after that the worker waited for the end of this connection for ever."""
+    real_connect = dial.connect
+    hasty = True
+
+    class Hasty(dial.Dialer):
+        async def _connect(self, address: Address, is_last: bool) -> Any:
+            async def connect(host: str, port: int) -> socket.socket:
+                nonlocal hasty
+                connected = await real_connect(host, port)
+                if hasty:
+                    asyncio.get_running_loop().call_soon(self.look_elsewhere)
+                hasty = False
+                return connected
+
+            dial.connect = connect
+            return await super()._connect(address, is_last)
+
+    monkeypatch.setattr("clusterd.net.process.Dialer", Hasty)
+    worker("w1", boss.node)
+    boss.server.settimeout(20)
+    assert boss.accept().is_closed()
+    boss.welcome()
+
+
 def test_pauses_between_attempts_follow_a_reload(monkeypatch: pytest.MonkeyPatch) -> None:
     longest: list[float] = []
 
