@@ -47,10 +47,14 @@ def start(root: str, wanted: str) -> Outcome:
     path = f"{root}/{BIN}/{DAEMON}"
     try:
         # No pipes: a daemon may keep them open as long as it lives. Its output is not part of our result. A session of
-        # its own: a terminal that is closed ends what belongs to it.
-        code = subprocess.run(
-            [path], cwd="/", stdin=subprocess.DEVNULL, stdout=2, timeout=START_TIMEOUT_S, start_new_session=True
-        ).returncode
+        # its own, and no kill but for the time-out: who closes the terminal, or interrupts us, stops no start.
+        program = subprocess.Popen([path], cwd="/", stdin=subprocess.DEVNULL, stdout=2, start_new_session=True)
+        try:
+            code = program.wait(START_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            program.kill()
+            program.wait()
+            raise
     except (OSError, subprocess.TimeoutExpired) as failure:
         return Outcome(False, f"{path} could not be started: {failure}", 3)
     deadline = time.monotonic() + PID_FILE_TIMEOUT_S

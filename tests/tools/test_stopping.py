@@ -216,3 +216,23 @@ def test_what_stops_one_daemon_to_start_another_goes_on_when_its_terminal_is_clo
     with os.fdopen(closed, "w") as output:
         done = subprocess.run(words, stdin=subprocess.DEVNULL, stdout=output, stderr=output, timeout=60)
     assert ((tmp_path / "started").exists(), done.returncode) == (True, 0)
+
+
+STARTS = """#!/bin/sh
+cd {root} && touch begun && until [ -e go ]; do sleep 0.02; done; touch started
+"""
+
+
+def test_interrupt_does_not_kill_the_program_that_starts_the_next_daemon(tmp_path: Path) -> None:
+    """The other daemon is stopped by then: whoever loses patience must not be left without any."""
+    (tmp_path / "bin").mkdir()
+    program = tmp_path / "bin/wazuh-clusterd"
+    program.write_text(STARTS.format(root=tmp_path))
+    program.chmod(0o755)
+    words = [sys.executable, "-c", f"from tools.adopt_switch import start; start({str(tmp_path)!r}, 'clusterd')"]
+    with subprocess.Popen(words, stderr=subprocess.DEVNULL, start_new_session=True) as adopt:
+        until((tmp_path / "begun").exists, "the start has begun")
+        os.killpg(adopt.pid, signal.SIGINT)  # as a terminal does
+        adopt.wait(60)
+    (tmp_path / "go").touch()
+    until((tmp_path / "started").exists, "the start has ended")
