@@ -10,6 +10,7 @@ from clusterd.store.engine import Session
 from clusterd.store.jsontext import ANSWER_BYTES, encode
 
 READ_ONLY = "attempt to write a readonly database"
+_NUMBERS = frozenset({int, float})
 READ_S = 60.0
 WRITE_S = 10.0
 """A statement is interrupted after this time: an endless one would block a reader, or all writes."""
@@ -80,7 +81,7 @@ def run(db: sqlite3.Connection, text: str, watch: StatementWatch, longest_s: flo
 def _row(names: list[str], row: tuple[Any, ...]) -> dict[str, Any]:
     """Values are cut at the size of an answer: anything beyond would never be sent."""
     return {
-        name: value[:ANSWER_BYTES] if isinstance(value, str | bytes) else value
+        name: value if value.__class__ in _NUMBERS or len(value) <= ANSWER_BYTES else value[:ANSWER_BYTES]
         for name, value in zip(names, row, strict=True)
         if value is not None
     }

@@ -184,12 +184,12 @@ def class_of_code(code: int) -> str:
 
 
 def _special(value: object) -> dict[str, Any]:
+    if isinstance(value, date):  # first: a list of agents has two for each
+        return {"__wazuh_datetime__": value.isoformat()}
     if isinstance(value, WireException):
         return {"__wazuh_exception__": {"__class__": value.wire_class, "__object__": value.fields()}}
     if isinstance(value, WireResult):
         return {"__wazuh_result__": {"__class__": value.wire_class, "__object__": value.fields}}
-    if isinstance(value, date):
-        return {"__wazuh_datetime__": value.isoformat()}
     if isinstance(value, WireCallable):
         encoded: dict[str, Any] = {
             "__name__": value.name,
@@ -201,7 +201,8 @@ def _special(value: object) -> dict[str, Any]:
     raise TypeError(f"{type(value).__name__} has no JSON form")
 
 
-_ENCODER = json.JSONEncoder(default=_special)
+_ENCODER = json.JSONEncoder(default=_special, check_circular=False)
+"""Answers are trees: looking for circles takes a tenth of the time of a long one."""
 
 
 # ---- reading ---------------------------------------------------------------------------------------------------------
