@@ -3,18 +3,24 @@ nothing."""
 
 import contextlib
 import os
+import time
 
 import msgspec
 
 _TICK_S = 1.0 / os.sysconf("SC_CLK_TCK")
 _STATE, _UTIME, _STIME = 0, 11, 12
 """Fields of /proc/PID/stat after the name in brackets."""
+HIDDEN = "?"
+"""The state of a process that /proc does not show (hidepid: nobody may look at a process that guards its memory)."""
+STARVED_SHARE = 0.01
+"""A hidden process that computes for at least this part of a time waited for a core in the rest: one that does nothing
+uses less for its timers, and one among a hundred busy ones gets more of two cores."""
 
 
 class Sample(msgspec.Struct, frozen=True):
     """One sample of a process. `cpu_s`: CPU time of its threads so far; `queued_s`: time they have waited for a core;
     `state`: of its first thread, as ps shows it (R: runs or waits for a core, D: waits for the disk, S: sleeps, T:
-    stopped by a signal, t: stopped by a debugger)."""
+    stopped by a signal, t: stopped by a debugger), or HIDDEN."""
 
     cpu_s: float
     queued_s: float
@@ -34,7 +40,7 @@ class Spent(msgspec.Struct):
     def add(self, lasted_s: float, before: Sample | None, after: Sample | None) -> None:
         """What the process did between two samples. Time that no counter explains is attributed to the state at the
         end: the system adds a wait for a core to its counter only when it is over, and a kernel may have no such
-        counter. A process that /proc does not show counts as idle."""
+        counter. A process that has ended counts as idle."""
         if before is None or after is None:
             self.idle_s += lasted_s
             return
@@ -43,7 +49,7 @@ class Spent(msgspec.Struct):
         rest_s = max(0.0, lasted_s - cpu_s - queued_s)
         self.cpu_s += cpu_s
         self.queued_s += queued_s
-        if after.state == "R":
+        if after.state == "R" or (after.state == HIDDEN and cpu_s >= STARVED_SHARE * lasted_s):
             self.queued_s += rest_s
         elif after.state == "D":
             self.disk_s += rest_s
@@ -98,16 +104,24 @@ class Watch:
 
 
 def read(pid: int) -> Sample | None:
-    """None for a process that has ended or is hidden by /proc."""
+    """None for a process that has ended. Of one that /proc hides the system still tells the CPU time."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             fields = file.read().rpartition(b") ")[2].split()
     except OSError:
-        return None
+        return _hidden(pid)
     if len(fields) <= _STIME:
         return None
     cpu_s = (int(fields[_UTIME]) + int(fields[_STIME])) * _TICK_S
     return Sample(cpu_s, _queued_s(pid), fields[_STATE].decode("ascii", "replace"))
+
+
+def _hidden(pid: int) -> Sample | None:
+    try:
+        # What clock_getcpuclockid(3) returns for another process, of which Python has only the one for threads.
+        return Sample(time.clock_gettime((~pid << 3) | 2), 0.0, HIDDEN)
+    except OSError:
+        return None
 
 
 def _queued_s(pid: int) -> float:

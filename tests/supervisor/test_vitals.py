@@ -1,5 +1,6 @@
 """How a silent process has spent its time."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -40,7 +41,7 @@ def test_a_thread_that_ended_took_its_waits_along() -> None:
     assert (spent.queued_s, spent.idle_s) == (0.0, 1.0)
 
 
-def test_where_proc_hides_the_process_its_silence_is_idle(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_the_system_tells_nothing_of_a_process_its_silence_is_idle(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vitals, "read", lambda pid: None)
     watch = Watch()
     for now in (100.0, 110.0, 125.0):
@@ -85,3 +86,27 @@ def test_a_process_is_read_as_it_is() -> None:
             process.kill()
     assert read(process.pid) is None
     assert read(os.getpid()) is not None
+
+
+def test_process_that_proc_hides_is_judged_by_its_cpu_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With hidepid=2 nobody sees a process that guards its memory, and one that waited for a core looked idle."""
+    own = os.getpid()
+    shown = vitals.read(own)
+
+    def hides(path: str, *arguments: object) -> None:
+        raise FileNotFoundError(errno.ENOENT, path)
+
+    monkeypatch.setattr(vitals, "open", hides, raising=False)
+    before = vitals.read(own)
+    assert shown is not None
+    assert before is not None
+    assert before.state == vitals.HIDDEN
+    assert before.cpu_s >= shown.cpu_s - 0.1
+    starved, idle = Spent(), Spent()
+    starved.add(1.0, before, Sample(before.cpu_s + 0.03, 0.0, vitals.HIDDEN))
+    idle.add(1.0, before, Sample(before.cpu_s + 0.001, 0.0, vitals.HIDDEN))
+    assert (starved.idle_s, round(starved.queued_s, 2)) == (0.0, 0.97)
+    assert (round(idle.idle_s, 3), idle.queued_s) == (0.999, 0.0)
+    with subprocess.Popen(["true"]) as ended:
+        pass
+    assert vitals.read(ended.pid) is None
