@@ -1,5 +1,6 @@
 """The keeper of the manifest where the tree cannot be watched, or no longer can: it walks."""
 
+import os
 import subprocess
 import threading
 from pathlib import Path
@@ -160,6 +161,42 @@ def test_mount_over_a_directory_is_seen_at_once(tmp_path: Path) -> None:
         finally:
             assert mounts("umount", place)
         await until(lambda: node.rows() == {"etc/rules/sub/a.xml"})
+        assert node.told == []
+
+    play(node, story)
+
+
+def test_name_that_is_not_text_begins_the_watch_anew_once(tmp_path: Path) -> None:
+    begun: list[list[str]] = []
+
+    def make(paths: list[str]) -> Notify:
+        begun.append(paths)
+        return watch_recursively(paths)
+
+    node = Node(tmp_path, make_notify=make)
+    strange = os.fsencode(node.root) + b"/etc/rules/sub/\xff"
+    node.write("etc/rules/sub/a.xml")
+
+    def write_strange(number: int) -> None:
+        with open(strange, "w") as file:
+            file.write(str(number))
+
+    async def story(node: Node) -> None:
+        await node.keeper.scan()
+        write_strange(0)
+        await until(lambda: len(begun) == 2 and node.keeper.watching)
+        for number in range(3):
+            write_strange(number)
+            paths = {f"etc/rules/sub/{number}.xml", f"etc/rules/{number}.xml"}
+            for path in paths:
+                node.write(path)
+            await until(lambda paths=paths: node.rows() >= paths)  # type: ignore[misc]
+        assert len(begun) == 2
+        node.write("etc/rules/sub/new/x.xml")
+        await until(lambda: "etc/rules/sub/new/x.xml" in node.rows())
+        os.unlink(strange)
+        (node.root / "etc/rules/sub/a.xml").unlink()
+        await until(lambda: "etc/rules/sub/a.xml" not in node.rows())
         assert node.told == []
 
     play(node, story)

@@ -21,6 +21,7 @@ from typing import Protocol
 from watchfiles._rust_notify import RustNotify
 
 from clusterd.names import is_utf8
+from clusterd.sync.manifest.inotify import DirectoryNotify
 from clusterd.sync.manifest.mounts import Mounts
 from hashing.atomic import TEMPORARY_PREFIX
 from hashing.errors import FileVanished, UnsafePath
@@ -63,12 +64,6 @@ def watch_recursively(paths: list[str]) -> Notify:
     return notify
 
 
-def watch_alone(paths: list[str]) -> Notify:
-    """Begins to watch these directories alone."""
-    notify: Notify = RustNotify(paths, False, False, POLL_MS, False, False)
-    return notify
-
-
 class CannotWatch(Exception):
     """Why files cannot be watched; for people. `is_passing`: beginning again will help."""
 
@@ -86,7 +81,7 @@ class Watcher:
         found: Callable[[set[str]], None],
         lost: Callable[[str, bool], None],
         make: MakeNotify = watch_recursively,
-        make_alone: MakeNotify = watch_alone,
+        make_alone: MakeNotify = DirectoryNotify,
     ) -> None:
         """`found`: gets the paths of events; `lost`: gets the reason why watching ended, and whether beginning again
         will help. Both are called on the loop."""
@@ -148,8 +143,8 @@ class Watcher:
 
     def _begin(self, rules: Rules) -> tuple[list[Notify], Mounts]:
         """The library follows every link to a directory, up to `/`, and ends at a directory that it may not read, or
-        at a name that is not UTF-8. So directories that hold a link out of the synchronised items, or a directory that
-        is closed or has such a name (nothing in it is synchronised), and those above them, are watched alone;
+        at a name that is not UTF-8. So directories that hold a link out of the synchronised items, a directory that is
+        closed, or such a name (nothing in it is synchronised), and those above them, are watched alone (inotify.py);
         everything else in them is watched recursively."""
         items = sorted(item.key.rstrip("/") for item in rules.items)
         self._links = Links(self._root, rules)
@@ -203,8 +198,8 @@ class Watcher:
             return frozenset()
 
     def _links_out(self, top: str, items: list[str]) -> set[str]:
-        """Returns links to directories that lead out of the items and are not followed, and directories whose names are
-        not UTF-8; notes closed directories."""
+        """Returns links to directories that lead out of the items and are not followed, and names that are not UTF-8;
+        notes closed directories."""
         found = set[str]()
         inside = tuple(os.path.realpath(os.path.join(self._root, path)) + "/" for path in items)
         waiting = [os.path.join(self._root, top)]
@@ -213,7 +208,7 @@ class Watcher:
             try:
                 with os.scandir(directory) as entries:
                     for entry in entries:
-                        if not is_utf8(entry.name) and _leads_to_directory(entry):
+                        if not is_utf8(entry.name):
                             found.add(os.path.relpath(entry.path, self._root))
                         elif entry.is_dir(follow_symlinks=False):
                             waiting.append(entry.path)
@@ -256,7 +251,8 @@ class Watcher:
                     closed = {path for path in paths if _is_closed(os.path.join(self._root, path))}
                     self._call(loop, self._report, paths, closed)
         except Exception as error:  # whatever a foreign library, or ours, comes up with: said, and the walks go on
-            # The library ends at the first name it cannot decode. A walk reports that file.
+            # The library ends at the first name it cannot decode. A walk reports that file, and the next watch has its
+            # directory alone.
             is_passing = "decode path" in str(error)
             self._call(loop, self._failed, NOT_TEXT if is_passing else explain(error), is_passing)
         finally:
