@@ -24,8 +24,8 @@ class DiskThread:
 
     def run(self, what: str, work: Callable[[], T]) -> "asyncio.Future[T]":
         """Begins `work` when what was asked for before has ended. Of one `what` the newest counts: it takes the place
-        of an earlier one that has not begun, whose future is cancelled. The future of one too many has an OSError. For
-        the loop's thread."""
+        of an earlier one that has not begun, whose future is cancelled. The future of one too many, or without a
+        thread, has an OSError. For the loop's thread."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
 
@@ -38,6 +38,11 @@ class DiskThread:
             with contextlib.suppress(RuntimeError):  # the loop has ended
                 loop.call_soon_threadsafe(lambda: None if future.done() else settle())
 
+        try:
+            self._make_thread()
+        except RuntimeError as failure:
+            future.set_exception(OSError(errno.EAGAIN, str(failure)))
+            return future
         with self._changed:
             earlier = self._waiting.get(what)
             if earlier is None and len(self._waiting) >= MOST_WAITING:
@@ -47,10 +52,14 @@ class DiskThread:
             self._changed.notify()
         if earlier is not None:
             earlier[0].cancel()
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._serve, name="disk", daemon=True)
-            self._thread.start()
         return future
+
+    def _make_thread(self) -> None:
+        """Raises RuntimeError where there is no room for one at this moment."""
+        if self._thread is None:
+            thread = threading.Thread(target=self._serve, name="disk", daemon=True)
+            thread.start()
+            self._thread = thread
 
     def _serve(self) -> None:
         while True:

@@ -11,6 +11,7 @@ from clusterd.database_copy import pour
 from clusterd.errors import StartFailure
 from clusterd.store.advice import advice
 from clusterd.store.schema import DATABASE
+from hashing.atomic import sync_path
 
 MODE = 0o600
 BUSY_S = 30.0
@@ -40,6 +41,7 @@ def backup(root: str, target: str) -> int:
             os.fsync(file.fileno())
             size = os.fstat(file.fileno()).st_size
         os.link(temporary, target)  # unlike a rename this overwrites nothing
+        sync_path(os.path.dirname(os.path.abspath(target)))
     finally:
         os.unlink(temporary)
         os.close(held)

@@ -41,3 +41,24 @@ def test_while_the_disk_hangs_the_newest_of_each_kind_waits_and_no_more(monkeypa
         assert done == ["settings 49", "w0 again", "w1"]
 
     asyncio.run(story())
+
+
+def test_thread_that_cannot_be_made_is_a_failure_of_that_moment_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first worker's hello ended in an exception, and no term was ever kept on the disk after that."""
+    start, failures = threading.Thread.start, [RuntimeError("can't start new thread")]
+
+    def starting(thread: threading.Thread) -> None:
+        if thread.name == "disk" and failures:
+            raise failures.pop()
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", starting)
+
+    async def story() -> None:
+        thread = DiskThread()
+        with pytest.raises(OSError, match="can't start new thread"):
+            await thread.run("term", lambda: "never")
+        async with asyncio.timeout(60):
+            assert await thread.run("term", lambda: "kept") == "kept"
+
+    asyncio.run(story())

@@ -1,6 +1,7 @@
 """`clusterd store backup`: the copy is whole while other programs write, and nothing else is touched."""
 
 import fcntl
+import os
 import sqlite3
 from pathlib import Path
 
@@ -53,6 +54,22 @@ def test_copy_has_what_was_committed_and_stands_alone(root: Path, tmp_path: Path
     again = clusterd(root, target)
     assert (again.exit_code, again.stdout) == (1, "")
     assert "is there already and is not overwritten" in again.stderr
+
+
+def test_backup_and_its_name_are_on_the_disk_when_its_size_is_told(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target, synced, sync = tmp_path / "copy.db", list[tuple[int, bool]](), os.fsync
+
+    def noting(fd: int) -> None:
+        synced.append((os.fstat(fd).st_ino, target.exists()))
+        sync(fd)
+
+    monkeypatch.setattr(os, "fsync", noting)
+    filled(root).close()
+    assert clusterd(root, target).exit_code == 0
+    assert (target.stat().st_ino, False) in synced
+    assert (tmp_path.stat().st_ino, True) in synced, "a power failure took the name"
 
 
 def test_nothing_is_left_of_a_copy_that_fails(root: Path, tmp_path: Path) -> None:
