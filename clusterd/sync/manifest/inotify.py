@@ -5,7 +5,6 @@ import os
 import select
 import struct
 import threading
-import time
 
 from clusterd.names import is_utf8
 
@@ -42,22 +41,20 @@ class DirectoryNotify:
     def watch(
         self, debounce_ms: int, step_ms: int, timeout_ms: int, stop_event: threading.Event
     ) -> set[tuple[int, str]] | str:
-        """Returns the paths of events, all of which are given the number 0. "stop" and "timeout" are returned as
-        words."""
-        found = set[tuple[int, str]]()
-        began = time.monotonic()
-        wait_ms = _LOOK_MS
+        """Returns the paths of events, each with the number 0; or "stop" or "timeout"."""
+        waited_ms = 0
         while not stop_event.is_set():
-            is_quiet = not self._poll.poll(wait_ms)
-            if not is_quiet:
-                if not found:
-                    began = time.monotonic()
-                found |= {(0, path) for path in self._read()}
-                wait_ms = step_ms if found else _LOOK_MS
-            past_ms = (time.monotonic() - began) * 1000
-            if found and (is_quiet or past_ms >= debounce_ms):
-                return found
-            if not found and timeout_ms and past_ms >= timeout_ms:
+            if self._poll.poll(_LOOK_MS):
+                found = self._read()
+                for _ in range(debounce_ms // step_ms):
+                    stop_event.wait(step_ms / 1000)
+                    if not self._poll.poll(0):
+                        break
+                    found |= self._read()
+                if found:
+                    return {(0, path) for path in found}
+            waited_ms += _LOOK_MS
+            if timeout_ms and waited_ms >= timeout_ms:
                 return "timeout"
         return "stop"
 
