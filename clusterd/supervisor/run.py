@@ -284,6 +284,8 @@ class _Supervisor:
         """What systemd shows of a node that serves."""
         self._holds: bool | None = None
         """What systemd was told of the lease of an election."""
+        self._must_reload = False
+        """SIGHUP has come, perhaps while a change of role waited for something: it is obeyed afterwards."""
         self._started = 0.0
         self._rounds = Rounds(lambda level, text: log.line(level, TAG, SUBTAG, text))
 
@@ -335,7 +337,8 @@ class _Supervisor:
                     return
             if number == ROLE_WRITTEN:
                 self._children.send_all(ROLE_WRITTEN)
-            if number == signal.SIGHUP:
+            if self._must_reload:
+                self._must_reload = False
                 self._notifier.reloading()
                 with self._rounds.survive("reloading the configuration"):
                     self._reload()
@@ -377,7 +380,10 @@ class _Supervisor:
         self._events.flush()
         found = signal.sigtimedwait(SIGNALS, pause_s)
         self._notifier.alive()
-        return None if found is None else found.si_signo
+        if found is None:
+            return None
+        self._must_reload = self._must_reload or found.si_signo == signal.SIGHUP
+        return found.si_signo
 
     def _serve(self) -> None:
         self._serving = True

@@ -279,3 +279,13 @@ def test_a_deposed_master_serves_no_node_even_if_net_could_not_write_it_down(nod
     until(lambda: "The node serves: former master" in node.log, "it serves again")
     until(lambda: [line for line in node.story if line.startswith("up net")] == ["up net 1", "up net 2"], "it stays so")
     assert not (node.root / "queue/cluster/.clusterd/role.json").exists()
+
+
+def test_a_reload_asked_for_while_the_role_changes_is_done_afterwards(node: FakeNode) -> None:
+    """The supervisor takes the signal while it waits for the children of the old role."""
+    node.behave("net", "deposed 7")
+    node.behave("sync", "deaf")  # the change takes the time after which it is killed
+    node.start()
+    until(lambda: "term sync" in node.story, "the children of the old role are being ended")
+    node.signal(signal.SIGHUP)
+    until(lambda: "The configuration was" in node.log, "the files are read again", 20)
