@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from clusterd.supervisor.plan import ELECTION_STOP_S, LEAVE_S
+
 UNIT = Path(__file__).parents[2] / "contrib/clusterd.service"
 MOST_EXPOSURE = 3.0
 
@@ -31,3 +33,10 @@ def test_a_node_that_cannot_start_is_not_started_again_and_again() -> None:
     """Bad configuration, a node that runs already, wrong usage: the codes of clusterd/exits.py."""
     (line,) = re.findall(r"^RestartPreventExitStatus=(.*)$", UNIT.read_text(), re.MULTILINE)
     assert set(line.split()) == {"2", "5", "64"}
+
+
+def test_a_stop_is_not_cut_short() -> None:
+    """`on_demote` that is killed leaves the address of the master on two machines."""
+    (limit_s,) = re.findall(r"^TimeoutStopSec=(\d+)$", UNIT.read_text(), re.MULTILINE)
+    others_s = 33.0  # the stages of plan() one after the other
+    assert int(limit_s) >= LEAVE_S + others_s + ELECTION_STOP_S + 10.0
