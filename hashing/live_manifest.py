@@ -208,6 +208,11 @@ class LiveManifest:
 
     # ---- files -------------------------------------------------------------------------------------------------------
 
+    def forget_file(self) -> None:
+        """It is saved in full, under a digest that is computed anew: that of a file which another version has written
+        may be another one, and deltas are compared with what this version computes."""
+        self.base = self._root_digest = ""
+
     def rebase(self) -> None:
         """The full file of this very state exists: deltas are against it from now on."""
         self.base = self.root_digest

@@ -162,7 +162,7 @@ def make_manifest(job: BuildManifest, settings: Settings, memory: Memory, on_ste
         guard = Guard(job.max_delete_share, lost_before=job.lost_before, doubted=_doubted(doubt))
         note = ChangeNote(live, changes) if job.changes else None
         vanished = apply_changes(live, changes, frozenset(unread), guard)
-        live.base = ""
+        live.forget_file()
     on_step()
     live.save(FileOps(), job.state_dir)
     memory.note_keys(keys, live, job.state_dir)

@@ -17,8 +17,9 @@ from clusterd.sync.manifest.files import ManifestFiles
 from clusterd.sync.manifest.scan import ScanFailed
 from clusterd.sync.ports.pool_port import JobError
 from clusterd.sync.ports.troubles import Troubles
+from hashing.atomic import FileOps
 from hashing.live_manifest import load_live
-from hashing.manifest import ItemRule
+from hashing.manifest import ItemRule, Manifest, save_manifest
 from tests.fakes.clock import FakeClock
 from tests.fakes.pool import InlinePool
 from tests.sync.kept_tree import Node, play, until, until_equal
@@ -388,3 +389,23 @@ def test_reload_that_gives_files_to_another_item_is_published(tmp_path: Path) ->
         assert node.published == [before, after]
 
     play(node, story, follow=False)
+
+
+def test_manifest_of_another_version_gets_the_digest_of_this_one(tmp_path: Path) -> None:
+    """Or a delta that leads back to it, when a file was made and removed, would not fit: no job could read it."""
+    digest = "0" * 32
+
+    async def earlier(node: Node) -> None:
+        node.fill(3)
+        rows = load_live(str(node.state), (await node.keeper.scan()).root_digest).rows
+        save_manifest(FileOps(), str(node.state), Manifest(digest, rows))
+        files = ManifestFiles(str(node.state))
+        files.publish(digest, "", 0)
+        files.note()
+
+    async def story(node: Node) -> None:
+        assert ManifestFiles(str(node.state)).published_digest == digest
+        assert (await node.keeper.scan()).root_digest == node.walked()
+
+    play(Node(tmp_path, watch=False), earlier, follow=False)
+    play(Node(tmp_path, watch=False), story, follow=False)
