@@ -1,6 +1,7 @@
 """The keeper of the manifest where the tree cannot be watched, or no longer can: it walks."""
 
 import os
+import shutil
 import subprocess
 import threading
 from pathlib import Path
@@ -197,6 +198,25 @@ def test_name_that_is_not_text_begins_the_watch_anew_once(tmp_path: Path) -> Non
         os.unlink(strange)
         (node.root / "etc/rules/sub/a.xml").unlink()
         await until(lambda: "etc/rules/sub/a.xml" not in node.rows())
+        assert node.told == []
+
+    play(node, story)
+
+
+def test_directory_that_takes_the_place_of_another_beside_a_name_that_is_not_text_is_watched(tmp_path: Path) -> None:
+    node = Node(tmp_path)
+    place = node.write("etc/rules/sub/a.xml").parent
+    (node.root / os.fsdecode(b"etc/rules/\xff")).touch()
+
+    async def story(node: Node) -> None:
+        await node.keeper.scan()
+        for number in range(2):
+            shutil.rmtree(place)
+            node.write(f"etc/rules/sub/{number}.xml")
+            await until(lambda number=number: node.rows() == {f"etc/rules/sub/{number}.xml"})  # type: ignore[misc]
+            await until(lambda: not node.keeper._places.has_any())  # new directories are looked at twice
+        node.write("etc/rules/sub/later.xml")
+        await until(lambda: "etc/rules/sub/later.xml" in node.rows())
         assert node.told == []
 
     play(node, story)

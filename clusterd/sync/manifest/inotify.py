@@ -11,6 +11,8 @@ from clusterd.names import is_utf8
 _libc = ctypes.CDLL(None, use_errno=True)
 _EVENT = struct.Struct("iIII")
 _OVERFLOW = 0x4000
+_CAME = 0x80 | 0x100
+_DIRECTORY = 0x4000_0000
 _MASK = (
     0x2 | 0x4 | 0x8  # modified, attributes changed, closed after writing
     | 0x40 | 0x80 | 0x100 | 0x200  # moved from here, moved to here, created, deleted
@@ -20,6 +22,8 @@ _MASK = (
 _BUFFER = 65536
 _LOOK_MS = 100
 """How often is looked whether to stop."""
+CHANGED, NEW_DIRECTORY = 0, -1
+"""The numbers of events. A new directory is not watched, also where one of its name was."""
 
 
 class DirectoryNotify:
@@ -41,7 +45,7 @@ class DirectoryNotify:
     def watch(
         self, debounce_ms: int, step_ms: int, timeout_ms: int, stop_event: threading.Event
     ) -> set[tuple[int, str]] | str:
-        """Returns the paths of events, each with the number 0; or "stop" or "timeout"."""
+        """Returns the paths of events with their numbers; or "stop" or "timeout"."""
         waited_ms = 0
         while not stop_event.is_set():
             if self._poll.poll(_LOOK_MS):
@@ -52,7 +56,7 @@ class DirectoryNotify:
                         break
                     found |= self._read()
                 if found:
-                    return {(0, path) for path in found}
+                    return found
             waited_ms += _LOOK_MS
             if timeout_ms and waited_ms >= timeout_ms:
                 return "timeout"
@@ -63,19 +67,20 @@ class DirectoryNotify:
         if fd >= 0:
             os.close(fd)
 
-    def _read(self) -> set[str]:
-        """Returns the paths of waiting events; every directory when the kernel's queue has overflowed."""
-        data, at, found = os.read(self._fd, _BUFFER), 0, set[str]()
+    def _read(self) -> set[tuple[int, str]]:
+        """Returns what waits; every directory, as new, when the kernel's queue has overflowed."""
+        data, at, found = os.read(self._fd, _BUFFER), 0, set[tuple[int, str]]()
         while at < len(data):
             number, mask, _, length = _EVENT.unpack_from(data, at)
             at += _EVENT.size
             name = os.fsdecode(data[at : at + length].rstrip(b"\0"))
             at += length
             if mask & _OVERFLOW:
-                return set(self._paths.values())
+                return {(NEW_DIRECTORY, path) for path in self._paths.values()}
             directory = self._paths.get(number)
             if directory is not None and is_utf8(name):
-                found.add(f"{directory}/{name}" if name else directory)
+                is_new = mask & _DIRECTORY and mask & _CAME
+                found.add((NEW_DIRECTORY if is_new else CHANGED, f"{directory}/{name}" if name else directory))
         return found
 
 

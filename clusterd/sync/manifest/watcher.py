@@ -21,7 +21,7 @@ from typing import Protocol
 from watchfiles._rust_notify import RustNotify
 
 from clusterd.names import is_utf8
-from clusterd.sync.manifest.inotify import DirectoryNotify
+from clusterd.sync.manifest.inotify import NEW_DIRECTORY, DirectoryNotify
 from clusterd.sync.manifest.mounts import Mounts
 from hashing.atomic import TEMPORARY_PREFIX
 from hashing.errors import FileVanished, UnsafePath
@@ -95,6 +95,8 @@ class Watcher:
         self._alone: dict[str, frozenset[str]] = {}
         self._closed: set[str] = set()
         """Directories that this user may not read: nothing in them is watched."""
+        self._has_new = False
+        """A directory came where directories are watched alone. The one before may have had its name, and its inode."""
         self._links = Links(root)
         self._stopping = threading.Event()
         self._threads: list[threading.Thread] = []
@@ -106,7 +108,7 @@ class Watcher:
     async def start(self, rules: Rules) -> None:
         """Begins to watch the items' directories; every change from now on is found. Raises CannotWatch."""
         await self.stop()
-        self.rules = rules
+        self.rules, self._has_new = rules, False
         # In a thread, because it takes long with very many directories.
         notifies, mounts = await asyncio.to_thread(self._begin, rules)
         self._stopping = threading.Event()
@@ -134,7 +136,8 @@ class Watcher:
         """Returns True if a watched directory is gone, new or another one than at the start, or if a closed one can be
         read now. Where a directory is watched alone, the directories in it count as well."""
         return (
-            any(self._identity(path) != known for path, known in self._roots.items())
+            self._has_new
+            or any(self._identity(path) != known for path, known in self._roots.items())
             or any(self._directories(path) != known for path, known in self._alone.items())
             or any(os.access(os.path.join(self._root, path), os.R_OK | os.X_OK) for path in self._closed)
         )
@@ -249,7 +252,8 @@ class Watcher:
                 paths = self._relevant(rules, (path for _, path in found)) if len(found) <= MOST_EVENTS else {""}
                 if paths:
                     closed = {path for path in paths if _is_closed(os.path.join(self._root, path))}
-                    self._call(loop, self._report, paths, closed)
+                    has_new = any(number == NEW_DIRECTORY for number, _ in found)
+                    self._call(loop, self._report, paths, closed, has_new)
         except Exception as error:  # whatever a foreign library, or ours, comes up with: said, and the walks go on
             # The library ends at the first name it cannot decode. A walk reports that file, and the next watch has its
             # directory alone.
@@ -289,9 +293,10 @@ class Watcher:
 
     # ---- on the loop -------------------------------------------------------------------------------------------------
 
-    def _report(self, thread: threading.Thread, paths: set[str], closed: set[str]) -> None:
+    def _report(self, thread: threading.Thread, paths: set[str], closed: set[str], has_new: bool) -> None:
         if thread in self._threads:
             self._closed |= closed
+            self._has_new |= has_new
             self._found(paths)
 
     def _failed(self, thread: threading.Thread, reason: str, is_passing: bool) -> None:
