@@ -124,13 +124,24 @@ def integrity_set(root: str, rules: Rules) -> Iterator[str]:
     """The files of this node that workers get, relative to the root."""
     for item in rules.items:
         top = Path(root) / item.key
-        for directory, names, files in os.walk(top):
+        for directory, names, files in _walk(top):
             if not item.recursive:
                 names.clear()
             for name in sorted(files):
                 path = os.path.relpath(os.path.join(directory, name), root)
                 if item_of(rules, path) == item and refusal(rules, item, path) is None:
                     yield path
+
+
+def _walk(top: Path) -> Iterator[tuple[str, list[str], list[str]]]:
+    """As os.walk, which leaves out in silence what cannot be read. Raises OSError, but not for what is not there, nor
+    for what this user may not read: a worker's scan leaves that as it is."""
+
+    def refuse(failure: OSError) -> None:
+        if not isinstance(failure, FileNotFoundError | PermissionError):
+            raise failure
+
+    return os.walk(top, onerror=refuse)
 
 
 def unsorted(root: str) -> list[int]:
@@ -180,9 +191,7 @@ def _keys(path: Path) -> list[Key]:
 
 def _paths(below: Path) -> list[str]:
     return sorted(
-        os.path.relpath(os.path.join(directory, name), below)
-        for directory, _, files in os.walk(below)
-        for name in files
+        os.path.relpath(os.path.join(directory, name), below) for directory, _, files in _walk(below) for name in files
     )
 
 

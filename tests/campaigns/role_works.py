@@ -149,7 +149,10 @@ class Demote(Work):
 
     def work(self, root: Path, say: Say) -> None:
         go_on(root, self._settings(root))
-        given = read_role(str(root))
+        try:
+            given = read_role(str(root))
+        except RoleDamaged as failure:
+            raise OSError(str(failure)) from None
         if given is None or given.role != "worker":
             return
         for name, text in self.NEW.items():
