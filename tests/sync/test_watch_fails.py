@@ -222,5 +222,32 @@ def test_directory_that_takes_the_place_of_another_beside_a_name_that_is_not_tex
     play(node, story)
 
 
+@pytest.mark.parametrize("failing", [1, 2])
+def test_thread_that_cannot_be_made_is_made_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: int
+) -> None:
+    node, begun = Node(tmp_path), list[str]()
+    (node.root / os.fsdecode(b"etc/rules/\xff")).touch()  # so that there are two threads
+    start = threading.Thread.start
+
+    def start_later(thread: threading.Thread) -> None:
+        begun.append(thread.name)
+        if thread.name == "watch" and begun.count("watch") == failing:
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start_later)
+
+    async def story(node: Node) -> None:
+        await node.keeper.scan()
+        assert not node.keeper.watching
+        await until(lambda: node.keeper.watching)
+        node.write("etc/rules/a.xml")
+        await until(lambda: "etc/rules/a.xml" in node.rows())
+        assert node.told == []
+
+    play(node, story)
+
+
 def mounts(*command: str | Path) -> bool:
     return subprocess.run(command, check=False, capture_output=True).returncode == 0

@@ -113,17 +113,21 @@ class Watcher:
         notifies, mounts = await asyncio.to_thread(self._begin, rules)
         self._stopping = threading.Event()
         loop = asyncio.get_running_loop()
-        self._threads = [
-            threading.Thread(
+        for notify in notifies:
+            thread = threading.Thread(
                 target=self._follow,
                 args=(notify, mounts if notify is notifies[0] else None, rules, self._stopping, loop),
                 name="watch",
                 daemon=True,
             )
-            for notify in notifies
-        ]
-        for thread in self._threads:
-            thread.start()
+            try:
+                thread.start()
+            except RuntimeError as failure:  # there is no room for a thread at this moment
+                for unused in (*notifies[len(self._threads) :], *(() if self._threads else (mounts,))):
+                    unused.close()
+                await self.stop()
+                raise CannotWatch(explain(failure), is_passing=True) from failure
+            self._threads.append(thread)
 
     async def stop(self) -> None:
         """Ends the threads. `found` is not called any more."""
