@@ -191,6 +191,7 @@ def test_day_2_with_a_master_that_is_destroyed_twice(rig: Place) -> None:
         if "-xzpf" not in block.text:
             rig.run(block)
             continue
+        rig.clusterd("master", "sync", "--wait", "--expect", "1")  # what a block before has just changed
         rig.clusterd("master", "stop")
         shutil.rmtree(master)
         destroyed += 1
