@@ -27,7 +27,10 @@ class FakeNode:
         self.process: Forked | None = None
 
     def behave(self, name: str, behaviour: str) -> None:
-        (self.root / f"behave-{name}").write_text(behaviour)
+        # In one step: a child that is born in the middle of a write would find nothing there, and be ready at once.
+        half = self.root / "behaviour"
+        half.write_text(behaviour)
+        half.rename(self.root / f"behave-{name}")
 
     def start(self, **options: float) -> None:
         """Starts the node; does not wait."""
