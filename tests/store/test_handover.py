@@ -15,13 +15,19 @@ def handover_of(bench: Bench) -> Handover:
     return Handover(bench.gate, bench.engine.settle, bench.authd.is_idle, bench.authd.note_answered)
 
 
+async def under_way(bench: Bench) -> asyncio.Task[bytes]:
+    """A registration that waits for the candidate that confirms."""
+    bench.confirms.clear()
+    begun = asyncio.create_task(bench.add("begun"))
+    while bench.authd.is_idle.is_set():
+        await asyncio.sleep(0.001)
+    return begun
+
+
 def test_handing_over_ends_what_was_begun_and_lets_everything_else_wait(tmp_path: Path) -> None:
     async def story(bench: Bench) -> None:
         handover = handover_of(bench)
-        bench.confirms.clear()
-        begun = asyncio.create_task(bench.add("begun"))
-        while bench.authd.is_idle.is_set():
-            await asyncio.sleep(0.001)
+        begun = await under_way(bench)
         draining = asyncio.create_task(handover.drain(60.0))
         later = asyncio.create_task(bench.add("later"))
         await asyncio.sleep(0.05)
@@ -67,10 +73,7 @@ def test_a_handover_that_is_given_up_before_writes_stop_stops_none(tmp_path: Pat
 
     async def story(bench: Bench) -> None:
         handover = handover_of(bench)
-        bench.confirms.clear()
-        begun = asyncio.create_task(bench.add("begun"))
-        while bench.authd.is_idle.is_set():
-            await asyncio.sleep(0.001)
+        begun = await under_way(bench)
         draining = asyncio.create_task(handover.drain(60.0))
         await asyncio.sleep(0)
         handover.undrain()
