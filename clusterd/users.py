@@ -50,8 +50,8 @@ ROLES: tuple[Role, ...] = get_args(Role)
 
 class User(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """`salt`, `hash`: base64. `cost`, `block_size`, `parallel`: scrypt's n, r and p. `changed_at`: when the password
-    was set, in wall-clock seconds; older tokens are void. `role`: admin if the file does not say, as before there were
-    roles."""
+    was set, in wall-clock seconds; older tokens are void that do not say for which `version` they are. `role`: admin
+    if the file does not say, as before there were roles."""
 
     name: str
     salt: str
@@ -65,6 +65,11 @@ class User(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_default
     @property
     def is_admin(self) -> bool:
         return self.role == "admin"
+
+    @property
+    def version(self) -> str:
+        """Identifies this password of this user, and reveals nothing of it: the salt is new with each."""
+        return hashlib.blake2b(f"{self.salt} {self.hash}".encode(), digest_size=12).hexdigest()
 
 
 class _File(msgspec.Struct, frozen=True):

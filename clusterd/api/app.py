@@ -188,7 +188,7 @@ class Api:
                 before = f" ({more} more since the last line)" if more else ""
                 self._say("WARNING", f"Login from {address} refused: {refusal.detail}{before}")
             raise
-        self._say("INFO", f"User {user} logged in from {address}")
+        self._say("INFO", f"User {user.name} logged in from {address}")
         token = self._tokens.issue(user, began)
         if raw:
             return Response(token, media_type="text/plain")

@@ -27,7 +27,7 @@ class Logins:
         self.checks = PasswordChecks(limiter, clock)
         self._users = users
 
-    async def user_of(self, authorization: str | None, address: str) -> str:
+    async def user_of(self, authorization: str | None, address: str) -> User:
         """Returns the user of a Basic header, if the password is right. Raises Refused 401, 429; UserProblem."""
         name, password = basic_credentials(authorization)
         user = self._users().get(name)
@@ -39,9 +39,9 @@ class Logins:
                 self._tell(LoginEvent(user=known, address=address, result="limited"))
             raise too_many(str(refusal), refusal.wait_s) from None
         self._tell(LoginEvent(user=known, address=address, result="ok" if is_right else "refused"))
-        if not is_right:
+        if user is None or not is_right:
             raise Refused(401, "the user's name or password is wrong", headers=CHALLENGE)
-        return name
+        return user
 
 
 def basic_credentials(authorization: str | None) -> tuple[str, str]:

@@ -82,7 +82,7 @@ class Door:
             clock=lambda: time.monotonic() + self.later_s,
         )
         self.address = "192.0.2.7"
-        self.token = Tokens(lambda: SECRET, 900).issue("admin", time.time())
+        self.token = Tokens(lambda: SECRET, 900).issue(one_user(), time.time())
 
     def login(self, name: str = "admin", password: str = PASSWORD, **options: Any) -> Any:
         encoded = base64.b64encode(f"{name}:{password}".encode()).decode()

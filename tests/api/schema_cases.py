@@ -28,7 +28,7 @@ from clusterd.dapi.protocol.items import Items
 from clusterd.dapi.protocol.policy import find
 from clusterd.dapi.protocol.registry import arguments_of
 from clusterd.dapi.protocol.request import ApiRequest
-from tests.api.harness import SECRET, Answer, Door, FakeNode, plain
+from tests.api.harness import SECRET, Answer, Door, FakeNode, one_user, plain
 
 EXAMPLES = 4
 ANSWERS = {(one.function.module, one.function.qualname): answer_of(one) for one in ENDPOINTS}
@@ -113,7 +113,7 @@ def check(case: Case) -> None:
         # again.
         assert case.call_and_validate().status_code == 401
         return
-    token = Tokens(lambda: SECRET, 900).issue("admin", time.time())
+    token = Tokens(lambda: SECRET, 900).issue(one_user(), time.time())
     # A body that may be any text has no wrong values: another type is written as text, too.
     is_text = ParameterLocation.BODY in spoiled and case.media_type == OCTETS
     case.call_and_validate(

@@ -36,7 +36,7 @@ def door() -> Door:
 
 
 def as_user(door: Door, name: str, endpoint: Endpoint, **options: Any) -> Any:
-    headers = {"Authorization": f"Bearer {Tokens(lambda: SECRET, 900).issue(name, time.time())}"}
+    headers = {"Authorization": f"Bearer {Tokens(lambda: SECRET, 900).issue(door.users[name], time.time())}"}
     return door.send(endpoint.method, path_of(endpoint), headers=headers | options.pop("headers", {}), **options)
 
 

@@ -267,6 +267,13 @@ def test_a_token_older_than_the_password_is_void(root: Path) -> None:
     assert checked(root, token_nbf_time=now)["valid"] is True
 
 
+def test_a_password_that_was_set_while_the_clock_was_ahead_does_not_void_todays_tokens(root: Path) -> None:
+    now = int(time.time())
+    add_user(str(root), make_user("wazuh-wui", "a new pass phrase", now + 86_400, cost=2))
+    assert checked(root, token_nbf_time=now)["valid"] is True
+    assert checked(root, token_nbf_time=now - 901)["valid"] is False
+
+
 @pytest.mark.parametrize(
     "arguments",
     [

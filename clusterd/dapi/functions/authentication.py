@@ -24,7 +24,7 @@ POLICIES: dict[str, dict[str, str]] = {
 """For askers in whose mode nothing is allowed at first: the permissions that clusterd nodes check."""
 
 SKEW_S = 60
-"""How far the clock of a worker may be ahead of ours."""
+"""How far the clock of a worker may be ahead of ours, and the time of a change that our own clock has just written."""
 
 
 class Credentials(Arguments, frozen=True):
@@ -76,7 +76,10 @@ def get_security_conf(call: Call, given: NoArguments) -> dict[str, Any]:
 @registry.function("api.authentication", "check_token", checks_daemons=False, needs=())
 def check_token(call: Call, given: Token) -> dict[str, Any]:
     """Tells whether a token that a worker's API issued is still valid: its user exists and has not changed the password
-    since, its role is ours, and it has not expired. An invalid token has no policies."""
+    since, its role is ours, and it has not expired. An invalid token has no policies.
+
+    A password that was set in our future was set before our clock was set back: then nobody knows which tokens are
+    older, and those are good that have not expired."""
     user = _users(call).get(given.username)
     begin, now = given.token_nbf_time, time.time()
     is_valid = (
@@ -84,7 +87,7 @@ def check_token(call: Call, given: Token) -> dict[str, Any]:
         and user.is_admin
         and not given.run_as
         and given.roles == [ROLE]
-        and begin >= user.changed_at
+        and (begin >= user.changed_at or user.changed_at > now + SKEW_S)
         and begin - SKEW_S <= now < begin + call.settings.clusterd.api.token_s
     )
     return {"valid": is_valid, "policies": POLICIES if is_valid else {}}
