@@ -7,12 +7,12 @@ from json.encoder import encode_basestring_ascii as quote
 import msgspec
 
 from hashing.atomic import FileOps
-from hashing.errors import MalformedPackage
 from hashing.live_manifest import LiveManifest
 from hashing.manifest import FileMeta, Manifest, Rules, WireMeta, wire_members
 from hashing.state_file import load_state, save_state
 
 _MAGIC = b"cddiffr1"
+MOST_UNKNOWN = 10
 
 
 class Difference(msgspec.Struct, frozen=True, array_like=True):
@@ -32,14 +32,12 @@ def compare(
     master: LiveManifest | Manifest, worker: Mapping[str, WireMeta], rules: Rules, numbers: Iterable[int] | None = None
 ) -> Difference:
     """What the worker must do to have the master's files. Only digests are compared. An extra file does not count if
-    its item has `extra_valid`, or if the master could not read its place (C8). Files that the master withholds
-    (protection.py) are neither sent nor extra.
+    its item has `extra_valid` or is unknown here (see `unknown_items`), or if the master could not read its place (C8).
+    Files that the master withholds (protection.py) are neither sent nor extra.
 
     `numbers`: compare these buckets only; `worker` then has the files of these and no others.
 
-    The worker's paths are not checked: it is the worker that deletes them, and it checks. Raises MalformedPackage when
-    an extra file names an item that the master does not know.
-    """
+    The worker's paths are not checked: it is the worker that deletes them, and it checks."""
     if isinstance(master, Manifest):
         master = LiveManifest(master)
     missing: list[FileMeta] = []
@@ -64,18 +62,22 @@ def compare(
 def _extra(master: LiveManifest, worker: Mapping[str, WireMeta], rules: Rules) -> list[tuple[str, WireMeta]]:
     unread_files = frozenset(master.unread)
     unread_directories = tuple(path for path in master.unread if path.endswith("/"))
-    extra_valid = {item.key: item.extra_valid for item in rules.items}
+    judged = {item.key for item in rules.items if not item.extra_valid}
     found: list[tuple[str, WireMeta]] = []
     for path, meta in worker.items():
         if path in master or path in unread_files or path.startswith(unread_directories):
             continue
-        is_valid = extra_valid.get(meta.cluster_item_key)
-        if is_valid is None:
-            raise MalformedPackage(path, f"names the unknown cluster_item_key {meta.cluster_item_key!r}")
-        if not is_valid:
+        if meta.cluster_item_key in judged:
             found.append((path, meta))
     found.sort(key=lambda pair: pair[0])
     return found
+
+
+def unknown_items(worker: Mapping[str, WireMeta], rules: Rules) -> list[str]:
+    """Items of the worker's files that the master does not synchronise: at most MOST_UNKNOWN, sorted. Nothing is known
+    of these files, so they stay as they are; stock does not answer such a worker at all (C23)."""
+    known = {item.key for item in rules.items}
+    return sorted({meta.cluster_item_key for meta in worker.values()} - known)[:MOST_UNKNOWN]
 
 
 def fit_difference(difference: Difference, most: int) -> Difference:

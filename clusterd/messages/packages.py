@@ -26,7 +26,8 @@ class PackMetadata(Job[Packed], frozen=True, tag="pack-metadata"):
 class Compared(Result, frozen=True, tag="compared"):
     """`received`: files in the worker's metadata. `raw_sizes`: of the missing and shared files in the order of their
     paths. `content` identifies what must be sent (paths and digests), `whole` the difference. `dry`: the worker only
-    asked for the differences; `against`: the content digest of ours that the worker assumed."""
+    asked for the differences; `against`: the content digest of ours that the worker assumed. `unknown`: items of the
+    worker that this node does not synchronise."""
 
     received: int
     missing: int
@@ -37,6 +38,7 @@ class Compared(Result, frozen=True, tag="compared"):
     whole: bytes = b""
     dry: bool = False
     against: str = ""
+    unknown: tuple[str, ...] = ()
 
 
 class ComparePackage(Job[Compared], frozen=True, tag="compare"):

@@ -18,7 +18,7 @@ from clusterd.pool.bodies import open_bytes
 from clusterd.pool.tree import LEAST_ROWS, ROW_BYTES, ROWS_PER_OURS, Memory, note_difference
 from clusterd.settings import Settings
 from clusterd.wire.seal import Sealer
-from hashing.compare import compare, load_difference
+from hashing.compare import compare, load_difference, unknown_items
 from hashing.exchange import differing_buckets, encode_told, parse_told
 from hashing.manifest import WireMeta
 from ipc.arena import Arena
@@ -49,7 +49,8 @@ def compare_buckets(
     on_step()
     found = compare(ours, theirs, settings.rules, told.numbers)
     on_step()
-    return note_difference(found, job.out, len(theirs), dry=told.dry, against=told.master)
+    unknown = unknown_items(theirs, settings.rules)
+    return note_difference(found, job.out, len(theirs), dry=told.dry, against=told.master, unknown=unknown)
 
 
 def compare_manifests(job: CompareManifests, settings: Settings, memory: Memory) -> Compared:

@@ -3,7 +3,7 @@ worker's."""
 
 import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import msgspec
@@ -24,7 +24,7 @@ from clusterd.pool.changes import ChangeNote
 from clusterd.pool.keys import KeyGuard
 from clusterd.settings import Settings
 from hashing.atomic import FileOps
-from hashing.compare import Difference, compare, fit_difference, load_difference, save_difference
+from hashing.compare import Difference, compare, fit_difference, load_difference, save_difference, unknown_items
 from hashing.digest_cache import NO_ROWS, ShardRows, load_rows, load_shard, save_shard, shard_path
 from hashing.errors import MalformedPackage, Note
 from hashing.live_manifest import LiveManifest, differences, load_live
@@ -263,10 +263,12 @@ def compare_package(job: ComparePackage, settings: Settings, memory: Memory, on_
     on_step()
     found = compare(ours, theirs, settings.rules)
     on_step()
-    return note_difference(found, job.out, len(theirs))
+    return note_difference(found, job.out, len(theirs), unknown=unknown_items(theirs, settings.rules))
 
 
-def note_difference(found: Difference, out: str, received: int, *, dry: bool = False, against: str = "") -> Compared:
+def note_difference(
+    found: Difference, out: str, received: int, *, dry: bool = False, against: str = "", unknown: Sequence[str] = ()
+) -> Compared:
     """Write a difference to `out` and say what is in it; the rest as Compared has it."""
     save_difference(FileOps(), out, found)
     content, whole = content_keys(found)
@@ -280,6 +282,7 @@ def note_difference(found: Difference, out: str, received: int, *, dry: bool = F
         whole=whole,
         dry=dry,
         against=against,
+        unknown=tuple(unknown),
     )
 
 

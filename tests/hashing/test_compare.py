@@ -6,12 +6,14 @@ import pytest
 from clusterd.settings import DEFAULT_RULES
 from hashing.atomic import FileOps
 from hashing.compare import (
+    MOST_UNKNOWN,
     Difference,
     compare,
     difference_to_wire,
     fit_difference,
     load_difference,
     save_difference,
+    unknown_items,
 )
 from hashing.errors import MalformedPackage
 from hashing.manifest import FileMeta, ItemRule, Manifest, Rules, WireMeta, parse_wire_difference, parse_wire_metadata
@@ -56,9 +58,18 @@ def test_extra_file_of_an_item_with_extra_valid_is_left_alone() -> None:
     assert compare(manifest(), worker("a"), rules).is_empty
 
 
-def test_extra_file_of_an_unknown_item_fails_the_check() -> None:
-    with pytest.raises(MalformedPackage, match="cluster_item_key 'queue/'"):
-        compare(manifest(), worker("a", item="queue/"), DEFAULT_RULES)
+def test_files_of_an_item_that_the_master_does_not_know_are_left_alone_and_the_others_compared() -> None:
+    """They made the whole check fail: a worker with one directory more got no files at all."""
+    theirs = worker("own/b", item="own/") | worker("own/a", item="own/") | worker("etc/rules/old")
+    found = compare(manifest("etc/rules/new"), theirs, DEFAULT_RULES)
+    assert ([row.path for row in found.missing], [path for path, _ in found.extra]) == (
+        ["etc/rules/new"],
+        ["etc/rules/old"],
+    )
+    assert unknown_items(theirs, DEFAULT_RULES) == ["own/"]
+    assert unknown_items(worker("a", "b"), DEFAULT_RULES) == []
+    many = {f"{number}": WireMeta(f"{number}/", "") for number in range(1000)}
+    assert len(unknown_items(many, DEFAULT_RULES)) == MOST_UNKNOWN
 
 
 def test_nothing_is_deleted_where_the_master_could_not_read() -> None:

@@ -3,6 +3,7 @@
 import asyncio
 from typing import Any, cast
 
+import msgspec
 import pytest
 
 from clusterd.errors import ClusterError
@@ -118,6 +119,25 @@ def test_comparison_that_finds_nothing_makes_equal() -> None:
         assert await bench.compare() == b"equal"
         assert (bench.record.result, bench.record.digest, bench.record.behind_since) == ("equal", A, None)
         assert bench.is_clean()
+
+    run(story())
+
+
+def test_items_that_only_the_worker_has_are_told_until_it_has_none() -> None:
+    async def story() -> None:
+        bench = Bench()
+        troubles = bench.integrity._context.troubles
+        bench.result = msgspec.structs.replace(EQUAL, unknown=("etc/own/",))
+        for _ in range(2):
+            assert parse_differs(bench.check(B))
+            assert await bench.compare() == b"equal"
+            assert "etc/own/" in troubles.shown()["items of w"]
+        assert [level for level, text in bench.lines if "etc/own/" in text] == ["warning"]
+        bench.check(A)
+        assert troubles.shown() == {}
+        assert await bench.compare() == b"equal"
+        bench.integrity.forget(cast(Peer, bench.worker))
+        assert troubles.shown() == {}
 
     run(story())
 

@@ -8,14 +8,16 @@ import pytest
 
 from clusterd.errors import ClusterError
 from clusterd.messages.links import LinkInfo
+from clusterd.settings import DEFAULT_RULES
 from clusterd.sync.links.exchange import (
     AGAIN_S,
+    ITEMS,
     LONGEST_PATH,
     LOOK_S,
     MOST_FILES,
     LeftOutFiles,
     StatusExchange,
-    _Clock,
+    _Answer,
     _parse,
     bounded,
 )
@@ -84,7 +86,10 @@ def test_master_shows_what_a_worker_tells_until_it_is_gone(tmp_path: Path) -> No
         await node.up(PROGRAM)
         told = dump_json({"count": 2, "files": {"etc/rules/a.xml": "[Errno 16] Device or resource busy"}})
         answer = await node.reply(await node.ask(WORKER, commands.NODE_STATE, told))
-        assert json.loads(answer.payload) == {"wall_s": node.clock.wall()}
+        assert json.loads(answer.payload) == {
+            "wall_s": node.clock.wall(),
+            "items": [item.key for item in DEFAULT_RULES.items],
+        }
         row = (await status(node))["left_out"]["w1"]
         assert (row["count"], row["at"]) == (2, node.clock.wall())
         assert row["files"] == {"etc/rules/a.xml": "[Errno 16] Device or resource busy"}
@@ -117,8 +122,8 @@ def test_what_is_no_state_of_a_node_is_refused(tmp_path: Path, payload: bytes) -
 
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "-1", "1e300", "9" * 300])
 def test_invalid_clock_is_not_shown(number: str) -> None:
-    with pytest.raises(ClusterError, match="node_state is not what it should be"):
-        _parse(f'{{"wall_s": {number}}}'.encode(), _Clock)
+    with pytest.raises(ClusterError, match="node_state is not what it should be|no number of JSON"):
+        _parse(f'{{"wall_s": {number}}}'.encode(), _Answer)
 
 
 def test_told_problems_are_bounded_and_fit_into_a_small_request() -> None:
@@ -168,6 +173,31 @@ def test_clock_that_differs_is_looked_at_again_soon_and_one_that_does_not_within
                 exchange._timers[1].wake()
                 await node.until(lambda: exchange._timers[1]._due is None)  # it has looked
                 assert len(requests(node)) == count + more
+
+    on(node, story())
+
+
+def test_worker_says_which_directories_its_master_does_not_synchronise(tmp_path: Path) -> None:
+    node = Node(tmp_path, "worker", caps=CAPS)
+    ours = [item.key for item in DEFAULT_RULES.items]
+
+    async def story() -> None:
+        await linked(node, MASTER, *CAPS)
+        troubles = node.context.troubles
+        for count, (theirs, has_told) in enumerate(((ours[1:], True), (None, True), ([*ours, "etc/x/"], False)), 1):
+            await node.until(lambda count=count: len(requests(node)) == count)  # type: ignore[misc]
+            asked = [sent for sent in node.sent if getattr(sent, "command", "") == commands.NODE_STATE][-1]
+            answer = {"wall_s": node.clock.wall()} | ({} if theirs is None else {"items": theirs})
+            await node.says(asked, dump_json(answer))  # type: ignore[arg-type]
+            await node.until(lambda has_told=has_told: (ITEMS in troubles.shown()) == has_told)  # type: ignore[misc]
+            node.side._integrity.tried()
+        await node.until(lambda: len(requests(node)) == count + 1)
+        asked = [sent for sent in node.sent if getattr(sent, "command", "") == commands.NODE_STATE][-1]
+        await node.says(asked, dump_json({"wall_s": 5.0, "items": ours[1:]}))  # type: ignore[arg-type]
+        await node.until(lambda: ITEMS in troubles.shown())
+        assert ours[0] in troubles.shown()[ITEMS]
+        await node.core._link_down(MASTER.link, "closed")
+        assert ITEMS not in troubles.shown()
 
     on(node, story())
 

@@ -84,6 +84,7 @@ class DigestMaster:
             f"The worker has files of content digest {digest}; those of this node have {scan.content_digest}."
         )
         if digest == scan.content_digest:
+            self._integrity.note_unknown(peer, ())
             self._integrity.begin_without_package(peer, commands.SYN_DIGEST)
             self._integrity.checked(peer, scan, Compared(scan.files, 0, 0, 0, []), 0.0, now)
             return
@@ -124,6 +125,7 @@ class DigestMaster:
                 raise LinkClosed(commands.SYN_BUCKETS)
             if compared.dry:
                 return await self._listed(compared, difference)
+            self._integrity.note_unknown(peer, compared.unknown)
             if not is_free:
                 return commands.DIGEST_WAIT
             count = compared.missing + compared.shared + compared.extra

@@ -3,6 +3,7 @@
 
 import asyncio
 import uuid
+from collections.abc import Sequence
 
 from clusterd.errors import ClusterError, in_passing
 from clusterd.messages.packages import Compared
@@ -24,6 +25,7 @@ from clusterd.sync.manifest.scan import Scan, ScanFailed
 from clusterd.sync.ports.pool_port import JobError
 from clusterd.sync.ports.troubles import round_survives
 from clusterd.wire import commands
+from clusterd.wire.results import shorten
 
 CHECK = "Integrity check"
 SYNC = "Integrity sync"
@@ -43,6 +45,10 @@ def is_task_id(text: str) -> bool:
 
 def _subject(peer: Peer) -> str:
     return f"files for {peer.name}"
+
+
+def _unknown(peer: Peer) -> str:
+    return f"items of {peer.name}"
 
 
 class IntegrityMaster:
@@ -166,6 +172,7 @@ class IntegrityMaster:
         there are very many names."""
         self.permissions.end(peer.name)
         self._context.troubles.end(_subject(peer))
+        self._context.troubles.end(_unknown(peer))
         self._rooms.forget(peer.name)
         if len(self.records) > KEPT_RECORDS:
             self.records.pop(peer.name, None)
@@ -186,6 +193,7 @@ class IntegrityMaster:
             difference = context.spool.new_path("difference")
             compared = await self._comparisons.compare(package, sha256, scan.root_digest, difference)
             context.spool.remove(package)
+            self.note_unknown(peer, compared.unknown)
             if self.checked(peer, scan, compared, self._context.clock.monotonic() - started, started_at):
                 await self.sync(peer, compared, difference, scan)
             else:
@@ -227,6 +235,19 @@ class IntegrityMaster:
             record.digest, record.whole_of = scan.content_digest, self.made_at(scan.content_digest)
             record.is_behind(self._context.clock.monotonic())
         return count
+
+    def note_unknown(self, peer: Peer, items: Sequence[str]) -> None:
+        """Says once, and shows in `status`, which items of this worker are none of ours."""
+        log = self._context.tag_log(peer.tag, OWN)
+        if items:
+            text = (
+                f"{peer.name} has files of {shorten(', '.join(items))}, which this node's cluster.json does not name: "
+                f"they are not synchronised. Name it under `files` of this node, too, or of {peer.name} no more."
+            )
+            self._context.troubles.begin(_unknown(peer), text, log)
+        else:
+            text = f"All files of {peer.name} are of directories that this node synchronises."
+            self._context.troubles.end(_unknown(peer), text, log)
 
     def failed(self, peer: Peer, failure: Exception) -> None:
         """Records that a check of this worker failed, or that its package could not be sent. A failure of this node

@@ -1,7 +1,8 @@
 """What two clusterd nodes tell each other for `status` (capability `status`): the files that a node leaves out, with
 the reason, and the time on its wall clock.
 
-The question carries what the asking node leaves out, the answer the other node's clock. Both nodes ask: after every
+The question carries what the asking node leaves out, the answer the other node's clock and the directories that it
+synchronises. Both nodes ask: after every
 change, and now and then.
 """
 
@@ -36,6 +37,7 @@ AGAIN_S = 60.0
 """How often the same is told again: the other node may have lost it, and its clock may have been set. While the clocks
 differ it is LOOK_S: whoever sets one right wants to see that it is."""
 OWN = "Integrity guard"
+ITEMS = "directories that the master does not synchronise"
 T = TypeVar("T")
 
 
@@ -46,10 +48,12 @@ class LeftOutFiles(msgspec.Struct, frozen=True):
     files: dict[str, str] = {}
 
 
-class _Clock(msgspec.Struct, frozen=True):
-    """The answer: the wall clock in seconds."""
+class _Answer(msgspec.Struct, frozen=True):
+    """The wall clock in seconds. `items`: keys of the items under `files` of cluster.json; older versions do not tell
+    them."""
 
     wall_s: Annotated[float, msgspec.Meta(ge=0, le=LATEST_S)]
+    items: list[str] | None = None
 
 
 class _Neighbour(msgspec.Struct):
@@ -129,10 +133,26 @@ class StatusExchange:
         asked, begun = clock.wall(), clock.monotonic()
         answer = await peer.request(commands.NODE_STATE, dump_json(msgspec.to_builtins(own)), small=True)
         took_s = clock.monotonic() - begun
-        theirs = _parse(answer, _Clock).wall_s
+        theirs = _parse(answer, _Answer)
         told = self._of(peer)
-        told.offset_s, told.off_by_s = theirs - (asked + took_s / 2), took_s / 2
+        told.offset_s, told.off_by_s = theirs.wall_s - (asked + took_s / 2), took_s / 2
         told.measured_at = asked + took_s
+        if peer.info.kind == "master" and theirs.items is not None:
+            self._compare_items(set(theirs.items))
+
+    def _compare_items(self, of_master: set[str]) -> None:
+        """Says once, and shows in `status`, what this worker synchronises and its master does not."""
+        context = self._context
+        unknown = [item.key for item in context.settings.rules.items if item.key not in of_master]
+        log = context.tag_log(context.tag, OWN)
+        if unknown:
+            text = (
+                f"The master's cluster.json does not name {shorten(', '.join(unknown))}: files in it are not "
+                "synchronised. Name it under `files` of the master, too, or of this node no more."
+            )
+            context.troubles.begin(ITEMS, text, log)
+        else:
+            context.troubles.end(ITEMS, "The master synchronises all directories that this node does.", log)
 
     async def told(self, peer: Peer, payload: bytes) -> bytes:
         """`node_state`. Raises ClusterError 1000."""
@@ -140,11 +160,14 @@ class StatusExchange:
         told = self._of(peer)
         told.left_out = bounded(found.files, found.count)
         told.left_out_at = self._context.clock.wall()
-        return dump_json({"wall_s": self._context.clock.wall()})
+        items = [item.key for item in self._context.settings.rules.items]
+        return dump_json({"wall_s": self._context.clock.wall(), "items": items})
 
     def forget(self, peer: Peer) -> None:
         """The link is gone."""
         self._context.troubles.end(_telling(peer))
+        if peer.info.kind == "master":
+            self._context.troubles.end(ITEMS)
         self._told.pop(peer.link, None)
         self._timers.pop(peer.link, None)
 
