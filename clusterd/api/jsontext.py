@@ -10,12 +10,26 @@ INDENT = 3
 
 
 def dump(value: object, *, pretty: bool = False) -> bytes:
-    """Returns UTF-8. Dates are written as ISO-8601 with offset; a date without one is in UTC."""
-    indent = INDENT if pretty else None
-    separators = (",", ": ") if pretty else (", ", ": ")
-    return json.dumps(value, default=_special, ensure_ascii=False, indent=indent, separators=separators).encode(
-        "utf-8", "replace"
+    """Returns UTF-8. Dates are written as ISO-8601 with offset; a date without one is in UTC. A number that is none
+    (NaN, Infinity), which a function of stock may have computed, is null."""
+    try:
+        return _dump(value, pretty)
+    except ValueError:
+        # Reading what Python wrote finds them at any depth, also within results.
+        text = json.dumps(value, default=_special, ensure_ascii=False)
+        return _dump(json.loads(text, parse_constant=lambda _: None), pretty)
+
+
+def _dump(value: object, pretty: bool) -> bytes:
+    text = json.dumps(
+        value,
+        default=_special,
+        ensure_ascii=False,
+        allow_nan=False,
+        indent=INDENT if pretty else None,
+        separators=(",", ": ") if pretty else (", ", ": "),
     )
+    return text.encode("utf-8", "replace")
 
 
 def _special(value: object) -> Any:

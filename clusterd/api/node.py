@@ -16,7 +16,7 @@ from clusterd.wire.results import (
     WireException,
     WireResult,
     dump_json,
-    load_json,
+    load_answer,
 )
 
 KEEPALIVE_S = 60.0
@@ -124,10 +124,10 @@ class _Nodes(msgspec.Struct, frozen=True):
 async def _decode(answer: bytes) -> Any:
     """Decodes an answer. Raises the exception that the answer contains, ClusterError 1000 for a malformed one."""
     if len(answer) < LARGE_ANSWER:
-        value = load_json(answer)
+        value = load_answer(answer)
     else:
         # Of the node itself: 100,000 agents, the most of a page, have more than what is decoded of a peer.
-        value = await asyncio.to_thread(load_json, answer, limit=MOST_STRING_BYTES)
+        value = await asyncio.to_thread(load_answer, answer, limit=MOST_STRING_BYTES)
     if isinstance(value, WireException):
         raise value
     return value

@@ -17,7 +17,7 @@ from clusterd.messages.api import CombineAnswers, FunctionDone, NodeRequest, Pla
 from clusterd.messages.base import INLINE_BYTES, Text
 from clusterd.settings import Settings
 from clusterd.wdb.blocking import BlockingDatabase
-from clusterd.wire.results import WireException, WireResult, dump_json, load_json
+from clusterd.wire.results import WireException, WireResult, dump_json, load_answer, load_json
 
 
 def run_function(
@@ -71,7 +71,7 @@ def combine_answers(job: CombineAnswers, on_step: Callable[[], None]) -> Functio
 def _answer_of(text: Text) -> Value:
     """A node's answer; one that is none counts as that node's failure, which is the whole answer's (dapi.md 4.3)."""
     try:
-        value = load_json(read_text(text))
+        value = load_answer(read_text(text))
     except ClusterError as failure:
         return WireException(1000, str(failure))
     if isinstance(value, WireResult | WireException):

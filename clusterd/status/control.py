@@ -112,9 +112,9 @@ def ask_json(root: str, command: str, payload: bytes = b"", *, timeout_s: float,
 def call(root: str, request: "ApiRequest", *, timeout_s: float = ANSWER_S) -> Any:
     """Returns the result of a function of the distributed API, a WireResult. Raises NotAnswering, ClusterError."""
     from clusterd.dapi.protocol.request import encode_request  # not for questions without a function
-    from clusterd.wire.results import WireException, load_json
+    from clusterd.wire.results import WireException, load_answer
 
-    answer = load_json(ask(root, DAPI, encode_request(request), timeout_s=timeout_s))
+    answer = load_answer(ask(root, DAPI, encode_request(request), timeout_s=timeout_s))
     if isinstance(answer, WireException):
         raise answer
     return answer

@@ -6,9 +6,10 @@ escapes and order of keys.
 """
 
 import json
+import math
 import re
 import reprlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import date, datetime
 from typing import Any
 
@@ -211,8 +212,14 @@ _ENCODER = json.JSONEncoder(default=_special, check_circular=False)
 def load_json(data: bytes | memoryview, *, limit: int = MAX_JSON_BYTES) -> Any:
     """Decodes JSON of a peer or client, including special objects. Raises ClusterError 1000 that says what is wrong.
 
-    `limit`: bytes. Texts contain no lone surrogates, which UTF-8 cannot encode."""
+    `limit`: bytes. Texts contain no lone surrogates, which UTF-8 cannot encode, and numbers are finite."""
     return _revive(_parse(data, limit), MAX_DEPTH)
+
+
+def load_answer(data: bytes | memoryview, *, limit: int = MAX_JSON_BYTES) -> Any:
+    """The same for the answer of a function: Python writes what a function of stock has computed, also NaN and
+    Infinity, which are no JSON."""
+    return _revive(_parse(data, limit, json.loads), MAX_DEPTH)
 
 
 def load_request(data: bytes | memoryview, *, limit: int = MAX_JSON_BYTES) -> dict[str, Any]:
@@ -269,11 +276,21 @@ def _plain_failure(data: bytes) -> WireException:
     return WireException(3000, text or None)
 
 
-def _parse(data: bytes | memoryview, limit: int) -> Any:
+def _finite(number: str) -> float:
+    value = float(number)
+    if not math.isfinite(value):
+        raise ValueError(f"{shorten(number, 40)} is no number of JSON, or too large")
+    return value
+
+
+_STRICT = json.JSONDecoder(parse_constant=_finite, parse_float=_finite)
+
+
+def _parse(data: bytes | memoryview, limit: int, decode: Callable[[str], Any] = _STRICT.decode) -> Any:
     if len(data) > limit:
         raise ClusterError(1000, f"a JSON text of {len(data)} bytes is above the limit of {limit}")
     try:
-        return json.loads(bytes(data).decode())
+        return decode(bytes(data).decode())
     except RecursionError:
         raise ClusterError(1000, "a JSON text is nested too deeply") from None
     except ValueError as problem:  # not UTF-8, not JSON, or a number of thousands of digits

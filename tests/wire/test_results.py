@@ -2,11 +2,13 @@
 
 import base64
 import json
+import math
 from datetime import date, datetime
 from typing import Any
 
 import pytest
 
+from clusterd.api.jsontext import dump
 from clusterd.errors import MESSAGES, ClusterError
 from clusterd.wire.results import (
     MAX_DEPTH,
@@ -20,6 +22,7 @@ from clusterd.wire.results import (
     dump_json,
     encode_exception,
     encode_failure,
+    load_answer,
     load_json,
     load_request,
     parse_callable,
@@ -252,6 +255,7 @@ def test_malformed_exception_is_refused(inner: str) -> None:
         b'{"__wazuh_result__": {"__class__": "Other", "__object__": {}}}',
         b'{"__unhandled_exc__": {"__class__": "E"}}',
         b'{"__unhandled_exc__": 7}',
+        *(b'{"a": [%b]}' % number for number in (b"NaN", b"Infinity", b"-Infinity", b"1e999")),
     ],
     ids=lambda text: repr(text[:30]),
 )
@@ -262,6 +266,13 @@ def test_bad_json_is_refused(text: bytes) -> None:
     with pytest.raises(ClusterError):
         load_request(text)
     assert decode_err_payload(text).code == 3000
+
+
+def test_answers_of_stock_functions_may_hold_what_python_computes() -> None:
+    result = load_answer(dump_json(WireResult("WazuhResult", {"result": {"usage": float("nan"), "rate": 0.5}})))
+    assert math.isnan(result.fields["result"]["usage"])
+    assert json.loads(dump(result)) == {"usage": None, "rate": 0.5}
+    assert b'"usage": null' in dump(result, pretty=True)
 
 
 def test_text_of_bad_json_is_the_recorded_one() -> None:
