@@ -19,7 +19,7 @@ class ExitCode(IntEnum):
     """The node, or one of its processes, could not begin its work: port taken, root out of reach, disabled."""
 
     NOT_RUNNING = 4
-    """A command needs a running node and there is none."""
+    """There is no node at this root, or the command needs a running one."""
 
     ALREADY_RUNNING = 5
     """A second start; the message names the pid of the first."""

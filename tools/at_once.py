@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from clusterd.exits import ExitCode
-from clusterd.gate import closed_to_us, run_dir_closed_to_us
+from clusterd.gate import closed_to_us, has_node, no_node, run_dir_closed_to_us
 from clusterd.rundir import DEFAULT_ROOT
 
 ROOT = "--root"
@@ -71,9 +71,11 @@ def check(root: str, warn_s: float, crit_s: float, expect: int | None) -> int:
 def check_config(root: str) -> ExitCode:
     """`clusterd check-config`, without --connect."""
     from tools.check import check as check_files
-    from tools.show import echo, show_lines
+    from tools.show import echo, fail, show_lines
 
     _gate(closed_to_us(root))
+    if not has_node(root):
+        fail(no_node(root), ExitCode.NOT_RUNNING)
     checked = check_files(root)
     show_lines(checked.lines)
     if not checked.ok:

@@ -97,7 +97,7 @@ def _behind_the_gate(name: str, callback: Callable[..., Any]) -> Callable[..., A
         if closed is not None:
             fail(closed)
         if name in NEED_FILES and not has_node(root):
-            fail(no_node(root))
+            fail(no_node(root), ExitCode.NOT_RUNNING)
         try:
             return callback(*arguments, **options)
         except BrokenPipeError:

@@ -11,7 +11,8 @@ from typing import Any
 
 import click
 
-from clusterd.gate import no_node
+from clusterd.exits import ExitCode
+from clusterd.gate import has_node, no_node
 from clusterd.messages.journal import KINDS, OUTCOMES
 from clusterd.monitor.journal_reader import Filter, JournalReader
 from clusterd.rundir import journal_path
@@ -141,8 +142,8 @@ def _say_if_it_is_off(root: str) -> bool:
 
 def _reader(root: str) -> JournalReader:
     path = journal_path(root)
-    if not os.path.isdir(f"{root}/queue"):
-        fail(no_node(root))
+    if not has_node(root):
+        fail(no_node(root), ExitCode.NOT_RUNNING)
     try:
         os.close(os.open(path, os.O_RDONLY))
     except FileNotFoundError:

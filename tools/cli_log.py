@@ -45,7 +45,9 @@ def log(root: str, lines: int, follows: bool, level: str, node: str, pattern: st
         found, offset = last(path, lines, wanted) if lines else ([], _size(path))
     except FileNotFoundError:
         if not follows:
-            fail(f"there is no log at {path} yet" if has_node(root) else no_node(root))
+            if not has_node(root):
+                fail(no_node(root), ExitCode.NOT_RUNNING)
+            fail(f"there is no log at {path} yet")
         found, offset = [], 0
     except PermissionError:
         fail(f"{path} may be read by its owner and group only", ExitCode.FAILED)

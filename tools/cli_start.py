@@ -136,4 +136,4 @@ def _need_short(root: str) -> None:
     if problem is not None:
         fail(problem, ExitCode.BAD_CONFIGURATION)
     if not has_node(root):
-        fail(no_node(root), ExitCode.BAD_CONFIGURATION)
+        fail(no_node(root), ExitCode.NOT_RUNNING)

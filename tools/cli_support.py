@@ -21,7 +21,7 @@ def support(root: str, output: str, as_json: bool) -> None:
     from tools.support import collect  # loads much: not for --help
 
     if not has_node(root):
-        fail(no_node(root))
+        fail(no_node(root), ExitCode.NOT_RUNNING)
     now = time.time()
     moment = time.strftime("%Y%m%d-%H%M%S", time.gmtime(now))
     target = output or f"clusterd-support-{os.uname().nodename}-{moment}.tar.gz"

@@ -26,7 +26,7 @@ ELECTED = (
 def prepare(root: str, master: str) -> tuple[RoleOutcome | None, Settings | None, TermNote | None]:
     """Checks that `master` leads, in a term that this node must follow. Returns why not, or what the demotion needs."""
     if not has_node(root):
-        return refused(no_node(root)), None, None
+        return refused(no_node(root), code=ExitCode.NOT_RUNNING), None, None
     loaded = load(root, with_role=False)
     if loaded.settings is None:
         return refused(*map(str, loaded.problems), code=ExitCode.BAD_CONFIGURATION), None, None

@@ -45,7 +45,7 @@ class PromoteOptions(msgspec.Struct, frozen=True):
 def prepare(root: str, wanted: PromoteOptions) -> tuple[RoleOutcome | None, Settings | None, int]:
     """Checks whether this node may lead. Returns why not, or its settings and the highest term that any node knows."""
     if not has_node(root):
-        return refused(no_node(root)), None, 0
+        return refused(no_node(root), code=ExitCode.NOT_RUNNING), None, 0
     loaded = load(root)
     if loaded.settings is None:
         return refused(*map(str, loaded.problems), code=ExitCode.BAD_CONFIGURATION), None, 0

@@ -30,9 +30,9 @@ def test_unit_exposes_little() -> None:
 
 
 def test_a_node_that_cannot_start_is_not_started_again_and_again() -> None:
-    """Bad configuration, a node that runs already, wrong usage: the codes of clusterd/exits.py."""
+    """Bad configuration, no node there, a node that runs already, wrong usage: the codes of clusterd/exits.py."""
     (line,) = re.findall(r"^RestartPreventExitStatus=(.*)$", UNIT.read_text(), re.MULTILINE)
-    assert set(line.split()) == {"2", "5", "64"}
+    assert set(line.split()) == {"2", "4", "5", "64"}
 
 
 def test_a_stop_is_not_cut_short() -> None:
