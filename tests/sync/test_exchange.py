@@ -122,7 +122,7 @@ def test_what_is_no_state_of_a_node_is_refused(tmp_path: Path, payload: bytes) -
 
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "-1", "1e300", "9" * 300])
 def test_invalid_clock_is_not_shown(number: str) -> None:
-    with pytest.raises(ClusterError, match="node_state is not what it should be|no number of JSON"):
+    with pytest.raises(ClusterError, match=r"node_state is not what it should be|no number of JSON"):
         _parse(f'{{"wall_s": {number}}}'.encode(), _Answer)
 
 
