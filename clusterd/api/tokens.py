@@ -78,7 +78,7 @@ class Tokens:
             algorithms=[ALGORITHM],
             audience=AUDIENCE,
             issuer=ISSUER,
-            options={"require": _CLAIMS, **(options or {})},  # type: ignore[typeddict-item]
+            options={"require": _CLAIMS, **(options or {})},  # type: ignore[arg-type]
         )
 
 
