@@ -10,14 +10,8 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from clusterd.settings import DEFAULT_RULES
 from hashing.compare import compare
 from hashing.digest_cache import file_rows
-from hashing.manifest import (
-    Manifest,
-    bucket_digests,
-    build_manifest,
-    content_digest,
-    parse_wire_metadata,
-    to_wire,
-)
+from hashing.manifest import Manifest, bucket_digests, build_manifest, content_digest
+from hashing.metadata_json import parse_wire_metadata, to_wire
 from hashing.walk import scan_shard
 
 

@@ -27,7 +27,7 @@ from clusterd.agent_keys import KEY_FILE, Key, decode_keys, parse_keys
 from clusterd.database_copy import copy_database
 from clusterd.role import LEFT_BEHIND
 from hashing.atomic import FileOps
-from hashing.manifest import Rules, item_of, refusal
+from hashing.rules import Rules, item_of, refusal
 from hashing.write import write_atomic
 
 DATABASE = "queue/db/global.db"

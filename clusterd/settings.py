@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from clusterd.role import NodeRole, Role, role_text, standing
-from hashing.manifest import ItemRule, Rules
+from hashing.rules import ItemRule, Rules
 
 VersionRule = Literal["exact", "minor", "any"]
 StoreChoice = Literal["auto", "on", "off"]

@@ -18,10 +18,10 @@ from hashing.digest import Buffer, digest_fd, open_regular
 from hashing.directories import Directories
 from hashing.errors import DigestMismatch, FileVanished, HashingError, Note
 from hashing.in_place import replace, sweep
-from hashing.manifest import Rules, allowed
 from hashing.notes import Notes, explain
 from hashing.opening import failure_text
 from hashing.plan import PlanFile, Target, Written
+from hashing.rules import Rules, allowed
 from hashing.unpack import MERGED_DIRECTORY
 
 OnStep = Callable[[], object]

@@ -8,7 +8,9 @@ import msgspec
 
 from hashing.atomic import FileOps
 from hashing.live_manifest import LiveManifest
-from hashing.manifest import FileMeta, Manifest, Rules, WireMeta, wire_members
+from hashing.manifest import FileMeta, Manifest
+from hashing.metadata_json import WireMeta, wire_members
+from hashing.rules import Rules
 from hashing.state_file import load_state, save_state
 
 _MAGIC = b"cddiffr1"

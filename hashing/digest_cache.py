@@ -24,7 +24,8 @@ import xxhash
 from hashing.atomic import FileOps
 from hashing.digest import Buffer, read_digest
 from hashing.errors import MalformedPackage
-from hashing.manifest import FileMeta, Rules
+from hashing.manifest import FileMeta
+from hashing.rules import Rules
 from hashing.state_file import load_state, save_state
 
 SETTLE_NS = 2_000_000_000

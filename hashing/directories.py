@@ -14,7 +14,7 @@ from hashing.atomic import FileOps
 from hashing.digest import OPEN_DIRECTORY
 from hashing.errors import FileVanished
 from hashing.links import Links
-from hashing.manifest import Rules
+from hashing.rules import Rules
 
 NEW_MODE = 0o770
 """Mode of directories that are made (wire.md 5.9)."""

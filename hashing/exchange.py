@@ -12,7 +12,9 @@ from msgspec import Meta
 
 from hashing.digest import DIGEST_BYTES
 from hashing.errors import MalformedPackage, PackageTooLarge
-from hashing.manifest import BUCKET_DIGEST_BYTES, BUCKETS, PATH_BYTES, WIRE_ROWS, FileMeta, WireMeta, bucket_of
+from hashing.manifest import BUCKET_DIGEST_BYTES, BUCKETS, FileMeta, bucket_of
+from hashing.metadata_json import WIRE_ROWS, WireMeta
+from hashing.rules import PATH_BYTES
 
 ALL_BUCKETS_BYTES = BUCKETS * BUCKET_DIGEST_BYTES
 NAME = "the rows of a worker"

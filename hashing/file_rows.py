@@ -12,7 +12,7 @@ from hashing.digest_cache import CachedFile, is_same, read_file
 from hashing.errors import FileVanished, LinkToNothing, UnsafePath
 from hashing.findings import Findings, bare_reason
 from hashing.links import Links
-from hashing.manifest import ItemRule
+from hashing.rules import ItemRule
 
 AWAY = "the link leads to nothing"
 

@@ -18,7 +18,7 @@ from collections.abc import Iterable
 
 from hashing.digest import OPEN_DIRECTORY, open_directory, open_in_tree, open_regular
 from hashing.errors import FileVanished, LinkToNothing, UnsafePath
-from hashing.manifest import Rules
+from hashing.rules import Rules
 
 MOST_LINKS = 40
 """On the way to one file, as the kernel has it."""

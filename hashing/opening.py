@@ -11,10 +11,11 @@ import msgspec
 
 from hashing.directories import Directories
 from hashing.errors import FileVanished, MalformedPackage, Note, UnsafePath
-from hashing.manifest import PathCheck, Rules, WireDifference, WireMeta, parse_wire_difference
+from hashing.metadata_json import WireDifference, WireMeta, parse_wire_difference
 from hashing.notes import Notes, explain
 from hashing.package import FILE_SEP, METADATA_LIMIT_BYTES, METADATA_NAME, PackageReader, read_metadata
 from hashing.plan import PlanSection, Target, save_plan
+from hashing.rules import PathCheck, Rules
 
 OnStep = Callable[[], object]
 

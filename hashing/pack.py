@@ -14,9 +14,11 @@ from hashing.compare import Difference, difference_to_wire, load_difference
 from hashing.digest import open_regular
 from hashing.directories import Directories
 from hashing.errors import FileVanished, LinkToNothing, MalformedPackage, Note, UnsafePath
-from hashing.manifest import FileMeta, Rules, WireMeta
+from hashing.manifest import FileMeta
+from hashing.metadata_json import WireMeta
 from hashing.notes import Notes, explain
 from hashing.package import CHUNK_BYTES, FILE_SEP, METADATA_NAME, PATH_SEP, ZLIB, compress_entry
+from hashing.rules import Rules
 from hashing.segment import Segment
 
 OnStep = Callable[[], object]

@@ -12,7 +12,8 @@ from hashing.atomic import TEMPORARY_PREFIX
 from hashing.digest_cache import NO_ROWS, CachedDirectory, CachedFile, ShardRows, files_checksum
 from hashing.errors import FileVanished, LinkToNothing, Note, UnsafePath
 from hashing.live_manifest import LiveManifest
-from hashing.manifest import FileMeta, ItemRule, Rules, is_too_deep, item_of
+from hashing.manifest import FileMeta
+from hashing.rules import ItemRule, Rules, is_too_deep, item_of
 from hashing.walk import OnStep, Walk
 
 REUSE_ABOVE = 32

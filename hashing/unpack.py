@@ -14,18 +14,13 @@ import msgspec
 
 from hashing.atomic import FileOps, create_temporary
 from hashing.directories import Directories
-from hashing.errors import (
-    DigestMismatch,
-    HashingError,
-    Note,
-    PackageTooLarge,
-)
-from hashing.manifest import Rules
+from hashing.errors import DigestMismatch, HashingError, Note, PackageTooLarge
 from hashing.merged import parse_merged
 from hashing.notes import Notes, explain
 from hashing.opening import OnStep, candidates, failure_text
 from hashing.package import PackageReader
 from hashing.plan import Budget, PlanFile, PlanSection, Target, Written
+from hashing.rules import Rules
 
 MERGED_DIRECTORY = "queue/TYPE"
 """Where the parts of merged files go. The type is always this placeholder (wire.md 5.10); no other directory is

@@ -31,7 +31,7 @@ from hashing.errors import FileVanished, LinkToNothing, Note, UnsafePath
 from hashing.file_rows import AWAY, FileRows
 from hashing.findings import Findings, bare_reason
 from hashing.links import Links
-from hashing.manifest import ItemRule, Rules, is_too_deep, refusal
+from hashing.rules import ItemRule, Rules, is_too_deep, refusal
 
 OnStep = Callable[[], None]
 

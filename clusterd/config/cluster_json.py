@@ -11,15 +11,8 @@ from clusterd.config.json_section import ABSENT, JsonSection, read_struct
 from clusterd.config.own_section import read_clusterd
 from clusterd.config.problem import Problem, shown
 from clusterd.errors import ClusterError
-from clusterd.settings import (
-    DEFAULT_RULES,
-    LARGEST_BYTES,
-    Communication,
-    MasterIntervals,
-    Settings,
-    WorkerIntervals,
-)
-from hashing.manifest import ItemRule, Rules
+from clusterd.settings import DEFAULT_RULES, LARGEST_BYTES, Communication, MasterIntervals, Settings, WorkerIntervals
+from hashing.rules import ItemRule, Rules
 
 LARGEST_FILE = 4 * 1024 * 1024
 _MOST_DIGITS = 30

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator
 
 from hashing.errors import FileVanished, UnsafePath
 from hashing.links import Links
-from hashing.manifest import ItemRule, Rules, item_of
 from hashing.notes import explain
+from hashing.rules import ItemRule, Rules, item_of
 
 MOST_NAMED = 10
 DO = "make it as root or as the daemon's owner, and list the directory it leads into in clusterd.link_targets"

@@ -20,7 +20,7 @@ from clusterd.settings import Settings
 from clusterd.wire.seal import Sealer
 from hashing.compare import compare, load_difference, unknown_items
 from hashing.exchange import differing_buckets, encode_told, parse_told
-from hashing.manifest import WireMeta
+from hashing.metadata_json import WireMeta
 from ipc.arena import Arena
 
 LISTED_BYTES = 40_000

@@ -10,7 +10,7 @@ from clusterd.settings import Settings
 from hashing.directories import Directories
 from hashing.errors import HashingError
 from hashing.live_manifest import Changes, LiveManifest
-from hashing.manifest import Rules
+from hashing.rules import Rules
 
 ITEM = "etc/"
 BEING_WRITTEN = f"{KEY_FILE} is being written to"

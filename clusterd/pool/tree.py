@@ -28,7 +28,8 @@ from hashing.compare import Difference, compare, fit_difference, load_difference
 from hashing.digest_cache import NO_ROWS, ShardRows, load_rows, load_shard, save_shard, shard_path
 from hashing.errors import MalformedPackage, Note
 from hashing.live_manifest import LiveManifest, differences, load_live
-from hashing.manifest import build_manifest, kept_manifests, parse_wire_metadata, to_wire
+from hashing.manifest import build_manifest, kept_manifests
+from hashing.metadata_json import parse_wire_metadata, to_wire
 from hashing.pack import content_keys, numbered, write_metadata
 from hashing.package import read_metadata_of
 from hashing.protection import Guard, apply_changes

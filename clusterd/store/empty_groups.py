@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from hashing.atomic import FileOps, create_temporary
 from hashing.directories import Directories
 from hashing.errors import FileVanished, HashingError
-from hashing.manifest import Rules, item_of
+from hashing.rules import Rules, item_of
 
 SHARED = "etc/shared"
 NAME = "merged.mg"

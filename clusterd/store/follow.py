@@ -16,7 +16,7 @@ from clusterd.store.follow_keys import KeyFollower
 from clusterd.store.gate import WriteGate
 from clusterd.store.keys import KeyMarks, KeysRead
 from clusterd.store.private import PrivateDatabases
-from hashing.manifest import Rules
+from hashing.rules import Rules
 
 LOOK_S = 1.0
 FORGET_S = 60.0

@@ -20,7 +20,7 @@ from clusterd.store.jsontext import JsonRefused
 from clusterd.store.listed import MOST_TOLD, listed
 from clusterd.store.table import forget_seen, note_seen, seen
 from hashing.links import Links
-from hashing.manifest import Rules
+from hashing.rules import Rules
 
 SURE_S = 3.0
 """Directories are gone when none of them has gone for this long: what is removed together is judged together."""

@@ -20,8 +20,8 @@ from clusterd.wire.results import WireException, decode_err_payload
 from clusterd.wire.seal import Sealer
 from hashing.errors import HashingError
 from hashing.exchange import parse_told
-from hashing.manifest import parse_wire_difference, parse_wire_metadata
 from hashing.merged import parse_merged
+from hashing.metadata_json import parse_wire_difference, parse_wire_metadata
 from hashing.package import PackageReader, read_metadata
 
 CORPUS = Path(__file__).parent / "corpus"

@@ -10,11 +10,13 @@ from pathlib import Path
 from hashing.apply import AppliedPlan, apply_plan
 from hashing.atomic import FileOps
 from hashing.compare import Difference, save_difference
-from hashing.manifest import FileMeta, ItemRule, Rules, WireMeta, item_of
+from hashing.manifest import FileMeta
+from hashing.metadata_json import WireMeta
 from hashing.opening import OpenedPackage, open_package
 from hashing.pack import FinishedPackage, PackedPart, finish_package, pack_part
 from hashing.package import FILE_SEP, PATH_SEP, PackageReader
 from hashing.plan import Written
+from hashing.rules import ItemRule, Rules, item_of
 from hashing.unpack import UnpackedRange, unpack_range
 
 GIB = 1 << 30
@@ -51,7 +53,9 @@ def read_tree(root: Path) -> dict[str, bytes]:
     }
 
 
-def meta_of(path: str, data: bytes, item: str | None = None, mtime_ns: int = 1_700_000_000_000_000_000) -> FileMeta:
+def meta_of(
+    path: str, data: bytes = b"x", item: str | None = None, mtime_ns: int = 1_700_000_000_000_000_000
+) -> FileMeta:
     if item is None:
         rule = item_of(RULES, path)
         item = rule.key if rule is not None else "etc/rules/"

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 import msgspec
 
 from hashing.errors import Note
-from hashing.manifest import WireMeta
+from hashing.metadata_json import WireMeta
 from hashing.package import METADATA_NAME
 from tests.hashing.packages import build_as_stock, wire_of
 

@@ -4,16 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from hashing.atomic import (
-    Data,
-    FileOps,
-    create_temporary,
-    is_abandoned,
-    is_temporary,
-    new_owner,
-    temporary_name,
-)
-from hashing.manifest import path_ok
+from hashing.atomic import Data, FileOps, create_temporary, is_abandoned, is_temporary, new_owner, temporary_name
+from hashing.rules import path_ok
 from hashing.write import write_atomic
 
 

@@ -16,7 +16,9 @@ from hashing.compare import (
     unknown_items,
 )
 from hashing.errors import MalformedPackage
-from hashing.manifest import FileMeta, ItemRule, Manifest, Rules, WireMeta, parse_wire_difference, parse_wire_metadata
+from hashing.manifest import FileMeta, Manifest
+from hashing.metadata_json import WireMeta, parse_wire_difference, parse_wire_metadata
+from hashing.rules import ItemRule, Rules
 from tests.hashing.packages import difference_of
 
 VECTORS = json.loads((Path(__file__).parents[1] / "vectors" / "package.json").read_text())

@@ -8,15 +8,11 @@ from hypothesis import strategies as st
 
 from hashing.compare import compare
 from hashing.errors import MalformedPackage, PackageTooLarge
-from hashing.exchange import (
-    ALL_BUCKETS_BYTES,
-    ToldBuckets,
-    differing_buckets,
-    encode_told,
-    parse_told,
-)
+from hashing.exchange import ALL_BUCKETS_BYTES, ToldBuckets, differing_buckets, encode_told, parse_told
 from hashing.live_manifest import LiveManifest
-from hashing.manifest import BUCKETS, FileMeta, ItemRule, Rules, WireMeta, bucket_digests, bucket_of, build_manifest
+from hashing.manifest import BUCKETS, FileMeta, bucket_digests, bucket_of, build_manifest
+from hashing.metadata_json import WireMeta
+from hashing.rules import ItemRule, Rules
 from tests.sizes import examples
 
 MOST = 1_000_000

@@ -20,10 +20,11 @@ from hashing.directories import Directories
 from hashing.errors import FileVanished, UnsafePath
 from hashing.links import Links
 from hashing.live_manifest import LiveManifest
-from hashing.manifest import ItemRule, Rules, build_manifest
+from hashing.manifest import build_manifest
 from hashing.pack import pack_part
 from hashing.package import FILE_SEP, METADATA_NAME
 from hashing.rescan import rescan
+from hashing.rules import ItemRule, Rules
 from hashing.walk import ShardScan, Walk, scan_shard
 from tests.hashing.packages import Receiver, build_as_stock, difference_of, save, split_as_stock, step
 

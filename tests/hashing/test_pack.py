@@ -16,7 +16,8 @@ import pytest
 
 from hashing.compare import Difference
 from hashing.errors import MalformedPackage
-from hashing.manifest import FileMeta, WireMeta
+from hashing.manifest import FileMeta
+from hashing.metadata_json import WireMeta
 from hashing.pack import FULL, finish_package, pack_part, write_metadata
 from hashing.package import METADATA_NAME, read_metadata_of
 from tests.hashing.packages import (

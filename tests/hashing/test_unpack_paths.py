@@ -8,9 +8,9 @@ import msgspec
 import pytest
 
 from hashing.directories import Directories
-from hashing.manifest import MAX_DEPTH
 from hashing.package import METADATA_NAME
 from hashing.plan import Written
+from hashing.rules import MAX_DEPTH
 from tests.hashing.packages import Receiver, build_as_stock, read_tree, wire_of, write_tree
 from tests.hashing.received import metadata, package_of, reasons
 

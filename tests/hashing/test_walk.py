@@ -12,7 +12,9 @@ from clusterd.settings import DEFAULT_RULES
 from hashing.atomic import temporary_name
 from hashing.digest import BUFFER_BYTES
 from hashing.digest_cache import file_rows, shard_of
-from hashing.manifest import MAX_DEPTH, FileMeta, ItemRule, Rules, build_manifest, to_wire
+from hashing.manifest import FileMeta, build_manifest
+from hashing.metadata_json import to_wire
+from hashing.rules import MAX_DEPTH, ItemRule, Rules
 from hashing.walk import ShardScan, scan_shard
 from tests.hashing.walked import rows_of, scan, write
 

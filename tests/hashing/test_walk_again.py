@@ -13,7 +13,7 @@ from hashing.atomic import FileOps
 from hashing.digest import BUFFER_BYTES
 from hashing.digest_cache import NO_ROWS, file_rows, load_rows, load_shard, save_shard
 from hashing.errors import MalformedPackage
-from hashing.manifest import Rules
+from hashing.rules import Rules
 from hashing.walk import scan_shard
 from tests.hashing.walked import SECOND, rows_of, scan, write
 

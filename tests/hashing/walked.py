@@ -5,7 +5,8 @@ from pathlib import Path
 
 from clusterd.settings import DEFAULT_RULES
 from hashing.digest_cache import NO_ROWS, ShardRows, file_rows
-from hashing.manifest import FileMeta, Rules
+from hashing.manifest import FileMeta
+from hashing.rules import Rules
 from hashing.walk import ShardScan, scan_shard
 
 SECOND = 10**9

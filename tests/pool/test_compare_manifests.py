@@ -14,7 +14,8 @@ from clusterd.settings import Settings
 from hashing.atomic import FileOps
 from hashing.compare import compare, load_difference
 from hashing.live_manifest import LiveManifest
-from hashing.manifest import FileMeta, WireMeta, build_manifest
+from hashing.manifest import FileMeta, build_manifest
+from hashing.metadata_json import WireMeta
 
 Files = dict[int, int]
 FILES = st.dictionaries(st.integers(0, 30), st.integers(0, 3), max_size=12)

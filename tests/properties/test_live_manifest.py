@@ -17,19 +17,11 @@ from hashing.atomic import FileOps
 from hashing.compare import compare
 from hashing.digest_cache import NO_ROWS, ShardRows, file_rows
 from hashing.live_manifest import LiveManifest, load_live
-from hashing.manifest import (
-    BUCKETS,
-    FileMeta,
-    ItemRule,
-    Manifest,
-    Rules,
-    WireMeta,
-    bucket_of,
-    build_manifest,
-    content_digest,
-)
+from hashing.manifest import BUCKETS, FileMeta, Manifest, bucket_of, build_manifest, content_digest
+from hashing.metadata_json import WireMeta
 from hashing.protection import LEAST_FILES, Guard, apply_changes
 from hashing.rescan import rescan
+from hashing.rules import ItemRule, Rules
 from hashing.walk import scan_shard
 from tests.sizes import examples
 

@@ -12,24 +12,9 @@ from hypothesis import given
 from clusterd.settings import DEFAULT_RULES
 from hashing.compare import compare, difference_to_wire
 from hashing.errors import MalformedPackage
-from hashing.manifest import (
-    BUCKETS,
-    FileMeta,
-    ItemRule,
-    Manifest,
-    PathCheck,
-    Rules,
-    WireMeta,
-    allowed,
-    bucket_digests,
-    bucket_of,
-    build_manifest,
-    item_of,
-    parse_wire_difference,
-    parse_wire_metadata,
-    path_ok,
-    to_wire,
-)
+from hashing.manifest import BUCKETS, FileMeta, Manifest, bucket_digests, bucket_of, build_manifest
+from hashing.metadata_json import WireMeta, parse_wire_difference, parse_wire_metadata, to_wire
+from hashing.rules import ItemRule, PathCheck, Rules, allowed, item_of, path_ok
 
 names = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="/\0"), min_size=1, max_size=20)
 paths = st.lists(names, min_size=1, max_size=4).map("/".join).filter(lambda path: path_ok(path) is None)

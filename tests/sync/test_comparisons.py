@@ -14,7 +14,8 @@ from clusterd.sync.ports.pool_port import JobError
 from clusterd.sync.ports.spool import Spool
 from hashing.atomic import FileOps
 from hashing.compare import load_difference
-from hashing.manifest import Manifest, build_manifest, save_manifest, to_wire
+from hashing.manifest import Manifest, build_manifest, save_manifest
+from hashing.metadata_json import to_wire
 from hashing.pack import write_metadata
 from ipc.arena import Arena
 from tests.hashing.packages import meta_of

@@ -19,7 +19,8 @@ from clusterd.sync.ports.pool_port import JobError
 from clusterd.sync.ports.troubles import Troubles
 from hashing.atomic import FileOps
 from hashing.live_manifest import load_live
-from hashing.manifest import ItemRule, Manifest, save_manifest
+from hashing.manifest import Manifest, save_manifest
+from hashing.rules import ItemRule
 from tests.fakes.clock import FakeClock
 from tests.fakes.pool import InlinePool
 from tests.sync.kept_tree import Node, play, until, until_equal

@@ -12,7 +12,7 @@ from clusterd.settings import DEFAULT_RULES
 from clusterd.sync.manifest.files import ManifestFiles
 from hashing.compare import compare
 from hashing.live_manifest import load_live
-from hashing.manifest import WireMeta
+from hashing.metadata_json import WireMeta
 from tests.sync.kept_tree import Node, play, until, until_equal
 
 

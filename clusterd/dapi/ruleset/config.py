@@ -14,7 +14,7 @@ from clusterd.dapi.files.tree_files import TooManyFiles, list_files, mode_of
 from clusterd.settings import Settings
 from clusterd.wire.results import BAD_REQUEST, WireException
 from hashing.errors import HashingError
-from hashing.manifest import path_ok
+from hashing.rules import path_ok
 
 Status = Literal["enabled", "disabled"]
 _ROOTS = ("etc", "ruleset")

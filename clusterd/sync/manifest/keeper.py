@@ -30,7 +30,7 @@ from clusterd.sync.ports.pool_port import GAVE_WAY, JobError, PoolPort
 from clusterd.sync.ports.tag_log import TagLog
 from clusterd.sync.ports.troubles import Troubles, round_survives
 from hashing.errors import Note
-from hashing.manifest import Rules
+from hashing.rules import Rules
 
 PUBLISH_EVERY_S = 0.1
 """While files keep changing: the delay until the next change is looked at. The first change has no delay."""

@@ -6,7 +6,7 @@ from clusterd.clock import Clock
 from clusterd.sync.manifest.confirming import RETRY_S, Confirming
 from clusterd.sync.manifest.watcher import CannotWatch, MakeNotify, Watcher
 from clusterd.sync.ports.tag_log import TagLog
-from hashing.manifest import Rules
+from hashing.rules import Rules
 
 
 class WatchPolicy:

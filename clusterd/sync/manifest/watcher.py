@@ -26,7 +26,7 @@ from clusterd.sync.manifest.mounts import Mounts
 from hashing.atomic import TEMPORARY_PREFIX
 from hashing.errors import FileVanished, UnsafePath
 from hashing.links import Links
-from hashing.manifest import Rules, item_of
+from hashing.rules import Rules, item_of
 
 STEP_MS = 25
 DEBOUNCE_MS = 50
