@@ -38,7 +38,7 @@ from clusterd.sync.ports.net_port import NetPort
 from clusterd.sync.ports.pool_port import PoolPort
 from clusterd.sync.ports.slabs import SlabPool
 from clusterd.sync.ports.spool import Spool
-from clusterd.sync.ports.tag_log import TagLog
+from clusterd.sync.ports.tag_log import GUARD, TagLog
 from clusterd.sync.ports.troubles import Troubles, round_survives
 from clusterd.sync.requests.log_rotation import rotate_nightly
 from clusterd.wdb.client import Database
@@ -163,7 +163,7 @@ class _SyncProcess:
         if rights is not None:
             # The supervisor has said it in the log.
             troubles.begin("rights", rights)
-        guard = TagLog(self._log, self._tag, "Integrity guard")
+        guard = TagLog(self._log, self._tag, GUARD)
         spool = Spool(
             settings.root,
             self._incarnation,

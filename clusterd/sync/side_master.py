@@ -19,6 +19,7 @@ from clusterd.sync.links.handlers import Handler, SealedHandler
 from clusterd.sync.links.known_workers import KnownWorkers
 from clusterd.sync.links.peer import Peer
 from clusterd.sync.links.tags import MASTER
+from clusterd.sync.ports.tag_log import GUARD
 from clusterd.sync.replica.master import ReplicaMaster
 from clusterd.sync.requests.both_roles import BothRoles
 from clusterd.sync.requests.cluster_view import MasterView
@@ -42,7 +43,7 @@ class MasterSide:
 
     def __init__(self, context: Context) -> None:
         self._context = context
-        complete_files.forget(context, context.tag_log(MASTER, "Integrity guard"))
+        complete_files.forget(context, context.tag_log(MASTER, GUARD))
         self._integrity = integrity = IntegrityMaster(context)
         self._digest = digest = DigestMaster(context, integrity)
         # In this order: the records say who is to be told of a change.

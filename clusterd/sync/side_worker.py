@@ -13,13 +13,14 @@ from clusterd.sync.integrity.digest_worker import DigestWorker
 from clusterd.sync.integrity.former_master import sort_left_behind
 from clusterd.sync.integrity.requests import WorkerIntegrityRequests
 from clusterd.sync.integrity.rounds import IntegrityRounds
-from clusterd.sync.integrity.worker import OWN, IntegrityWorker
+from clusterd.sync.integrity.worker import IntegrityWorker
 from clusterd.sync.links.caps import offer_caps
 from clusterd.sync.links.context import Context
 from clusterd.sync.links.exchange import LeftOutFiles, StatusExchange, bounded
 from clusterd.sync.links.handlers import Handler, SealedHandler
 from clusterd.sync.links.master_link import MasterLink
 from clusterd.sync.links.peer import Peer
+from clusterd.sync.ports.tag_log import GUARD
 from clusterd.sync.replica.worker import ReplicaWorker
 from clusterd.sync.requests.both_roles import BothRoles
 from clusterd.sync.requests.cluster_view import WorkerView
@@ -40,7 +41,7 @@ class WorkerSide:
         self._context = context
         reload = RulesetReload(context)
         self._integrity = integrity = IntegrityWorker(context, reload.round_ended)
-        self._complete = CompleteFiles(context, context.tag_log(context.tag, OWN))
+        self._complete = CompleteFiles(context, context.tag_log(context.tag, GUARD))
         integrity.noted = self._complete.note
         checks = DigestWorker(context, integrity)
         self._rounds = rounds = IntegrityRounds(context, integrity, checks)

@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 REFERENCE = (ROOT / "docs/operations/reference.md").read_text(encoding="utf-8")
 TROUBLE = (ROOT / "docs/operations/troubleshooting.md").read_text(encoding="utf-8")
 SUBTAGS = re.compile(
-    r"(?:tag_log\([^()]*(?:\([^()]*\))?[^()]*, |^(?:OWN|CHECK|SYNC|GUARD|SUBTAG|SEND|SEND_ALL|RECV|RECV_ALL|LOCAL|MAIN"
+    r"(?:tag_log\([^()]*(?:\([^()]*\))?[^()]*, |^(?:CHECK|SYNC|GUARD|SUBTAG|SEND|SEND_ALL|RECV|RECV_ALL|LOCAL|MAIN"
     r'|OWN_SUBTAG|KEEPALIVE_SUBTAG) = |\.line\("[A-Z]+", [\w."]+, )"([A-Z][\w -]+)"',
     re.M,
 )

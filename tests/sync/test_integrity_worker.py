@@ -13,6 +13,7 @@ from clusterd.messages.bodies import DigestSegments
 from clusterd.messages.packages import Applied, ApplyPlan, OpenPackage, PackageOpened, PackMetadata, RangeUnpacked
 from clusterd.messages.pool import AnyJob
 from clusterd.settings import Limits
+from clusterd.sync.integrity.applier import PackageApplier
 from clusterd.sync.integrity.worker import MAX_SYNCS, IntegrityWorker
 from clusterd.sync.links.incoming import Incoming
 from clusterd.sync.links.outgoing import Package
@@ -154,29 +155,23 @@ def test_packages_are_applied_one_after_the_other_in_the_order_in_which_they_cam
         tag_log=lambda tag, subtag: Silent(),
         node_name="w1",
         tag="Worker w1",
-        spool=SimpleNamespace(remove=lambda *paths: None),
         slabs=SlabPool([]),
     )
     seen: list[str] = []
 
-    class Watched(IntegrityWorker):
-        async def _apply(self, peer: Any, file: Any, log: Any, progress: Any) -> int:
+    class Watched(PackageApplier):
+        async def _apply(self, peer: Any, file: Any, log: Any, progress: Any) -> Any:
             seen.append(f"{file.place} begins")
             for _ in range(5):
                 await asyncio.sleep(0)
             seen.append(f"{file.place} ends")
-            return 0
 
     async def story() -> None:
-        worker = Watched(cast(Any, context), lambda: None)
-        peer, progress = cast(Any, SimpleNamespace(name="m")), cast(Any, SimpleNamespace(step=""))
+        applier = Watched(cast(Any, context))
+        unused = cast(Any, SimpleNamespace())
         await context.slabs.admit()
-        await asyncio.gather(
-            *(
-                worker._apply_package(peer, cast(Any, SimpleNamespace(place=name)), progress)
-                for name in ("first", "second")
-            )
-        )
+        files = [cast(Any, SimpleNamespace(place=name)) for name in ("first", "second")]
+        await asyncio.gather(*(applier.apply(unused, file, unused, unused) for file in files))
 
     asyncio.run(story())
     assert seen == ["first begins", "first ends", "second begins", "second ends"]

@@ -6,7 +6,7 @@ from typing import Any, cast
 import pytest
 
 from clusterd.messages.packages import PackageOpened
-from clusterd.sync.integrity.worker import IntegrityWorker
+from clusterd.sync.integrity.applier import PackageApplier
 
 
 class Lines:
@@ -23,47 +23,47 @@ def lines() -> Lines:
 
 
 @pytest.fixture
-def worker(lines: Lines) -> IntegrityWorker:
+def applier(lines: Lines) -> PackageApplier:
     """The worker has 100 files and may delete half of them at once."""
     settings = SimpleNamespace(clusterd=SimpleNamespace(delete_confirm_share=0.5))
     manifests = SimpleNamespace(current=SimpleNamespace(files=100))
     context = SimpleNamespace(
         tag_log=lambda tag, subtag: lines, tag="Worker w1", settings=settings, manifests=manifests, progress=[]
     )
-    return IntegrityWorker(cast(Any, context), lambda: None)
+    return PackageApplier(cast(Any, context))
 
 
 def package(extra: int, digest: str) -> PackageOpened:
     return PackageOpened(missing=0, shared=0, extra=extra, ranges=0, extra_digest=digest, refused=[])
 
 
-def test_half_of_the_files_may_go_at_once(worker: IntegrityWorker, lines: Lines) -> None:
-    assert worker._may_delete(package(50, "a"))
+def test_half_of_the_files_may_go_at_once(applier: PackageApplier, lines: Lines) -> None:
+    assert applier._may_delete(package(50, "a"))
     assert lines.warnings == []
 
 
-def test_more_is_deleted_when_two_checks_in_a_row_ask_for_the_same(worker: IntegrityWorker, lines: Lines) -> None:
-    assert not worker._may_delete(package(51, "a"))
+def test_more_is_deleted_when_two_checks_in_a_row_ask_for_the_same(applier: PackageApplier, lines: Lines) -> None:
+    assert not applier._may_delete(package(51, "a"))
     assert lines.warnings == [
         "The master asks to delete 51 of 100 files. They stay until the next check asks for the same."
     ]
-    assert worker._may_delete(package(51, "a"))
+    assert applier._may_delete(package(51, "a"))
 
 
-def test_another_set_of_files_does_not_confirm_the_first(worker: IntegrityWorker) -> None:
-    assert not worker._may_delete(package(51, "a"))
-    assert not worker._may_delete(package(51, "b"))
-    assert not worker._may_delete(package(51, "a"))
-    assert worker._may_delete(package(51, "a"))
+def test_another_set_of_files_does_not_confirm_the_first(applier: PackageApplier) -> None:
+    assert not applier._may_delete(package(51, "a"))
+    assert not applier._may_delete(package(51, "b"))
+    assert not applier._may_delete(package(51, "a"))
+    assert applier._may_delete(package(51, "a"))
 
 
-def test_harmless_check_between_two_doubtful_ones_resets_the_first(worker: IntegrityWorker) -> None:
-    assert not worker._may_delete(package(51, "a"))
-    assert worker._may_delete(package(0, "none"))
-    assert not worker._may_delete(package(51, "a"))
+def test_harmless_check_between_two_doubtful_ones_resets_the_first(applier: PackageApplier) -> None:
+    assert not applier._may_delete(package(51, "a"))
+    assert applier._may_delete(package(0, "none"))
+    assert not applier._may_delete(package(51, "a"))
 
 
-def test_what_was_confirmed_once_is_not_confirmed_for_ever(worker: IntegrityWorker) -> None:
-    assert not worker._may_delete(package(51, "a"))
-    assert worker._may_delete(package(51, "a"))
-    assert not worker._may_delete(package(51, "a"))
+def test_what_was_confirmed_once_is_not_confirmed_for_ever(applier: PackageApplier) -> None:
+    assert not applier._may_delete(package(51, "a"))
+    assert applier._may_delete(package(51, "a"))
+    assert not applier._may_delete(package(51, "a"))

@@ -14,7 +14,8 @@ import pytest
 from clusterd.messages.manifest import SweepTemporary, Swept
 from clusterd.messages.packages import Applied, OpenPackage, PackageOpened, RangeUnpacked, UnpackRange
 from clusterd.settings import Limits, Settings
-from clusterd.sync.integrity.worker import NO_ROOM, IntegrityWorker
+from clusterd.sync.integrity.applier import NO_ROOM
+from clusterd.sync.integrity.worker import IntegrityWorker
 from clusterd.sync.links.caps import RESUME
 from clusterd.sync.links.incoming import Incoming
 from clusterd.sync.links.outgoing import Progress
@@ -160,7 +161,7 @@ def test_what_is_unpacked_when_the_link_ends_is_put_in_place(tmp_path: Path) -> 
 def test_package_may_unpack_to_what_ratio_and_disk_allow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def story() -> None:
         disk = Disk(1 << 50, 1 << 49, 1 << 30)
-        monkeypatch.setattr("clusterd.sync.integrity.worker.disk_of", lambda path, limits: disk)
+        monkeypatch.setattr("clusterd.sync.integrity.applier.disk_of", lambda path, limits: disk)
         worker = Worker(tmp_path, set())
         worker.is_quick = True
         await worker.apply()

@@ -9,7 +9,7 @@ import uuid
 
 from clusterd.errors import ClusterError
 from clusterd.messages.packages import CompareBuckets, Compared, ListDifference
-from clusterd.sync.integrity.master import OWN, IntegrityMaster
+from clusterd.sync.integrity.master import IntegrityMaster
 from clusterd.sync.integrity.push import ManifestStep, PushSender
 from clusterd.sync.links.caps import DIGEST, PUSH
 from clusterd.sync.links.context import Context
@@ -18,6 +18,7 @@ from clusterd.sync.links.peer import Peer
 from clusterd.sync.manifest.scan import Scan
 from clusterd.sync.ports.net_port import LinkClosed
 from clusterd.sync.ports.pool_port import JobError
+from clusterd.sync.ports.tag_log import GUARD
 from clusterd.wire import commands
 from clusterd.wire.payloads import (
     Counts,
@@ -80,7 +81,7 @@ class DigestMaster:
         now = self._context.clock.wall()
         record = self._integrity.record(peer.name)
         record.digest = digest
-        self._context.tag_log(peer.tag, OWN).debug(
+        self._context.tag_log(peer.tag, GUARD).debug(
             f"The worker has files of content digest {digest}; those of this node have {scan.content_digest}."
         )
         if digest == scan.content_digest:

@@ -3,12 +3,13 @@ does."""
 
 from clusterd.errors import ClusterError
 from clusterd.messages.packages import PickBuckets
-from clusterd.sync.integrity.worker import CHECK, OWN, IntegrityWorker
+from clusterd.sync.integrity.worker import IntegrityWorker
 from clusterd.sync.links.context import Context
 from clusterd.sync.links.outgoing import Progress
 from clusterd.sync.links.peer import Peer
 from clusterd.sync.manifest.scan import Scan, ScanFailed
 from clusterd.sync.ports.pool_port import JobError, lane_for
+from clusterd.sync.ports.tag_log import CHECK, GUARD
 from clusterd.wire import commands
 from clusterd.wire.frame import REQUEST_CHUNK
 from clusterd.wire.payloads import (
@@ -113,7 +114,7 @@ class DigestWorker:
 
     def _wait(self) -> None:
         self.must_wait = True
-        self._context.tag_log(self._tag, OWN).debug(
+        self._context.tag_log(self._tag, GUARD).debug(
             "The master cannot check this node now: it scans, or deals with an earlier check."
         )
 

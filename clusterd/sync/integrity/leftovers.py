@@ -3,9 +3,9 @@
 from clusterd.messages.manifest import SweepTemporary
 from clusterd.rundir import STATE
 from clusterd.sync.links.context import Context
+from clusterd.sync.ports.tag_log import GUARD
 from clusterd.sync.ports.troubles import round_survives
 
-OWN = "Integrity guard"
 AGAIN_S = 600.0
 MORE = ["etc", STATE]
 """Directories that no synchronised item covers, in which files are written: settings, users and secrets of the API, our
@@ -28,7 +28,7 @@ class Leftovers:
         is_due = self.suspected or losses != self._losses or now > self._looked_at + AGAIN_S
         if not is_due or not context.slabs.is_admitted:
             return
-        log = context.tag_log(tag, OWN)
+        log = context.tag_log(tag, GUARD)
         with round_survives(log, context.troubles, "temporary files"):
             swept = await context.jobs.run(SweepTemporary(context.settings.root, MORE))
             self.suspected = False

@@ -23,13 +23,11 @@ from clusterd.sync.links.records import WorkerRecord
 from clusterd.sync.links.tags import MASTER, worker_tag
 from clusterd.sync.manifest.scan import Scan, ScanFailed
 from clusterd.sync.ports.pool_port import JobError
+from clusterd.sync.ports.tag_log import CHECK, GUARD, SYNC
 from clusterd.sync.ports.troubles import round_survives
 from clusterd.wire import commands
 from clusterd.wire.results import shorten
 
-CHECK = "Integrity check"
-SYNC = "Integrity sync"
-OWN = "Integrity guard"
 KEPT_RECORDS = 1000
 KEPT_MANIFESTS = 256
 """A worker that has the files of one of so many earlier manifests is known to have those of that moment."""
@@ -76,7 +74,7 @@ class IntegrityMaster:
         """Scans the node's files for ever, with `recalculate_integrity` seconds between scans (task "Local
         integrity")."""
         context = self._context
-        log = context.tag_log(MASTER, "Integrity guard")
+        log = context.tag_log(MASTER, GUARD)
         while True:
             with round_survives(log, context.troubles, "scan of this node's files"):
                 await self.scan_once()
@@ -127,7 +125,7 @@ class IntegrityMaster:
         now = self._context.clock.awake()
         if self.permissions.release_overdue(name, now):
             text = f"The permission of a check was held for more than {limit_s:g} s and is released."
-            self._context.tag_log(worker_tag(name), "Integrity guard").warning(text)
+            self._context.tag_log(worker_tag(name), GUARD).warning(text)
         return self.permissions.is_free(name, now)
 
     def begin_check(self, peer: Peer, payload: bytes) -> str:
@@ -257,7 +255,7 @@ class IntegrityMaster:
         if isinstance(failure, ClusterError):
             log.error(str(failure))
         elif not self._context.troubles.begin(_subject(peer), f"Files for {peer.name}: {failure}", log, "ERROR"):
-            self._context.tag_log(peer.tag, OWN).debug(in_passing(failure))
+            self._context.tag_log(peer.tag, GUARD).debug(in_passing(failure))
 
     async def sync(self, peer: Peer, compared: Compared, difference: str, scan: Scan, *, ahead: bool = False) -> None:
         """Sends the worker what differs from `scan`; `ahead`: without a request of the worker.
@@ -299,7 +297,7 @@ class IntegrityMaster:
             progress.total_bytes = sum(compared.raw_sizes)
             limit = int(peer.zip_limit.current)
             built = await self._packages.package(fitted, compared, manifest, limit, method_for(peer), progress)
-            own = context.tag_log(peer.tag, OWN)
+            own = context.tag_log(peer.tag, GUARD)
             context.troubles.end(_subject(peer), f"Files for {peer.name}: the package could be made.", own)
             log.collected(built.notes, levels=("WARNING", "ERROR", "DEBUG"))
             record.missing, record.shared, record.extra = compared.missing, compared.shared, compared.extra

@@ -9,12 +9,13 @@ import uuid
 
 from clusterd.errors import ClusterError, in_passing
 from clusterd.messages.packages import Compared, CompareManifests
-from clusterd.sync.integrity.master import OWN, IntegrityMaster
+from clusterd.sync.integrity.master import IntegrityMaster
 from clusterd.sync.links.caps import AHEAD
 from clusterd.sync.links.context import Context
 from clusterd.sync.links.peer import Peer
 from clusterd.sync.manifest.scan import Scan
 from clusterd.sync.ports.pool_port import JobError, lane_for
+from clusterd.sync.ports.tag_log import GUARD
 from clusterd.wire import commands
 from hashing.exchange import rows_in_differing_buckets
 
@@ -85,7 +86,7 @@ class PushSender:
             # node cannot make the package.
             if isinstance(failure, OSError) or (isinstance(failure, JobError) and failure.kind == "disk"):
                 self._integrity.failed(peer, failure)
-            log = context.tag_log(peer.tag, OWN)
+            log = context.tag_log(peer.tag, GUARD)
             log.debug(f"What has changed was not sent ahead, the worker is told of it: {in_passing(failure)}")
             return False
         finally:

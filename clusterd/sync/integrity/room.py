@@ -20,6 +20,7 @@ from clusterd.sync.links.tags import worker_tag
 from clusterd.sync.ports.ledger import SMALL_BYTES, disk_of
 from clusterd.sync.ports.net_port import LinkClosed
 from clusterd.sync.ports.pool_port import JobError
+from clusterd.sync.ports.tag_log import GUARD
 from clusterd.wire import commands
 from clusterd.wire.payloads import parse_length
 
@@ -31,7 +32,6 @@ WAIT_S = 60.0
 MOST_WAIT_S = 3600.0
 CANCELLED = 3039
 NO_ANSWER = 3020
-OWN = "Integrity guard"
 
 
 def room(spool: str, root: str, places: Iterable[str], limits: Limits) -> int:
@@ -91,7 +91,7 @@ class Rooms:
             f"{found.left} files of {found.left_bytes / MIB:.1f} MB wait: "
             f"{peer.name} can take {most / MIB:.1f} MB at once"
         )
-        log = self._context.tag_log(peer.tag, OWN)
+        log = self._context.tag_log(peer.tag, GUARD)
         self._context.troubles.begin(_subject(peer.name), f"{text}. See its free disk.", log)
         fitted = msgspec.structs.replace(
             compared,
@@ -132,7 +132,7 @@ class Rooms:
         """Called when the worker has all files."""
         self._sent.pop(name, None)
         self._bounds.pop(name, None)
-        log = self._context.tag_log(worker_tag(name), OWN)
+        log = self._context.tag_log(worker_tag(name), GUARD)
         self._context.troubles.end(_subject(name), f"{name} has taken everything.", log)
 
     def forget(self, name: str) -> None:

@@ -5,12 +5,13 @@ import random
 
 from clusterd.errors import ClusterError
 from clusterd.sync.integrity.digest_worker import DigestWorker
-from clusterd.sync.integrity.worker import CHECK, OWN, IntegrityWorker
+from clusterd.sync.integrity.worker import IntegrityWorker
 from clusterd.sync.links.caps import DIGEST
 from clusterd.sync.links.context import Context
 from clusterd.sync.links.peer import Peer
 from clusterd.sync.manifest.scan import Scan
 from clusterd.sync.ports.net_port import LinkClosed
+from clusterd.sync.ports.tag_log import CHECK, GUARD
 from clusterd.sync.ports.troubles import round_survives
 from clusterd.sync.ports.wake_timer import WakeTimer
 from clusterd.wire.payloads import parse_changed
@@ -56,7 +57,7 @@ class IntegrityRounds:
             if not self._by_digest:
                 await self._pace.rest(self._interval_s)
             was_woken = False
-            log = self._context.tag_log(self._context.tag, OWN)
+            log = self._context.tag_log(self._context.tag, GUARD)
             while True:
                 with round_survives(log, self._context.troubles, "checks of this node's files"):
                     await self._round(peer, was_woken)

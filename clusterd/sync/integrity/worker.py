@@ -1,4 +1,5 @@
-"""The worker's side of integrity: rounds of checks, and applying the packages of the master (wire.md 4.6, 4.7, 5.9)."""
+"""The worker's side of integrity: checks the stock way, and the packages that the master sends after any check (wire.md
+4.6, 4.7, 5.9)."""
 
 import asyncio
 import uuid
@@ -8,18 +9,10 @@ import msgspec
 
 from clusterd.errors import ClusterError
 from clusterd.messages.bodies import DigestSegments
-from clusterd.messages.packages import (
-    Applied,
-    ApplyPlan,
-    OpenPackage,
-    PackageOpened,
-    PackMetadata,
-    UnpackRange,
-)
+from clusterd.messages.packages import PackMetadata
+from clusterd.sync.integrity.applier import AppliedPackage, PackageApplier
 from clusterd.sync.integrity.events import applied_event
-from clusterd.sync.integrity.leftovers import Leftovers
 from clusterd.sync.integrity.waiting import LATE, NOT_WHOLE, wait_for_file
-from clusterd.sync.integrity.while_linked import WhileLinked
 from clusterd.sync.links.caps import method_for
 from clusterd.sync.links.context import Context
 from clusterd.sync.links.incoming import Awaited
@@ -27,24 +20,16 @@ from clusterd.sync.links.outgoing import Package, Progress
 from clusterd.sync.links.peer import Peer, tell
 from clusterd.sync.links.permitted import is_permitted
 from clusterd.sync.manifest.scan import Scan, ScanFailed
-from clusterd.sync.ports.ledger import disk_of, low, unpack_bounds
-from clusterd.sync.ports.pool_port import JobError, all_of
-from clusterd.sync.ports.tag_log import TagLog
+from clusterd.sync.ports.pool_port import JobError
+from clusterd.sync.ports.tag_log import CHECK, GUARD, SYNC, TagLog
 from clusterd.sync.ports.tasks import Tasks
 from clusterd.wire import commands
 from clusterd.wire.payloads import build_task_failure
 from clusterd.wire.transfer import IncomingFile
-from hashing.errors import Note
 from hashing.segment import Segment
 
-CHECK = "Integrity check"
-SYNC = "Integrity sync"
-OWN = "Integrity guard"
 MAX_SYNCS = 2
 """Most packages that are awaited or applied at a time: one of this link, and one that outlived the link before."""
-NO_ROOM = "room for files"
-MOUNTED = "mounted files"
-SHOWN_MOUNTED = 5
 
 
 class LastSync(msgspec.Struct):
@@ -63,23 +48,19 @@ class LastSync(msgspec.Struct):
 
 
 class IntegrityWorker:
-    """Does one check the stock way, and applies what the master sends after any check. Remembers the digest of a
-    doubtful deletion across links. Packages are applied one after the other, in the order in which they are complete.
-    rounds.py decides when to check."""
+    """Does one check at a time, waits for packages, and records what became of both. rounds.py decides when to check,
+    applier.py puts the files in place."""
 
     def __init__(self, context: Context, round_ended: Callable[[], None]) -> None:
         """`round_ended`: called after the last exchange of each round (wire.md 9.4)."""
         self._context = context
         self._round_ended = round_ended
-        self._running = Tasks(context.tag_log(self._tag, OWN).error)
+        self._running = Tasks(context.tag_log(self._tag, GUARD).error)
         self._round_started: float | None = None
         self._is_asking = False
         """Whether the master has, or is getting, a package of this link's check and has not said what differs."""
-        self._turn = asyncio.Lock()
         self._held: list[str] | None = None
-        self._doubtful = ""
-        self._leftovers = Leftovers(context)
-        self._mounted: set[str] = set()
+        self._applier = PackageApplier(context)
         self._packed: tuple[tuple[str, str], Package] | None = None
         self.sync_ended: Callable[[int], None] = lambda changed: None
         """Called after a package was applied or failed, with the number of changed files."""
@@ -166,9 +147,8 @@ class IntegrityWorker:
 
     async def scan(self, log: TagLog) -> Scan:
         """Returns the current manifest of this node. Raises ScanFailed, JobError."""
-        if not self._turn.locked():
-            async with self._turn:
-                await self._leftovers.remove(self._tag)
+        if not self._applier.is_busy:
+            await self._applier.sweep()
         scan = await self._context.manifests.scan()
         log.collected(scan.notes)
         return scan
@@ -211,14 +191,14 @@ class IntegrityWorker:
         if self._is_asking:
             self.checked_equal()
         else:
-            log = self._context.tag_log(self._tag, OWN)
+            log = self._context.tag_log(self._tag, GUARD)
             log.debug("The master says that nothing differs, and no check of this node waits for that.")
 
     def checked_equal(self) -> None:
         """Nothing differs."""
         self.begin_without_package(self._context.clock.monotonic())
         self._finish("Sync not required.")
-        self._doubtful = ""
+        self._applier.confirmed_equal()
         had, self.last.problems, self.last.left_out = self.last.problems, {}, 0
         self.note_result("equal", "")
         if had:
@@ -286,123 +266,30 @@ class IntegrityWorker:
         """Returns how many files were changed."""
         log = self._context.tag_log(self._tag, SYNC)
         try:
-            progress.step = "waiting"
-            async with self._turn:  # in the order in which they came, and so that lines of two do not mix
-                # A job of an earlier sync process may still be applying another package.
-                await self._context.slabs.admitted()
-                return await self._apply(peer, file, log, progress)
+            applied = await self._applier.apply(peer, file, log, progress)
         except (ClusterError, JobError, OSError) as failure:
-            self._leftovers.suspected = True
             log.error(f"Error synchronizing files: {failure}")
             self.note_result("failed", str(failure))
             await self._report(peer, failure)
             # What was unpacked and waits for nobody may be large, and the next link may be long in coming.
-            async with self._turn:
-                await self._leftovers.remove(self._tag)
+            await self._applier.sweep()
             return 0
         finally:
             self._context.spool.remove(file.place)
+        return self._applied(applied)
 
-    async def _apply(self, peer: Peer, file: IncomingFile, log: TagLog, progress: Progress) -> int:
-        context = self._context
-        started = self._context.clock.monotonic()
-        root, package = context.settings.root, file.place
-        bounds = self._bounds(file.received)
-        linked = WhileLinked(peer, file, context.spool)
-        plan = context.spool.new_path("plan")
-        log.info("Starting.")
-        progress.step = "unpacking"
-        try:
-            opened = await context.jobs.run(OpenPackage(package, root, plan, *bounds))
-            log.info(
-                f"Files to create: {opened.missing} | Files to update: {opened.shared} | Files to delete: "
-                f"{opened.extra}"
-            )
-            log.debug("Worker does not meet integrity checks. Actions required.")
-            log.debug("Updating local files: Start.")
-            async with context.manifests.own_changes(opened.missing + opened.shared + opened.extra):
-                unpacked = await all_of(
-                    context.jobs.run(UnpackRange(package, root, plan, index, *bounds)) for index in range(opened.ranges)
-                )
-                linked.done()
-                progress.step = "applying"
-                delete = self._may_delete(opened)
-                written = [part.written for part in unpacked]
-                applied = await context.jobs.run(ApplyPlan(root, plan, written, delete))
-                context.manifests.touch([*(file.path for part in written for file in part), *applied.removed])
-        except JobError as failure:
-            raise linked.explain(failure) from failure
-        finally:
-            linked.done()
-            context.spool.remove(plan)
-        self._note_mounted({file.path for part in written for file in part}, applied.in_place)
-        notes = [*opened.refused, *(note for part in unpacked for note in part.notes), *applied.notes]
-        self._log_applied(log, applied, notes, len(opened.refused) + sum(len(part.notes) for part in unpacked))
-        log.debug("Updating local files: End.")
-        log.info(f"Finished in {self._context.clock.monotonic() - started:.3f}s.")
+    def _applied(self, applied: AppliedPackage) -> int:
         last = self.last
-        last.synced_at = context.clock.wall()
+        last.synced_at = self._context.clock.wall()
         last.created, last.updated, last.deleted = applied.created, applied.updated, applied.deleted
-        had, last.problems = last.problems, {note.path: note.why for note in notes if note.why}
-        last.left_out = applied.overwrite_errors + applied.create_errors + applied.remove_errors
-        self._leftovers.suspected |= bool(last.problems)
-        waits = "" if delete else f"{opened.extra} deletions wait for the next check to say the same"
+        had, last.problems, last.left_out = last.problems, applied.problems, applied.left_out
+        unconfirmed = applied.unconfirmed
+        waits = f"{unconfirmed} deletions wait for the next check to say the same" if unconfirmed else ""
         self.note_result("partly" if last.problems or waits else "synced", waits)
         if had or last.problems:
             self.tried()
         self._round_ended()
         return applied.created + applied.updated + applied.deleted
-
-    def _bounds(self, packed: int) -> tuple[int, int]:
-        """Returns how much a package of this many bytes may unpack to. A disk that has only its reserve left is logged
-        once."""
-        context = self._context
-        limits = context.settings.clusterd.limits
-        disk = disk_of(context.settings.root, limits)
-        if disk.free < disk.reserve:
-            text = f"Only small files of the master can be unpacked: {low(disk)}."
-            context.troubles.begin(NO_ROOM, text, context.tag_log(self._tag, OWN), "ERROR")
-        else:
-            context.troubles.end(NO_ROOM, "There is room for files again.", context.tag_log(self._tag, OWN))
-        return unpack_bounds(limits, packed, disk)
-
-    def _log_applied(self, log: TagLog, applied: Applied, notes: list[Note], failed_before: int) -> None:
-        log.collected(notes, levels=("DEBUG2", "DEBUG", "WARNING", "ERROR"))
-        failures = applied.overwrite_errors, applied.create_errors, applied.remove_errors
-        if any(failures) or failed_before:
-            overwriting, creating, removing = failures
-            log.error(f"Found errors: {overwriting} overwriting, {creating} creating and {removing} removing")
-
-    def _note_mounted(self, written: set[str], in_place: list[str]) -> None:
-        """Logs once, and shows in status, that such files cannot be renamed, until one was renamed again."""
-        self._mounted = (self._mounted - written) | set(in_place)
-        troubles, log = self._context.troubles, self._context.tag_log(self._tag, OWN)
-        if not self._mounted:
-            troubles.end(MOUNTED, "No file is written in place any more.", log)
-            return
-        shown = ", ".join(sorted(self._mounted)[:SHOWN_MOUNTED])
-        more = len(self._mounted) - SHOWN_MOUNTED
-        text = (
-            f"Files that are mount points are written in place, and may be read half written: {shown}"
-            f"{f' and {more} more' if more > 0 else ''}. Mount their directory instead."
-        )
-        troubles.begin(MOUNTED, text, log)
-
-    def _may_delete(self, opened: PackageOpened) -> bool:
-        """Returns whether this deletion may happen. Deleting more than the configured share of our files needs two
-        checks in a row with the same result, because a stock master can make this mistake (C7)."""
-        scan = self._context.manifests.current
-        files = scan.files if scan is not None else 0
-        share = self._context.settings.clusterd.delete_confirm_share
-        if opened.extra <= files * share or opened.extra_digest == self._doubtful:
-            self._doubtful = ""
-            return True
-        self._doubtful = opened.extra_digest
-        self._context.tag_log(self._tag, OWN).warning(
-            f"The master asks to delete {opened.extra} of {files} files. They stay until the next check asks for the "
-            "same."
-        )
-        return False
 
     # ---- helpers -----------------------------------------------------------------------------------------------------
 

@@ -18,6 +18,7 @@ from clusterd.sync.links.context import Context
 from clusterd.sync.links.handlers import Handler
 from clusterd.sync.links.peer import Peer
 from clusterd.sync.ports.net_port import LinkClosed
+from clusterd.sync.ports.tag_log import GUARD
 from clusterd.sync.ports.troubles import round_survives
 from clusterd.sync.ports.wake_timer import WakeTimer
 from clusterd.wire import commands
@@ -36,7 +37,6 @@ LOOK_S = 5.0
 AGAIN_S = 60.0
 """How often the same is told again: the other node may have lost it, and its clock may have been set. While the clocks
 differ it is LOOK_S: whoever sets one right wants to see that it is."""
-OWN = "Integrity guard"
 ITEMS = "directories that the master does not synchronise"
 T = TypeVar("T")
 
@@ -106,7 +106,7 @@ class StatusExchange:
         if STATUS not in await peer.agreed():
             return
         timer = self._timers[peer.link] = WakeTimer()
-        log = self._context.tag_log(self._context.tag, OWN)
+        log = self._context.tag_log(self._context.tag, GUARD)
         before: tuple[LeftOutFiles, int] | None = None
         asked_at = 0.0
         while True:
@@ -144,7 +144,7 @@ class StatusExchange:
         """Says once, and shows in `status`, what this worker synchronises and its master does not."""
         context = self._context
         unknown = [item.key for item in context.settings.rules.items if item.key not in of_master]
-        log = context.tag_log(context.tag, OWN)
+        log = context.tag_log(context.tag, GUARD)
         if unknown:
             text = (
                 f"The master's cluster.json does not name {shorten(', '.join(unknown))}: files in it are not "

@@ -6,6 +6,10 @@ from clusterd.clock import Clock
 from clusterd.logs import Log
 from hashing.errors import Note
 
+CHECK = "Integrity check"
+SYNC = "Integrity sync"
+GUARD = "Integrity guard"
+"""Subtags of several modules. What stock does not log is under a subtag of ours."""
 AGAIN_S = 600.0
 """How often a failure that lasts is logged again."""
 LEVELS = ("DEBUG2", "DEBUG", "WARNING", "ERROR")

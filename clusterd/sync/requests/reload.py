@@ -7,6 +7,7 @@ from clusterd.errors import ClusterError
 from clusterd.sync.links.context import Context
 from clusterd.sync.links.handlers import Handler
 from clusterd.sync.links.peer import Peer
+from clusterd.sync.ports.tag_log import GUARD
 from clusterd.sync.ports.tasks import Tasks
 from clusterd.wdb.stream import ask_once
 from clusterd.wire import commands
@@ -28,7 +29,7 @@ class RulesetReload:
     def __init__(self, context: Context) -> None:
         self._context = context
         self._tag = context.tag
-        self._tasks = Tasks(context.tag_log(self._tag, "Integrity guard").error)
+        self._tasks = Tasks(context.tag_log(self._tag, GUARD).error)
         self.is_asked = False
         self.local: dict[str, Handler] = {commands.SENDRRELOAD: self.ask}
 
