@@ -27,7 +27,8 @@ from clusterd.sync.links.bound import bind
 from clusterd.sync.links.caps import recall
 from clusterd.sync.links.context import Context
 from clusterd.sync.links.handlers import DeferredAnswer
-from clusterd.sync.links.incoming import Incoming, Refusal, SealViolation
+from clusterd.sync.links.incoming import Incoming, Refusal
+from clusterd.sync.links.incoming_strings import SealViolation
 from clusterd.sync.links.partials import Partials
 from clusterd.sync.links.peer import Peer, file_limit, tell
 from clusterd.sync.links.privileged import check_privileged

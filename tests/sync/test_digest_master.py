@@ -8,7 +8,7 @@ import pytest
 
 from clusterd.errors import ClusterError
 from clusterd.messages.packages import Compared
-from clusterd.sync.links.incoming import SealViolation
+from clusterd.sync.links.incoming_strings import SealViolation
 from clusterd.sync.links.peer import Peer
 from clusterd.sync.ports.net_port import LinkClosed
 from clusterd.sync.ports.pool_port import JobError

@@ -66,7 +66,7 @@ def test_link_that_ends_as_a_sync_begins_does_not_keep_the_next_from_beginning(t
         assert context.progress == []
         assert not worker.is_syncing
         with pytest.raises(ClusterError, match="the link has ended"):
-            incoming.new_string(b"10")
+            incoming.strings.begin(b"10")
 
     asyncio.run(story())
 

@@ -140,12 +140,12 @@ class Link:
 def test_what_a_link_sends_is_charged_until_it_is_removed(tmp_path: Path) -> None:
     async def story() -> None:
         link = Link(tmp_path)
-        name = link.incoming.new_string(b"1000")
+        name = link.incoming.strings.begin(b"1000")
         assert link.peers == {"w1": 1000}
         link.incoming.new_file(PATH.encode())
         await link.incoming.file_chunk(f"{PATH} ".encode() + bytes(500), None)
         assert link.peers == {"w1": 1500}
-        segment = await link.incoming.take_string(name)
+        segment = await link.incoming.strings.take(name)
         assert link.peers == {"w1": 1500}  # whoever has it now has not used it yet
         link.spool.remove(segment.path)
         assert link.peers == {"w1": 500}
@@ -172,16 +172,16 @@ def test_package_that_is_kept_for_later_stays_charged(tmp_path: Path) -> None:
 def test_link_beyond_its_share_is_refused_and_logged_once(tmp_path: Path) -> None:
     async def story() -> None:
         link = Link(tmp_path, spool_peer_bytes=1000)
-        name = link.incoming.new_string(b"900")
+        name = link.incoming.strings.begin(b"900")
         link.incoming.new_file(PATH.encode())
         for _ in range(5):
             with pytest.raises(SpoolRefused):
-                link.incoming.new_string(b"101")
+                link.incoming.strings.begin(b"101")
         with pytest.raises(SpoolRefused):
             await link.incoming.file_chunk(f"{PATH} ".encode() + bytes(101), None)
         assert [level for level, _ in link.lines] == ["error"]
         assert list(link.troubles.shown()) == ["spool of w1"]
-        link.incoming.drop_string(name)
+        link.incoming.strings.drop(name)
         link.spool.tidy(AGAIN_S)
         assert not link.troubles.shown()
 
@@ -194,12 +194,12 @@ def test_disk_that_is_nearly_full_takes_only_what_is_small(tmp_path: Path, monke
         disk = Statvfs(monkeypatch, 100 * GIB, 4 * GIB)
         link.spool.tidy(AGAIN_S)
         assert list(link.troubles.shown()) == [DISK]
-        link.incoming.new_string(b"1000")
+        link.incoming.strings.begin(b"1000")
         with pytest.raises(SpoolRefused):
-            link.incoming.new_string(str(2 * MIB).encode())
+            link.incoming.strings.begin(str(2 * MIB).encode())
         disk.free = 100 * MIB
         with pytest.raises(SpoolRefused):
-            link.incoming.new_string(b"1000")
+            link.incoming.strings.begin(b"1000")
         with pytest.raises(SpoolRefused):
             link.incoming.new_file(PATH.encode())
         disk.free = 20 * GIB

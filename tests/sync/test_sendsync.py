@@ -94,7 +94,7 @@ class Bench:
         return answer
 
     def string(self) -> str:
-        return self.incoming.new_string(b"3")
+        return self.incoming.strings.begin(b"3")
 
 
 async def turns_of_the_loop() -> None:

@@ -80,10 +80,10 @@ class Link:
     async def all_works(self) -> None:
         """As many strings and files as a link may have."""
         incoming = self.incoming
-        names = [incoming.new_string(b"2") for _ in range(Limits().strings_per_link)]
+        names = [incoming.strings.begin(b"2") for _ in range(Limits().strings_per_link)]
         for name in names:
-            await incoming.string_chunk(f"{name} hi".encode(), None)
-        assert Path((await incoming.take_string(names[0])).path).read_bytes() == b"hi"
+            await incoming.strings.chunk(f"{name} hi".encode(), None)
+        assert Path((await incoming.strings.take(names[0])).path).read_bytes() == b"hi"
         incoming.new_file(PATH.encode())
         await incoming.file_chunk(f"{PATH} hi".encode(), None)
         await incoming.end_file(f"{PATH} ".encode() + sha256(b"hi").digest())
@@ -112,7 +112,7 @@ def test_strings_and_files_that_could_not_be_made_take_no_places(tmp_path: Path,
         link = Link(tmp_path)
         disk.is_closed = True
         for _ in range(3 * Limits().strings_per_link):
-            link.refused(lambda: link.incoming.new_string(b"2"))
+            link.refused(lambda: link.incoming.strings.begin(b"2"))
             link.refused(lambda: link.incoming.new_file(PATH.encode()))
         assert link.files == []
         disk.is_closed = False
@@ -126,9 +126,9 @@ def test_strings_and_files_whose_bytes_could_not_be_written_leave_their_places(t
         link = Link(tmp_path)
         disk.is_full = True
         for _ in range(3 * Limits().strings_per_link):
-            name = link.incoming.new_string(b"2")
+            name = link.incoming.strings.begin(b"2")
             with pytest.raises(SpoolRefused):
-                await link.incoming.string_chunk(f"{name} hi".encode(), None)
+                await link.incoming.strings.chunk(f"{name} hi".encode(), None)
             link.incoming.new_file(PATH.encode())
             with pytest.raises(SpoolRefused):
                 await link.incoming.file_chunk(f"{PATH} hi".encode(), None)
@@ -146,7 +146,7 @@ def test_length_that_no_string_has_is_refused_and_is_no_trouble_of_the_spool(tmp
         link = Link(tmp_path)
         for length in (b"9" * 20, str(Limits().string_bytes + 1).encode()):
             with pytest.raises(ClusterError, match="strings of more than"):
-                link.incoming.new_string(length)
+                link.incoming.strings.begin(length)
         assert (link.troubles.shown(), link.lines, link.files) == ({}, [], [])
 
     run(story())
@@ -177,10 +177,10 @@ def test_string_that_cannot_be_completed_is_refused_and_removed(
 
     async def story() -> None:
         link = Link(tmp_path)
-        name = link.incoming.new_string(b"2")
+        name = link.incoming.strings.begin(b"2")
         monkeypatch.setattr(os, "truncate", refuse)
         with pytest.raises(SpoolRefused):
-            await link.incoming.take_string(name)
+            await link.incoming.strings.take(name)
         assert link.files == []
 
     run(story())
@@ -191,7 +191,7 @@ def test_a_refusing_spool_is_logged_once_and_shown_until_it_takes_bytes_again(tm
         link = Link(tmp_path)
         disk.is_closed = True
         for _ in range(100):
-            link.refused(lambda: link.incoming.new_string(b"2"))
+            link.refused(lambda: link.incoming.strings.begin(b"2"))
         link.spool.tidy(AGAIN_S)
         assert [level for level, _ in link.lines] == ["error"]
         assert "Permission denied" in link.troubles.shown()[UNWRITABLE]

@@ -62,7 +62,7 @@ class AgentGroupsWorker:
         """`syn_g_m_w`, `syn_g_m_w_c` name a string. Raises ClusterError 1000 if too many wait already."""
         string_id = parse_id(payload)
         if len(self._tasks) >= WAITING:
-            peer.incoming.drop_string(string_id)
+            peer.incoming.strings.drop(string_id)
             raise ClusterError(1000, f"{len(self._tasks)} messages with agent groups wait to be written already")
         self._tasks.spawn(self._receive(peer, string_id, everything))
 

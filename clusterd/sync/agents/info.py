@@ -253,7 +253,7 @@ class AgentInfoMaster:
         string_id = parse_id(payload)
         merges = self._merges.setdefault(peer.name, Tasks(self._guard(peer).error))
         if len(merges) >= MERGES_PER_WORKER:
-            peer.incoming.drop_string(string_id)
+            peer.incoming.strings.drop(string_id)
             raise ClusterError(1000, f"{len(merges)} reports of this worker are being written already")
         merges.spawn(self._merge(peer, string_id))
 

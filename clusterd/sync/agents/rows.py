@@ -29,7 +29,7 @@ async def open_rows(context: Context, peer: Peer, string_id: str, job: Callable[
 
     Raises Unusable; OSError when the spool fails."""
     try:
-        string = await peer.incoming.take_string(string_id)
+        string = await peer.incoming.strings.take(string_id)
     except ClusterError as failure:
         name = string_id.encode()[:SHOWN_ID_BYTES]
         raise Unusable(

@@ -13,7 +13,7 @@ from clusterd.sync.integrity.master import IntegrityMaster
 from clusterd.sync.integrity.push import ManifestStep, PushSender
 from clusterd.sync.links.caps import DIGEST, PUSH
 from clusterd.sync.links.context import Context
-from clusterd.sync.links.incoming import SealViolation
+from clusterd.sync.links.incoming_strings import SealViolation
 from clusterd.sync.links.peer import Peer
 from clusterd.sync.manifest.scan import Scan
 from clusterd.sync.ports.net_port import LinkClosed

@@ -49,7 +49,7 @@ class CommonRequests:
         return commands.FILE_UPDATED
 
     async def string_chunk(self, peer: Peer, payload: bytes, body: list[Descriptor] | None) -> bytes:
-        await peer.incoming.string_chunk(payload, body)
+        await peer.incoming.strings.chunk(payload, body)
         return commands.STRING_UPDATED
 
     async def new_file(self, peer: Peer, payload: bytes) -> bytes:
@@ -61,10 +61,10 @@ class CommonRequests:
         return commands.FILE_RECEIVED
 
     async def new_string(self, peer: Peer, payload: bytes) -> bytes:
-        return peer.incoming.new_string(payload).encode()
+        return peer.incoming.strings.begin(payload).encode()
 
     async def cancel_string(self, peer: Peer, payload: bytes) -> bytes:
-        return peer.incoming.cancel_string(payload).encode()
+        return peer.incoming.strings.cancel(payload).encode()
 
     async def cancel_task(self, peer: Peer, payload: bytes) -> bytes:
         """The peer has stopped waiting for a file of ours (wire.md 4.5). Unknown ids are not stored (R4)."""

@@ -1,19 +1,18 @@
-"""Files and long strings that one link is sending into the spool (wire.md 4.3, 4.4).
+"""Files that one link is sending into the spool (wire.md 4.3).
 
 wire/transfer.py decides which names and sizes are allowed; here jobs store the bytes in the order of their chunks.
 """
 
 import asyncio
-import errno
 import os
-import random
 from collections.abc import Callable
 
 import msgspec
 
 from clusterd.errors import ClusterError
-from clusterd.messages.bodies import ChunkStored, ChunkTarget, DigestSegments, StoreChunk
+from clusterd.messages.bodies import ChunkTarget, DigestSegments
 from clusterd.settings import Limits
+from clusterd.sync.links.incoming_strings import IncomingStrings, store_chunk
 from clusterd.sync.links.partials import Claim, Partial, Partials
 from clusterd.sync.ports.pool_port import JobError, PoolPort, lane_for
 from clusterd.sync.ports.spool import Spool
@@ -21,12 +20,11 @@ from clusterd.wire import commands
 from clusterd.wire.payloads import (
     MAX_PATH_BYTES,
     parse_file_end,
-    parse_length,
     parse_package_claim,
     parse_task_path,
     split_word,
 )
-from clusterd.wire.transfer import Files, IncomingFile, Strings
+from clusterd.wire.transfer import Files, IncomingFile
 from hashing.segment import Segment
 from ipc.descriptor import Descriptor
 
@@ -51,15 +49,9 @@ class Refusal(Exception):
     """A request that is answered with `err` and plain text, as stock does for checksums."""
 
 
-class SealViolation(ClusterError):
-    """A large body was not sealed with our key: the link must be closed, as net does for small bodies (wire.md 1.2)."""
-
-    def __init__(self) -> None:
-        super().__init__(3025)
-
-
 class Incoming:
-    """Files and strings of one link. `node`: the connection's worker name (the name of its directory on both ends)."""
+    """Files of one link, and its `strings`. `node`: the connection's worker name (the name of its directory on both
+    ends)."""
 
     def __init__(
         self,
@@ -78,18 +70,10 @@ class Incoming:
         self._sender = sender or node
         self._spool = spool
         self._jobs = jobs
-        self._now = now
         self._files = Files(node, max_bytes=file_limit, max_count=FILES_PER_LINK)
-        self.string_bytes = 0
-        """Bytes of all long strings so far: shows whether something is still arriving."""
-        self._strings: Strings[str] = Strings(
-            max_bytes=limits.string_bytes,
-            max_count=limits.strings_per_link,
-            idle_s=limits.string_idle_s,
-            pick_id=lambda: random.getrandbits(32),
-        )
         self._awaited: dict[str, Awaited] = {}
         self._order = asyncio.Lock()
+        self.strings = IncomingStrings(self._sender, spool, jobs, self._order, limits, now)
         self._partials = partials
         self._claimed: tuple[Claim, Partial | None] | None = None
         self._claims: dict[str, Claim] = {}
@@ -99,9 +83,7 @@ class Incoming:
     def set_bounds(self, file_limit: int, limits: Limits) -> None:
         """What a reload has changed."""
         self._files.max_bytes = file_limit
-        self._strings.set_bounds(
-            max_bytes=limits.string_bytes, max_count=limits.strings_per_link, idle_s=limits.string_idle_s
-        )
+        self.strings.set_bounds(limits)
 
     # ---- tasks that wait for a file --------------------------------------------------------------------------------
 
@@ -189,7 +171,7 @@ class Incoming:
             try:
                 size = _size(payload, body)
                 self._spool.admit(self._sender, size, size + max((file.received for file in growing), default=0))
-                stored = await self._store(targets, payload, body)
+                stored = await store_chunk(self._jobs, targets, payload, body)
             except ClusterError:
                 if len(growing) == 1:
                     self._drop_file(growing[0])
@@ -288,78 +270,6 @@ class Incoming:
             else:
                 self._partials.keep(claim, Partial(file.place, file.received))
 
-    # ---- strings ---------------------------------------------------------------------------------------------------
-
-    def new_string(self, payload: bytes) -> str:
-        """`{length}`: begins a string and returns its id. Strings unused for long are removed (R4). Raises ClusterError
-        1000, SpoolRefused."""
-        if self._is_closed:
-            raise ClusterError(1000, "the link has ended")
-        total = parse_length(payload)
-        now = self._now()
-        self._spool.remove(*(string.place for string in self._strings.expire(now)))
-        self._strings.admit(total)  # first: what no string may have says nothing about the room in the spool
-        self._spool.admit(self._sender, total, total)
-        path = self._spool.create("string")
-        string = self._strings.begin(total, path, now)
-        self._spool.ledger.charge(path, self._sender, total)
-        return string.id
-
-    async def string_chunk(self, payload: bytes, body: list[Descriptor] | None) -> None:
-        """`{id} {data}`: stores a chunk. Bytes beyond the announced length are dropped silently, as in stock. A small
-        chunk is written here: a job would cost more than it saves."""
-        async with self._order:
-            if body is None:
-                name, data = split_word(payload)
-                string = self._strings.find(name)
-                try:
-                    _write_at(string.place, string.received, data[: string.total - string.received])
-                except OSError as failure:
-                    self.drop_string(name)
-                    raise self._spool.refused(failure.strerror or str(failure)) from failure
-                string.accept(len(data), self._now())
-                self.string_bytes += len(data)
-                return
-            growing = list(self._strings)
-            targets = [
-                ChunkTarget(string.id, string.place, string.received, string.total, truncate=True) for string in growing
-            ]
-            stored = await self._store(targets, b"", body)
-            if stored.problem:
-                self.drop_string(stored.name)
-                raise self._spool.refused(stored.problem)
-            self._strings.find(stored.name).accept(stored.size, self._now())
-            self.string_bytes += stored.size
-
-    def cancel_string(self, payload: bytes) -> str:
-        """`err_str`: removes the first string of this length that has received nothing; returns its id, or `None`."""
-        string = self._strings.abandon(parse_length(payload))
-        if string is None:
-            return "None"
-        self._spool.remove(string.place)
-        return string.id
-
-    async def take_string(self, string_id: str) -> Segment:
-        """The string that a command uses, as bytes of a spool file that the caller must remove; missing bytes are NUL,
-        as in stock. Raises ClusterError 3035, SpoolRefused."""
-        async with self._order:
-            string = self._strings.take(string_id)
-        if string.received < string.total:
-            try:
-                os.truncate(string.place, string.total)
-            except OSError as failure:
-                self._spool.remove(string.place)
-                raise self._spool.refused(failure.strerror or str(failure)) from failure
-        return Segment(string.place, 0, string.total)
-
-    def drop_string(self, string_id: str) -> None:
-        """Removes a string that a command has used, or that nobody will use."""
-        try:
-            self._spool.remove(self._strings.take(string_id).place)
-        except ClusterError:
-            # Stock peers also name strings that were never sent ("None", "Error ...").
-            return
-
     # ---- end -------------------------------------------------------------------------------------------------------
 
     def close(self) -> None:
@@ -367,30 +277,12 @@ class Incoming:
         self._is_closed = True
         self._drop_claimed()
         self._let_go(self._files.take_all())
-        self._spool.remove(*(string.place for string in self._strings.take_all()))
+        self.strings.close()
         for awaited in self._awaited.values():
             awaited.file.cancel()
         self._awaited.clear()
-
-    async def _store(self, targets: list[ChunkTarget], payload: bytes, body: list[Descriptor] | None) -> ChunkStored:
-        try:
-            return await self._jobs.run(StoreChunk(targets, payload, body), urgent=True)
-        except JobError as failure:
-            if failure.kind == "bad-seal":
-                raise SealViolation from failure
-            raise ClusterError(1000, str(failure)) from failure
 
 
 def _size(payload: bytes, body: list[Descriptor] | None) -> int:
     """Approximate size of its data: a sealed body is a third longer."""
     return len(payload) if body is None else sum(part.length for part in body) * 3 // 4
-
-
-def _write_at(path: str, offset: int, data: bytes) -> None:
-    """Raises OSError; a disk that takes only a part of it is full."""
-    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
-    try:
-        if os.pwrite(fd, data, offset) < len(data):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
-    finally:
-        os.close(fd)

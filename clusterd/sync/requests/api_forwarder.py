@@ -78,7 +78,7 @@ class ApiForwarder:
                         node.name,
                         limit_s=limit_s,
                         look_s=node.timeout_s,
-                        progress=lambda: node.incoming.string_bytes,
+                        progress=lambda: node.incoming.strings.received,
                         is_there=lambda: node.request(commands.ECHO, LOOK),
                     )
                 return answer
@@ -115,7 +115,7 @@ class ApiForwarder:
         asked = self._find(peer, found.id)
         on_master = self._context.settings.is_master
         if asked is None:
-            peer.incoming.drop_string(found.string_id)
+            peer.incoming.strings.drop(found.string_id)
             if on_master:
                 raise ClusterError(3032, found.id)
             return commands.DAPI_FORWARDED_TO_WORKER
@@ -143,7 +143,7 @@ class ApiForwarder:
         """Returns the long string, which is removed. Raises ClusterError 3035, 3016."""
         if string_id.startswith("Error"):
             raise ClusterError(3016, shorten(string_id))
-        segment = await peer.incoming.take_string(string_id)
+        segment = await peer.incoming.strings.take(string_id)
         if segment.length > INLINE_BYTES:
             return Text(b"", segment.path, segment.length)
         try:

@@ -163,7 +163,7 @@ class SendsyncWorker:
         found = parse_string_for(payload)
         asked = self._find(peer, found.id)
         if asked is None:
-            peer.incoming.drop_string(found.string_id)
+            peer.incoming.strings.drop(found.string_id)
             return commands.SENDSYNC_FORWARDED
         try:
             content = await self._take(peer, found.string_id)
@@ -198,7 +198,7 @@ class SendsyncWorker:
         or was never sent."""
         if string_id.startswith("Error"):
             raise ClusterError(3016, shorten(string_id))
-        segment = await peer.incoming.take_string(string_id)
+        segment = await peer.incoming.strings.take(string_id)
         try:
             if segment.length > LARGEST_ANSWER:
                 raise ClusterError(3016, f"an answer of {segment.length} bytes is above the limit of {LARGEST_ANSWER}")
