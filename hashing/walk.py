@@ -289,6 +289,45 @@ class Walk:
         noted_before, second_before = self.findings.noted, self.files.second_names
         unread_before = len(self.findings.unread)
         prefix = path + "/"
+        before = {file.name: file for file in known.files} if known is not None else {}
+        directories, names, links, leads_on = self.entries(item, prefix, fd, before)
+        files: list[CachedFile] = []
+        for number, name in enumerate(names):
+            if not number & 15:
+                self.on_step()
+            self.files.take(files, prefix, name, fd, before.get(name))
+        for name in links:
+            self.files.take_linked(files, self.root_fd, item, prefix, name, before.get(name))
+        files.sort(key=attrgetter("name"))
+        # A directory with something to tell is listed again each time, so that it is told again.
+        is_plain = (
+            not links
+            and not leads_on
+            and self.files.second_names == second_before
+            and self.findings.noted == noted_before
+            and len(self.findings.unread) == unread_before
+        )
+        if not is_plain:
+            self.findings.again.append(path)
+        settled = is_plain and max(status.st_mtime_ns, status.st_ctime_ns) < self.settled_before
+        return CachedDirectory(
+            path,
+            item.key,
+            status.st_dev,
+            status.st_ino,
+            status.st_mtime_ns,
+            status.st_ctime_ns,
+            settled,
+            directories,
+            files,
+            files_checksum(files),
+        )
+
+    def entries(
+        self, item: ItemRule, prefix: str, fd: int, before: dict[str, CachedFile]
+    ) -> tuple[list[str], list[str], list[str], bool]:
+        """The names in a directory: directories to be entered (sorted), files and links to files of this shard; and
+        whether any link leads to a directory. `before`: the files that are known of it, by name."""
         prefix_bytes = prefix.encode()
         only = None if item.files == ("all",) else frozenset(item.files)
         rivals = self.rivals(item, prefix)
@@ -298,7 +337,6 @@ class Walk:
         names: list[str] = []
         links: list[str] = []
         leads_on = False
-        before = {file.name: file for file in known.files} if known is not None else {}
         with os.scandir(fd) as entries:
             for entry in entries:
                 name = entry.name
@@ -340,37 +378,7 @@ class Walk:
                 else:
                     self.findings.note("DEBUG", prefix + name, f"File {prefix}{name} is not a regular file.")
         directories.sort()
-        files: list[CachedFile] = []
-        for number, name in enumerate(names):
-            if not number & 15:
-                self.on_step()
-            self.files.take(files, prefix, name, fd, before.get(name))
-        for name in links:
-            self.files.take_linked(files, self.root_fd, item, prefix, name, before.get(name))
-        files.sort(key=attrgetter("name"))
-        # A directory with something to tell is listed again each time, so that it is told again.
-        is_plain = (
-            not links
-            and not leads_on
-            and self.files.second_names == second_before
-            and self.findings.noted == noted_before
-            and len(self.findings.unread) == unread_before
-        )
-        if not is_plain:
-            self.findings.again.append(path)
-        settled = is_plain and max(status.st_mtime_ns, status.st_ctime_ns) < self.settled_before
-        return CachedDirectory(
-            path,
-            item.key,
-            status.st_dev,
-            status.st_ino,
-            status.st_mtime_ns,
-            status.st_ctime_ns,
-            settled,
-            directories,
-            files,
-            files_checksum(files),
-        )
+        return directories, names, links, leads_on
 
     def leads_to_directory(self, item: ItemRule, path: str) -> bool:
         """True for a link to a directory that is followed; one that is not is noted, by one shard. What is behind it is

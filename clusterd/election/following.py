@@ -15,6 +15,7 @@ from clusterd.election.keys import (
     ORDER,
     CandidateKey,
     Config,
+    Held,
     LeaderKey,
     MemberKey,
     config_unreadable,
@@ -83,7 +84,7 @@ class Following:
         )
 
     async def under_another(self, facts: Facts) -> None:
-        view, me = self._session.view, self._me
+        view = self._session.view
         assert view.leader is not None
         leader, term = view.leader.key, view.term
         self._session.waits_for = ""
@@ -92,25 +93,8 @@ class Following:
         if not leader.name:
             self._session.problem = "the leader's key in etcd cannot be read: remove it there"
             return
-        if leader.name == me.name:
-            own = view.candidates.get(me.name)
-            is_own = view.leader.lease == 0 and facts.is_master and facts.led == term
-            if is_own and own is not None and own.id == self._session.id:
-                # The election is paused and this node was restarted: only its name and its disk show that the key is
-                # its own.
-                again = encode(LeaderKey(me.name, self._session.id, me.advertise))
-                await self._session.change(
-                    [Compare(self._session.key(LEADER), "mod_revision", view.leader.mod_revision)],
-                    [Put(self._session.key(LEADER), again)],
-                )
-                return
-            what = (
-                f"the election is paused: this node goes on when the key candidates/{me.name} of its earlier life in "
-                f"etcd has ended, after {me.lease_s} s at most"
-                if is_own
-                else f"another life of {leader.name} has the leader's key: it ends with its lease"
-            )
-            self._session.problem = f"{what}. If two nodes have this name: correct <node_name>"
+        if leader.name == self._me.name:
+            await self._under_own_name(facts, view.leader)
             return
         self._tenure.another_leads()
         if facts.is_changing:
@@ -144,6 +128,27 @@ class Following:
                 self._node.tell(ElectionEvent(what="follows", term=term, leader=leader.name))
         if why:
             self._session.problem = f"the role of this node cannot follow that of term {term}: {why}"
+
+    async def _under_own_name(self, facts: Facts, held: Held) -> None:
+        """The leader's key has this node's name, and not the id of this life."""
+        me, session = self._me, self._session
+        own = session.view.candidates.get(me.name)
+        is_own = held.lease == 0 and facts.is_master and facts.led == session.view.term
+        if is_own and own is not None and own.id == session.id:
+            # The election is paused and this node was restarted: only its name and its disk show that the key is its
+            # own.
+            again = encode(LeaderKey(me.name, session.id, me.advertise))
+            await session.change(
+                [Compare(session.key(LEADER), "mod_revision", held.mod_revision)], [Put(session.key(LEADER), again)]
+            )
+            return
+        what = (
+            f"the election is paused: this node goes on when the key candidates/{me.name} of its earlier life in etcd "
+            f"has ended, after {me.lease_s} s at most"
+            if is_own
+            else f"another life of {me.name} has the leader's key: it ends with its lease"
+        )
+        session.problem = f"{what}. If two nodes have this name: correct <node_name>"
 
     async def without_leader(self, facts: Facts) -> None:
         view, now = self._session.view, self._times.boot()

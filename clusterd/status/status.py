@@ -120,6 +120,30 @@ def _unknown() -> dict[str, Any]:
     }
 
 
+def _nothing_known(root: str) -> dict[str, Any]:
+    """Returns the status of a node that does not run."""
+    node = ("name", "type", "role", "term", "cluster", "version", "serving", "reloaded_at")
+    return {
+        "running": False,
+        "at": time.time(),
+        "root": root,
+        "problem": "",
+        "problems": {},
+        "monitor_url": None,
+        "started_at": None,
+        "log_level": None,
+        "lease": None,
+        "node": dict.fromkeys(node) | {"needs_restart": []},
+        "processes": [],
+        "net": None,
+        "store": None,
+        "api": None,
+        "journal": None,
+        "slabs": {},
+        **_unknown(),
+    }
+
+
 class StatusReader:
     """Reads one node repeatedly; the CPU of its processes is measured between two reads."""
 
@@ -138,35 +162,7 @@ class StatusReader:
 
     def read(self) -> dict[str, Any]:
         """Returns the status. `running` is false when no supervisor lives; then only `problem` has more."""
-        status: dict[str, Any] = {
-            "running": False,
-            "at": time.time(),
-            "root": self._root,
-            "problem": "",
-            "problems": {},
-            "monitor_url": None,
-            "started_at": None,
-            "log_level": None,
-            "lease": None,
-            "node": {
-                "name": None,
-                "type": None,
-                "role": None,
-                "term": None,
-                "cluster": None,
-                "version": None,
-                "serving": None,
-                "reloaded_at": None,
-                "needs_restart": [],
-            },
-            "processes": [],
-            "net": None,
-            "store": None,
-            "api": None,
-            "journal": None,
-            "slabs": {},
-            **_unknown(),
-        }
+        status = _nothing_known(self._root)
         pid = running_pid(self._root)
         if pid is None:
             status["problem"] = not_running(self._root)

@@ -209,31 +209,34 @@ class _StoreProcess:
             self._row.set_ready()
             self._trouble.is_over()
             self._say("INFO", f"Serving the agent database and authd on {', '.join(STORE_SOCKETS)}.")
-            moved_looks = 0
-            while not self._stop.is_set():
-                moved_looks = moved_looks + 1 if engine.file.look() else 0
-                if moved_looks >= SURE_LOOKS or (moved_looks and engine.damage):
-                    raise DatabaseMoved
-                if engine.damage:
-                    self._was_damaged = True
-                    raise StartFailure(
-                        f"the agent database {settings.root}/{schema.DATABASE} is damaged: {engine.damage}"
-                    )
-                for task in self._tasks:
-                    if task.done():
-                        # These tasks never end. If one does, that is a bug: the process ends and the supervisor
-                        # replaces it.
-                        task.result()
-                self._row.stamp()
-                self._events.flush()
-                self._trimmer.tick(time.monotonic())
-                self._row.set("connections", wdb.connections + auth.connections)
-                self._row.set("requests", self._requests)
-                self._row.set("commits", engine.commits)
-                self._row.set("writes", engine.writes)
-                await pause_until(self._stop, self._row, HEARTBEAT_S)
-            if engine.file.look() == "replaced":
-                raise DatabaseMoved  # `mv BACKUP` and a stop: the next start would read the old journal into the backup
+            await self._beat_until_stopped(engine, wdb, auth)
+
+    async def _beat_until_stopped(self, engine: Engine, wdb: StreamServer, auth: StreamServer) -> None:
+        """Raises DatabaseMoved, and StartFailure for a damaged database."""
+        moved_looks = 0
+        while not self._stop.is_set():
+            moved_looks = moved_looks + 1 if engine.file.look() else 0
+            if moved_looks >= SURE_LOOKS or (moved_looks and engine.damage):
+                raise DatabaseMoved
+            if engine.damage:
+                self._was_damaged = True
+                database = f"{self._settings.root}/{schema.DATABASE}"
+                raise StartFailure(f"the agent database {database} is damaged: {engine.damage}")
+            for task in self._tasks:
+                if task.done():
+                    # These tasks never end. If one does, that is a bug: the process ends and the supervisor replaces
+                    # it.
+                    task.result()
+            self._row.stamp()
+            self._events.flush()
+            self._trimmer.tick(time.monotonic())
+            self._row.set("connections", wdb.connections + auth.connections)
+            self._row.set("requests", self._requests)
+            self._row.set("commits", engine.commits)
+            self._row.set("writes", engine.writes)
+            await pause_until(self._stop, self._row, HEARTBEAT_S)
+        if engine.file.look() == "replaced":
+            raise DatabaseMoved  # `mv BACKUP` and a stop: the next start would read the old journal into the backup
 
     async def _serve_replica(
         self,

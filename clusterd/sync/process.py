@@ -1,7 +1,6 @@
 """The sync process: channels, loop, stop. Decisions are in core.py and the features."""
 
 import asyncio
-from collections import deque
 from contextlib import AbstractContextManager
 
 import uvloop
@@ -16,7 +15,7 @@ from clusterd.framework import location
 from clusterd.leadership import Leadership
 from clusterd.logs import Log
 from clusterd.memory import Trimmer
-from clusterd.messages.links import NetHello, NetToSync, SyncHello, SyncToNet, WriteLog
+from clusterd.messages.links import NetHello, NetToSync, SyncHello
 from clusterd.messages.pool import AnyJob, JobDone, PoolHello, PoolToSync, StartJob
 from clusterd.reload import adopt
 from clusterd.rights import too_many_rights
@@ -35,6 +34,7 @@ from clusterd.sync.ports.framework_crew import Crew
 from clusterd.sync.ports.framework_port import Framework, FrameworkPort, MissingFramework
 from clusterd.sync.ports.framework_supply import Supply
 from clusterd.sync.ports.net_port import NetPort
+from clusterd.sync.ports.net_queue import NetQueue
 from clusterd.sync.ports.pool_port import PoolPort
 from clusterd.sync.ports.slabs import SlabPool
 from clusterd.sync.ports.spool import Spool
@@ -43,7 +43,6 @@ from clusterd.sync.ports.troubles import Troubles, round_survives
 from clusterd.sync.requests.log_rotation import rotate_nightly
 from clusterd.wdb.client import Database
 from ipc.arena import Arena
-from ipc.batch import take_batch
 from ipc.board import Board
 from ipc.channel import RouterChannel, make_context
 from ipc.codec import Decoder
@@ -55,11 +54,6 @@ STORE_START_S = 5.0
 """How long this node's own store may take to serve after sync has begun."""
 MAX_WAITING_JOBS = 10_000
 HWM = 1000
-NET = b"net"
-FULL_MESSAGES = 1000
-"""Messages that wait for net from which on whoever has another one waits, too."""
-NET_PAUSE_S = 0.05
-"""Before what net did not take is offered again."""
 
 
 def run(
@@ -96,14 +90,10 @@ class _SyncProcess:
         self._framework_fd = framework_fd
         self._crew: Crew | None = None
         self._incarnation = self._row.snapshot().incarnation
-        self._net_incarnation: int | None = None
         self._is_known_to_net = False
         self._admitted = False
         self._troubles = Troubles()
         self._stop = asyncio.Event()
-        self._to_net: deque[SyncToNet] = deque()
-        self._has_messages = asyncio.Event()
-        self._has_room = asyncio.Event()
 
     async def run(self) -> int:
         root = self._settings.root
@@ -115,6 +105,7 @@ class _SyncProcess:
         self._pool_channel: RouterChannel[PoolToSync] = RouterChannel(
             jobs_socket(root), Decoder(PoolToSync), HWM, zmq_context, announces=True
         )
+        self._to_net = NetQueue(self._net_channel, self._board.row("net"), self._survives)
         self._queue: JobQueue[AnyJob] = JobQueue(MAX_WAITING_JOBS)
         self._context = self._make_context()
         self._context.spool.prepare()
@@ -123,7 +114,7 @@ class _SyncProcess:
             asyncio.create_task(work)
             for work in (
                 self._serve_net(),
-                self._write_net(),
+                self._to_net.run(),
                 self._serve_pool(),
                 self._beat(),
                 self._say_hello(),
@@ -205,7 +196,7 @@ class _SyncProcess:
             settings=settings,
             clock=clock,
             log=self._log,
-            net=NetPort(self._send_to_net, slabs),
+            net=NetPort(self._to_net.send, slabs),
             jobs=jobs,
             slabs=slabs,
             spool=spool,
@@ -245,38 +236,6 @@ class _SyncProcess:
 
     # ---- channels ----------------------------------------------------------------------------------------------------
 
-    async def _send_to_net(self, message: SyncToNet) -> None:
-        """In the order of the calls. A caller that is cancelled has sent its message all the same."""
-        self._to_net.append(message)
-        self._has_messages.set()
-        while len(self._to_net) > FULL_MESSAGES:
-            self._has_room.clear()
-            await self._has_room.wait()
-
-    async def _write_net(self) -> None:
-        """Messages of one turn of the loop go together. A net that takes none is waited for, as long as its process
-        lives: without one of them a peer would never be answered, or a slab, or a task of ours, wait for ever. To a net
-        that has ended they are dropped: the next one says hello, and everything starts clean."""
-        while True:
-            await self._has_messages.wait()
-            self._has_messages.clear()
-            while self._to_net:
-                with self._survives("messages to net"):
-                    life, batch = self._net_incarnation, take_batch(self._to_net)
-                    try:
-                        await self._net_channel.send(NET, *batch)
-                    except NoCredit:
-                        if self._net_incarnation == life and self._net_lives():
-                            self._to_net.extendleft(reversed(batch))
-                            await asyncio.sleep(NET_PAUSE_S)
-                if len(self._to_net) <= FULL_MESSAGES:
-                    self._has_room.set()
-
-    def _net_lives(self) -> bool:
-        """Whether the net process that said hello has not ended, as the supervisor's board has it."""
-        row = self._board.row("net").snapshot()
-        return row.incarnation == self._net_incarnation and row.state not in ("down", "failed")
-
     async def _send_to_pool(self, identity: bytes, message: StartJob) -> None:
         try:
             await self._pool_channel.send(identity, message)
@@ -287,7 +246,7 @@ class _SyncProcess:
         """Until net answers: it may not be there yet."""
         while True:
             if not self._is_known_to_net:
-                await self._send_to_net(SyncHello(self._incarnation))
+                await self._to_net.send(SyncHello(self._incarnation))
             await asyncio.sleep(HEARTBEAT_S)
 
     async def _serve_net(self) -> None:
@@ -300,7 +259,7 @@ class _SyncProcess:
             with self._survives(f"{type(message).__name__} of net"):
                 if isinstance(message, NetHello):
                     await self._net_is_there(message)
-                elif self._net_incarnation is not None:
+                elif self._to_net.life is not None:
                     await self._core.handle(message)
 
     async def _net_is_there(self, message: NetHello) -> None:
@@ -309,22 +268,19 @@ class _SyncProcess:
         there is one that answers ours. One that only goes on tells nothing new: the links stay as they are served, with
         the requests of theirs that are being answered."""
         try:
-            if self._net_incarnation not in (None, message.incarnation):
+            if self._to_net.life not in (None, message.incarnation):
                 await self._core.net_lost()
-                lines = [message for message in self._to_net if isinstance(message, WriteLog)]
-                self._to_net.clear()  # what was for the net before
-                self._to_net.extend(lines)
-                self._has_room.set()
+                self._to_net.net_is_gone()
         finally:
             self._context.net.life = message.incarnation
             self._is_known_to_net = message.sync == self._incarnation
             if not self._is_known_to_net:  # not before: a new net believes what comes behind it
-                await self._send_to_net(SyncHello(self._incarnation))
-        if message.goes_on and message.incarnation == self._net_incarnation:
+                await self._to_net.send(SyncHello(self._incarnation))
+        if message.goes_on and message.incarnation == self._to_net.life:
             return
-        if self._net_incarnation is None:
+        if self._to_net.life is None:
             self._context.slabs.net_sends(message.sending_slabs)
-        self._net_incarnation = message.incarnation
+        self._to_net.life = message.incarnation
         await self._core.handle(message)
         await self._admit_slabs()
 
@@ -344,7 +300,7 @@ class _SyncProcess:
 
     async def _admit_slabs(self) -> None:
         """Slabs may be used once net has said which it sends from and every pool process has ended its old job."""
-        if self._admitted or self._net_incarnation is None:
+        if self._admitted or self._to_net.life is None:
             return
         alive = {
             slot
