@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from clusterd.errors import ClusterError
-from clusterd.sync.ports import framework_crew, framework_port
+from clusterd.sync.ports import framework_output, framework_port
 from clusterd.sync.ports.framework_port import NotBegun
 from tests.fakes.framework import PASSWORD, FakeFramework
 from tests.framework.lone_port import LonePort
@@ -276,14 +276,14 @@ def test_an_answer_above_the_limit_is_refused_clearly(framework: FakeFramework, 
 def test_what_is_printed_is_in_the_log_within_bounds(
     framework: FakeFramework, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(framework_crew, "PRINTED_S", 1.0)
+    monkeypatch.setattr(framework_output, "PRINTED_S", 1.0)
 
     async def story(lone: LonePort) -> None:
         began = time.monotonic()
         await lone.run("wazuh.bad_luck", "say", lines=5000, text="an Error and a Traceback")
         await lone.until(lambda: "more lines" in lone.log, "the rest is counted")
         printed = [line for line in lone.log.lines if "framework-1:" in line]
-        assert 1 <= len(printed) <= framework_crew.PRINTED_LINES * (time.monotonic() - began + 1)
+        assert 1 <= len(printed) <= framework_output.PRINTED_LINES * (time.monotonic() - began + 1)
         assert all(line.startswith("INFO") for line in printed)
         assert not any("error" in line.lower() or "traceback" in line.lower() for line in printed)
 

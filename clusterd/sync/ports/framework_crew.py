@@ -16,7 +16,8 @@ from clusterd.errors import calm
 from clusterd.messages.base import INLINE_BYTES
 from clusterd.messages.framework import HelperEnded, HelperNotStarted, HelperStarted
 from clusterd.settings import Settings
-from clusterd.sync.ports.framework_helper import Helper, HelperCall, shown_line
+from clusterd.sync.ports.framework_helper import Helper, HelperCall
+from clusterd.sync.ports.framework_output import PrintedLines
 from clusterd.sync.ports.framework_supply import Supply, Take
 from clusterd.sync.ports.spool import Spool
 from clusterd.sync.ports.tag_log import TagLog
@@ -42,7 +43,6 @@ LONG_LIFE_S = 10.0
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 60.0
 TOO_MUCH = 2
 """A helper that exceeds its memory limit this many times is killed without waiting for its requests."""
-PRINTED_LINES, PRINTED_S = 20, 10.0
 SUBJECT = "framework"
 VERSION_SUBJECT = "framework version"
 
@@ -87,9 +87,7 @@ class Crew:
         self._again_at = 0.0
         self._starts = 0
         self._change: asyncio.Future[None] | None = None
-        self._printed = 0
-        self._printed_from = 0.0
-        self._left_out = 0
+        self._printed = PrintedLines(log, clock.monotonic)
         self.cannot = ""
         self.known: frozenset[tuple[str, str]] | None = None
 
@@ -191,7 +189,7 @@ class Crew:
             self._clock.monotonic(),
             remove=self._remove,
             log=self._log,
-            print_lines=self._print_lines,
+            print_lines=self._printed.take,
             changed=self._changed,
         )
         self._helpers[message.number] = helper
@@ -314,9 +312,7 @@ class Crew:
         serving = self._serving()
         if self._is_wanted and (not serving or any(helper.worn for helper in serving)):
             self._start_if_useful()
-        if self._left_out and now - self._printed_from >= PRINTED_S:
-            self._log.info(f"The framework printed {self._left_out} more lines.")
-            self._left_out = 0
+        self._printed.tick()
         self._wake()
 
     def _look_at(self, helper: Helper, now: float) -> None:
@@ -368,16 +364,3 @@ class Crew:
     def _kill(self, helper: Helper, now: float) -> None:
         if self._supply.kill(helper.number):
             helper.set_state("ending", now)
-
-    def _print_lines(self, name: str, lines: list[bytes]) -> None:
-        """Logs what functions print; it may be anything, so the number of lines is limited."""
-        now = self._clock.monotonic()
-        if now - self._printed_from >= PRINTED_S:
-            self._printed, self._printed_from = 0, now
-        taken = lines[: PRINTED_LINES - self._printed]
-        self._printed += len(taken)
-        self._left_out += len(lines) - len(taken)
-        for line in taken:
-            text = shown_line(line)
-            if text:
-                self._log.info(calm(f"{name}: {text}"))

@@ -14,11 +14,10 @@ import msgspec
 from clusterd.errors import ClusterError
 from clusterd.framework import program
 from clusterd.messages.base import Text
+from clusterd.sync.ports.framework_output import LINE_BYTES, shown_line
 from clusterd.sync.ports.tag_log import TagLog
 from clusterd.wire.results import BAD_REQUEST, WireException, shorten
 
-LINE_BYTES = 1000
-"""Most characters of a printed line that are logged."""
 LAST_LINES = 4
 READ_BYTES = 16384
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
@@ -41,10 +40,6 @@ class Where(msgspec.Struct, frozen=True):
     path: str
     offset: int
     size: int
-
-
-def shown_line(line: bytes) -> str:
-    return line[:LINE_BYTES].decode("utf-8", "replace").rstrip()
 
 
 class HelperGone(Exception):
