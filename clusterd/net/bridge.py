@@ -4,13 +4,11 @@ Sync may die at any moment and return as another process. Then the bridge answer
 back the slabs that sync held, and tells the new process which sendings were lost.
 """
 
-import asyncio
 import time
 from collections.abc import Callable
 
 import msgspec
 
-from clusterd.errors import ClusterError
 from clusterd.messages.links import (
     CloseLink,
     GiveString,
@@ -31,27 +29,20 @@ from clusterd.messages.links import (
     TaskNote,
     WriteLog,
 )
-from clusterd.net.asking import IgnoreAnswer
 from clusterd.net.context import MAIN, NetContext
 from clusterd.net.link import Link
-from clusterd.net.open_request import OpenRequest
-from clusterd.net.reading import HELD_REQUESTS
+from clusterd.net.peer_requests import PeerRequests, restarted
 from clusterd.net.sync_bodies import SyncBodies
 from clusterd.net.sync_queue import SyncQueue
-from clusterd.net.sync_requests import INTERNAL, SyncRequests
+from clusterd.net.sync_requests import SyncRequests
 from clusterd.wire import commands
 from clusterd.wire.events import Sink
-from clusterd.wire.results import encode_failure
 from ipc.board import BoardRow
 from ipc.channel import DealerChannel
 from ipc.errors import BadMessage
 
 NOTES_PER_LINK = 1200
 """How many of a peer's open sendings and sendsync requests are remembered, so that a new sync can end them."""
-MOST_CONTINUED = 16
-"""Times `requests_per_link`: most requests of a link of which a part of the answer may follow."""
-TOLD_S = 20.0
-"""How long net waits for the response to a request of its own."""
 PULSE = "pulse"
 """The capability that net itself takes part in."""
 DOES_NOT_LEAD = "it does not lead"
@@ -61,8 +52,7 @@ _GONE = ("down", "failed")
 
 
 class Bridge:
-    """Net's end of the channel. Owns the requests of peers that sync has not answered, and the table of links that sync
-    knows."""
+    """Net's end of the channel, and the table of links that sync knows."""
 
     def __init__(
         self,
@@ -81,12 +71,9 @@ class Bridge:
         self._is_greeted = False
         """Whether the sync process that is served has said hello to this life of net."""
         self._links: dict[int, Link] = {}
-        self._serial = context.begin_life(incarnation)
-        self._pending: dict[int, OpenRequest] = {}
+        self.peer_requests = PeerRequests(context, self._bodies, context.begin_life(incarnation), self.keepalive)
         self._requests = SyncRequests(self._bodies, self.tell)
         self._notes: dict[int, dict[tuple[str, str], None]] = {}
-        self._silenced: set[int] = set()
-        """Links of programs to which nothing is sent any more, until they are closed."""
         self.serving = ""
         self._away: dict[str, str] = {}
         self.agreed: Callable[[Link, list[str]], None] = lambda link, capabilities: None
@@ -116,10 +103,7 @@ class Bridge:
 
     def link_down(self, link: Link, reason: str) -> None:
         """The link has ended; its requests need no answers."""
-        for serial in link.serials:
-            self._pending.pop(serial, None)
-        link.serials.clear()
-        link.continued = 0
+        self.peer_requests.link_down(link)
         self._to_sync.forget(link)
         self._notes.pop(link.number, None)
         if self._links.pop(link.number, None) is not None:
@@ -154,15 +138,10 @@ class Bridge:
         """Passes a request on to sync."""
         if self.sync_is_lost:
             self._bodies.drop(bodies)
-            link.respond(counter, commands.ERR, _restarted())
+            link.respond(counter, commands.ERR, restarted())
             return
-        self._serial += 1
-        serial = self._serial
-        self._pending[serial] = OpenRequest(link, counter, command, answer_as)
-        link.serials.add(serial)
+        serial = self.peer_requests.add(link, counter, command, answer_as)
         self.tell(PeerRequest(link.number, serial, command, payload, self._bodies.lend(bodies)))
-        if not self._takes_more(link):
-            link.hold(HELD_REQUESTS)
         self._to_sync.hold_if_full(link)
 
     def slabs_written(self, slabs: list[int]) -> None:
@@ -178,7 +157,7 @@ class Bridge:
             return
         match message:
             case Reply():
-                self._reply(message)
+                self.peer_requests.answer(message)
             case Request():
                 self._requests.send(message, self._link_to(message.link))
             case GiveString():
@@ -196,97 +175,10 @@ class Bridge:
             case SyncHello():
                 self._sync_hello(message.incarnation)
 
-    def _reply(self, message: Reply) -> None:
-        body = message.body
-        pending = self._pending.get(message.serial)
-        if pending is None:
-            if body:
-                self._bodies.unsent(body)
-            return
-        link = pending.link
-        if not self._may_send(link):
-            if body:
-                self._bodies.unsent(body)
-            return
-        if message.more:
-            link.continued += not pending.answered
-            pending.answered = True
-        else:
-            del self._pending[message.serial]
-            self._ended(message.serial, pending)
-        if self._takes_more(link):
-            link.let_go(HELD_REQUESTS)
-        if not message.command:
-            return
-        if message.log:
-            text = f"Internal error processing request '{commands.python_bytes(pending.command)}': {message.log}"
-            self._context.log.line("ERROR", link.tag, MAIN, text)
-        command = message.command
-        if pending.answer_as and command == commands.OK:
-            command = pending.answer_as
-            if pending.answer_as == commands.OK_ECHO_C:
-                self.keepalive(link)
-        if body is None:
-            link.respond(pending.counter, command, message.payload)
-            return
-        views, slabs = self._bodies.take(body, link)
-        if views is None:
-            link.respond(pending.counter, commands.ERR, encode_failure(ClusterError(INTERNAL, "the answer was lost")))
-        else:
-            link.respond_body(pending.counter, command, views, slabs)
-
-    def _takes_more(self, link: Link) -> bool:
-        """Whether the next request of this link may be read. What was answered, and waits for the rest of its answer,
-        needs responses to requests of ours, which are read with the next requests: it must not keep them unread."""
-        most = self._context.settings.clusterd.limits.requests_per_link
-        return len(link.serials) - link.continued < most and len(link.serials) < MOST_CONTINUED * most
-
-    @staticmethod
-    def _ended(serial: int, pending: OpenRequest) -> None:
-        pending.link.serials.discard(serial)
-        pending.link.continued -= pending.answered
-
     def _link_to(self, number: int) -> Link | None:
         """Returns the link to which sync sends a request, None if there is none, or nothing may be sent to it."""
         link = self._links.get(number)
-        return link if link is not None and self._may_send(link) else None
-
-    def _may_send(self, link: Link) -> bool:
-        """Whether anything may go out to this link: to a worker nothing of a master that does not lead. When that is
-        noticed the links are closed."""
-        fence = self._context.fence
-        if link.number in self._silenced:
-            return False
-        return fence is None or link.kind != "worker" or fence.is_open()
-
-    def refuse_programs(self, refused: Callable[[str], bool], answer: bytes, *, after_s: float = 0.0) -> None:
-        """Programs whose requests need a master that leads hear that this one does not; sync's answers come too late.
-        `after_s`: so much later they hear it. A program that asks again then finds the next master, and these processes
-        have most likely ended before."""
-        late: list[tuple[Link, int | None]] = []
-        for serial, pending in list(self._pending.items()):
-            if pending.link.kind != "local" or not refused(pending.command):
-                continue
-            del self._pending[serial]
-            self._ended(serial, pending)
-            pending.link.let_go(HELD_REQUESTS)
-            if pending.answered:
-                self._silenced.add(pending.link.number)
-            late.append((pending.link, None if pending.answered else pending.counter))
-        if after_s:
-            asyncio.get_running_loop().call_later(after_s, self._refuse, late, answer)
-        else:
-            self._refuse(late, answer)
-
-    def _refuse(self, late: list[tuple[Link, int | None]], answer: bytes) -> None:
-        for link, counter in late:
-            self._silenced.discard(link.number)
-            if link.is_lost:
-                continue
-            if counter is None:
-                link.abort("this node does not lead any more")
-            else:
-                link.respond(counter, commands.ERR, answer)
+        return link if link is not None and self.peer_requests.may_send(link) else None
 
     def _note(self, message: TaskNote) -> None:
         link = self._links.get(message.link)
@@ -341,20 +233,12 @@ class Bridge:
             return
         self._to_sync.lose()
         self._is_greeted = False
-        pending, self._pending = self._pending, {}
         self._requests.withdraw_all()
         self._context.slabs.sync_lost(self._context.clock.awake())
-        for waiting in pending.values():
-            waiting.link.serials.clear()
-            waiting.link.continued = 0
-            if waiting.answered:
-                waiting.link.ask(commands.ERR, _restarted(), TOLD_S, IgnoreAnswer(self._context))
-            else:
-                waiting.link.respond(waiting.counter, commands.ERR, _restarted())
-            waiting.link.let_go(HELD_REQUESTS)
+        refused = self.peer_requests.sync_is_gone()
         self._to_sync.let_links_go()
         self._context.own_line(
-            "WARNING", f"The sync process is gone; {len(pending)} requests that it had were refused. Links stay."
+            "WARNING", f"The sync process is gone; {refused} requests that it had were refused. Links stay."
         )
 
     # ---- the channel -------------------------------------------------------------------------------------------------
@@ -385,12 +269,3 @@ class Bridge:
     def sync_is_lost(self) -> bool:
         """Whether there is no sync process at this moment."""
         return self._to_sync.is_lost
-
-    @property
-    def unanswered(self) -> int:
-        """Requests that sync has not answered yet."""
-        return len(self._pending)
-
-
-def _restarted() -> bytes:
-    return encode_failure(ClusterError(INTERNAL, "sync process was restarted"))

@@ -187,7 +187,9 @@ class _NetProcess:
         after_s = HAND_OVER_S if until_ns == HANDED_OVER_NS else 0.0
         if self._fence is not None and after_s:
             self._fence.wait(after_s)
-        self._bridge.refuse_programs(lambda command: command in NEED_LEADER, not_leading_text(), after_s=after_s)
+        self._bridge.peer_requests.refuse_programs(
+            lambda command: command in NEED_LEADER, not_leading_text(), after_s=after_s
+        )
 
     def _deposed(self) -> None:
         """Another node leads in a higher term, which the disk has by now, or refuses: the supervisor changes the
@@ -210,7 +212,7 @@ class _NetProcess:
         """Writes sync's last answers, closes the links and ends the tasks, all within two times DRAIN_S."""
         clock = self._context.clock
         give_up = clock.awake() + (CHANGE_DRAIN_S if self._changes_role() else DRAIN_S)
-        while self._bridge.unanswered and not self._bridge.sync_is_lost and clock.awake() < give_up:
+        while self._bridge.peer_requests and not self._bridge.sync_is_lost and clock.awake() < give_up:
             await asyncio.sleep(0.01)
         if self._dialer is not None:
             tasks[-1].cancel()
