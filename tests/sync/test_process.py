@@ -16,6 +16,7 @@ from clusterd.rundir import STATE, board_path, run_dir, sync_socket
 from clusterd.settings import Settings
 from clusterd.supervisor.sweep import SPOOL
 from clusterd.sync import process
+from clusterd.sync.ports import net_queue
 from ipc import channel
 from ipc.arena import Arena
 from ipc.board import Board
@@ -42,7 +43,7 @@ class FakeNet:
         self._decoder: Decoder[SyncToNet] = Decoder(SyncToNet)
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._socket = self._context.socket(zmq.DEALER)
-        self._socket.set(zmq.IDENTITY, process.NET)
+        self._socket.set(zmq.IDENTITY, net_queue.NET)
         self._socket.set(zmq.LINGER, 0)
         self._socket.set(zmq.RCVHWM, process.HWM)
         self._socket.connect(f"ipc://{sync_socket(settings.root)}")
