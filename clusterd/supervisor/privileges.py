@@ -84,37 +84,32 @@ def answer_as(owner: Owner, ask: Callable[[], str]) -> str:
 
 
 def hand_over_own_files(root: str, owner: Owner) -> None:
-    """As root: gives the owner the files that an earlier run as another user left. Links and files with a second name
-    are skipped: the owner owns the directories and must not be able to make root change another user's file."""
+    """As root: gives the owner the files that an earlier run as another user left."""
     for relative in OWN_FILES:
-        try:
-            fd = os.open(Path(root) / relative, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-        except OSError:
-            continue
-        try:
-            _hand_over(fd, owner)
-        finally:
-            os.close(fd)
+        _hand_over(f"{root}/{relative}", owner)
     for relative in OWN_TREES:
         if not (Path(root) / relative).is_dir():
             continue
         for _, _, files, directory_fd in os.fwalk(Path(root) / relative, follow_symlinks=False):
             os.fchown(directory_fd, owner.uid, owner.gid)
             for name in files:
-                try:
-                    fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=directory_fd)
-                except OSError:
-                    continue
-                try:
-                    _hand_over(fd, owner)
-                finally:
-                    os.close(fd)
+                _hand_over(name, owner, directory_fd)
 
 
-def _hand_over(fd: int, owner: Owner) -> None:
-    found = os.fstat(fd)
-    if stat.S_ISREG(found.st_mode) and found.st_nlink == 1 and (found.st_uid, found.st_gid) != (owner.uid, owner.gid):
-        os.fchown(fd, owner.uid, owner.gid)
+def _hand_over(path: str, owner: Owner, directory_fd: int | None = None) -> None:
+    """Links and files with a second name are skipped: the owner owns the directories and must not be able to make root
+    change another user's file. So is what cannot be opened."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=directory_fd)
+    except OSError:
+        return
+    try:
+        found = os.fstat(fd)
+        is_plain = stat.S_ISREG(found.st_mode) and found.st_nlink == 1
+        if is_plain and (found.st_uid, found.st_gid) != (owner.uid, owner.gid):
+            os.fchown(fd, owner.uid, owner.gid)
+    finally:
+        os.close(fd)
 
 
 def tree_problem(root: str) -> str | None:
