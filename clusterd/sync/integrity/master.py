@@ -236,7 +236,7 @@ class IntegrityMaster:
 
     def note_unknown(self, peer: Peer, items: Sequence[str]) -> None:
         """Says once, and shows in `status`, which items of this worker are none of ours."""
-        log = self._context.tag_log(peer.tag, OWN)
+        log = self._context.tag_log(peer.tag, GUARD)
         if items:
             text = (
                 f"{peer.name} has files of {shorten(', '.join(items))}, which this node's cluster.json does not name: "
