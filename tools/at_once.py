@@ -92,11 +92,19 @@ def _gate(closed: str | None) -> None:
         fail(closed)
 
 
-def version(root: str) -> ExitCode:
+def version(root: str, as_json: bool) -> ExitCode:
+    """`clusterd version`: of the code that this command runs from; `status` tells that of the node."""
     from clusterd import __version__
+    from clusterd.build import installed
     from tools.show import write
 
-    write(f"clusterd {__version__}")
+    found = installed()
+    if as_json:
+        import json
+
+        write(json.dumps({"version": __version__, **found.shown()}, indent=2))
+    else:
+        write(f"clusterd {__version__} (build {found.build}, {found.environment})")
     return ExitCode.OK
 
 
@@ -106,7 +114,7 @@ QUICK = {
         check, numbers={"--warn-lag": ("warn_s", 60.0), "--crit-lag": ("crit_s", 600.0), "--expect": ("expect", None)}
     ),
     "check-config": Quick(check_config),
-    "version": Quick(version),
+    "version": Quick(version, flags={"--json": "as_json"}),
 }
 
 

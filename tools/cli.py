@@ -188,9 +188,10 @@ def cluster(context: click.Context, root: str) -> None:
 
 
 @cluster.command()
-def version() -> None:
-    """Show the version."""
-    at_once.version("")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def version(as_json: bool) -> None:
+    """Show the version, build and environment of this command."""
+    at_once.version("", as_json)
 
 
 def main() -> None:

@@ -78,6 +78,8 @@ def _headline(status: dict[str, Any]) -> Styled:
             line.append(f"\n{apart(name, row['offset_s'])}", style="yellow")
     if status["monitor_url"]:
         line.append(f"\nmonitoring port {status['monitor_url']}", style="dim")
+    if status.get("build"):
+        line.append(f"\nbuild {status['build']['build']} of {status['build']['environment']}", style="dim")
     net = status["net"]
     if net is not None:
         slow = net["work_over_5ms"]

@@ -10,6 +10,7 @@ import time
 from typing import Any
 
 from clusterd.adoption import notice
+from clusterd.build import Build, difference, installed, noted
 from clusterd.errors import ClusterError
 from clusterd.pidfile import running_pid
 from clusterd.rundir import board_path, monitor_url_path, problem_path, run_dir
@@ -20,6 +21,8 @@ from clusterd.wire.commands import STATUS
 from ipc.board import FOR_EVER_NS, Board, RowSnapshot
 
 ASK_TIMEOUT_S = 1.2
+LOOK_S = 30.0
+"""How often a reader that goes on looks whether other code was installed."""
 LOG_LEVELS = ("info", "debug", "debug2")
 """Names of the log levels 0, 1 and 2."""
 ASKED = (
@@ -132,6 +135,7 @@ def _nothing_known(root: str) -> dict[str, Any]:
         "monitor_url": None,
         "started_at": None,
         "log_level": None,
+        "build": None,
         "lease": None,
         "node": dict.fromkeys(node) | {"needs_restart": []},
         "processes": [],
@@ -151,6 +155,8 @@ class StatusReader:
         """`may_wait`: false for those who read every few seconds or show no CPU: the first read then does not take
         0.2 s to measure it (null instead)."""
         self._root = root
+        self._installed: Build | None = None
+        self._looked_at = 0.0
         self._processes = ProcessReader(may_wait=may_wait)
 
     def read_sync(self) -> dict[str, Any]:
@@ -194,12 +200,28 @@ class StatusReader:
         status["problem"] = problem
         status["monitor_url"] = monitor_url(self._root)
         status["problems"] = {
+            **self._add_build(status),
             **log_problems(self._root, rows),
             **child_problems(self._root, rows),
             **adoption_problems(self._root),
             **status["problems"],
         }
         return status
+
+    def _add_build(self, status: dict[str, Any]) -> dict[str, str]:
+        """Adds what the node was loaded from. Returns that other code is installed now, as a member of `problems`."""
+        running = noted(self._root)
+        if running is None:
+            return {}
+        now = time.monotonic()
+        if self._installed is None or now - self._looked_at >= LOOK_S:
+            try:
+                self._installed, self._looked_at = installed(self._installed or running), now
+            except OSError:  # in the middle of an upgrade
+                self._installed = None
+        status["build"] = running.shown() | {"installed": self._installed and self._installed.build}
+        text = difference(running, self._installed) if self._installed else ""
+        return {"build": text} if text else {}
 
     def _ask(self, status: dict[str, Any]) -> str:
         """Asks sync for its part; returns the reason if there is none."""

@@ -17,7 +17,7 @@ SILENT_S = 30.0
 LOSSES = "agent keys", "files that have vanished"
 """Problems of a master that has lost much at once. What to do first is to put it back: allowing the deletion cannot be
 undone (clusterd/sync/manifest/deletion_guard.py)."""
-ADVICE = frozenset({"rights", "monitor"})
+ADVICE = frozenset({"rights", "monitor", "build"})
 """Problems that do not affect the node's work: shown, and no reason for an alarm."""
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 import msgspec
 
 from clusterd import stacks
+from clusterd.build import Build, installed, note
 from clusterd.config.loading import load
 from clusterd.errors import with_place
 from clusterd.event_sender import EventSender
@@ -135,6 +136,7 @@ def _run_node(
     few_files = privileges.allow_open_files(
         limits.connections + limits.local_clients + limits.store_connections + OTHER_FILES
     )
+    loaded = _loaded()
     copy = Foreground() if foreground else None  # before the user changes; it is open for as long as the process
     unreadable = _become_owner(settings)
     keep_memory_private()
@@ -173,6 +175,8 @@ def _run_node(
         settings = msgspec.structs.replace(settings, serves_store=choice.serves, framework_python=framework.python)
         with _crash_log(root) as (crash_log, crash_fd):
             sweep.sweep_before_start(root)
+            if loaded is not None:
+                note(root, loaded)
             if unreadable:
                 Path(problem_path(root, SUPERVISOR)).write_text(f"{unreadable}\n", encoding="utf-8")
             supervisor = _Supervisor(settings, log, pid_file, crash_log, crash_fd, starter, plans, pace)
@@ -188,6 +192,14 @@ def _run_node(
         _clean_up(root, log)
         pid_file.remove()
         log.close()
+
+
+def _loaded() -> Build | None:
+    """What this process was loaded from, while that can be read for certain."""
+    try:
+        return installed()
+    except OSError:
+        return None
 
 
 def _become_owner(settings: Settings) -> str:

@@ -13,7 +13,10 @@ from click.testing import CliRunner
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from clusterd.build import installed, note
 from clusterd.exits import ExitCode
+from clusterd.status.status import StatusReader
+from clusterd.status.verdict import hindrances
 from tests.fakes.answering_node import answering_node, busy_master
 from tools import at_once
 from tools.cli import cluster
@@ -39,7 +42,7 @@ PLACES = {
     "status": ("root", "as_json", "no_exit_code"),
     "check": ("root", "warn_s", "crit_s", "expect"),
     "check_config": ("root",),
-    "version": ("root",),
+    "version": ("root", "as_json"),
 }
 """Of each function the arguments that click passes."""
 
@@ -83,7 +86,7 @@ def test_what_is_understood_means_the_same_to_click(
         assert not ended.value.code
     run, arguments = found
     if run.__name__ == "version":
-        arguments = {"root": ""}
+        arguments |= {"root": ""}
     assert called == [(run.__name__, arguments)]
 
 
@@ -120,6 +123,21 @@ def test_program_answers_with_and_without_click(tmp_path: Path) -> None:
     gone = entry("status", "--root", str(tmp_path))
     assert gone.returncode == ExitCode.NOT_RUNNING
     assert gone.stderr.startswith("clusterd: clusterd is not running at ")
+
+
+def test_status_names_the_build_and_says_when_another_one_is_installed(tmp_path: Path) -> None:
+    with answering_node(tmp_path, {"status": busy_master()}):
+        status = StatusReader(str(tmp_path), may_wait=False).read()
+        assert (status["build"], "build" in status["problems"]) == (None, False), "an older node does not tell it"
+        note(str(tmp_path), now := installed())
+        status = StatusReader(str(tmp_path), may_wait=False).read()
+        assert status["build"] == now.shown() | {"installed": now.build}
+        assert "build" not in status["problems"]
+        note(str(tmp_path), now._replace(build="0123", stamp=""))
+        status = StatusReader(str(tmp_path), may_wait=False).read()
+        assert status["build"]["build"] == "0123"
+        text = f"this node runs build 0123, and build {now.build} is installed: clusterd restart"
+        assert (status["problems"]["build"], text in hindrances(status)) == (text, False)
 
 
 def test_reader_that_goes_away_ends_what_answers_at_once_in_silence(tmp_path: Path) -> None:

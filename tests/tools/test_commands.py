@@ -29,6 +29,7 @@ pytestmark = pytest.mark.slow
 Done = subprocess.CompletedProcess[str]
 STATUS_KEYS = {
     "verdict",
+    "build",
     "framework",
     "log_level",
     "workers",
@@ -258,6 +259,7 @@ def test_status_of_a_running_node_has_all_its_keys(pair: Rig) -> None:
         found = status(rig, node)
         assert set(found) == STATUS_KEYS
         assert found["node"]["type"] == node.kind
+        assert found["build"]["build"] == found["build"]["installed"]
         keys = {"name", "pid", "incarnation", "state", "class", "silent_s", "cpu_percent", "uss_bytes", "restarts"}
         keys.add("log_lines_lost")
         assert set(found["processes"][0]) == keys

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from clusterd import __version__
+from clusterd.build import installed
 from tests.fakes.manager import Manager
 
 PROJECT = Path(__file__).parents[2]
@@ -57,7 +58,7 @@ def test_package_holds_an_environment_that_runs_and_starts_nothing(tmp_path: Pat
         assert (environment / "bin" / script).read_text().startswith("#!/opt/clusterd/bin/python\n")
     run = [environment / "bin/python", "-I", environment / "bin/clusterd"]
     before = sorted(environment.rglob("*"))
-    assert told(*run, "version") == f"clusterd {__version__}\n"
+    assert told(*run, "version") == f"clusterd {__version__} (build {installed().build}, {environment})\n"
     check = [environment / "bin/python", "-I", "-c", "import clusterd.supervisor.run as run; print(run.__file__)"]
     assert told(*check).startswith(str(environment))
     assert sorted(environment.rglob("*")) == before  # all is compiled: what is installed is what is removed
@@ -96,7 +97,7 @@ def _live_with_dpkg(package: Path, machine: Path) -> None:
     refused = dpkg("--purge", "clusterd")
     assert refused.returncode != 0
     assert "clusterd adopt --undo --now" in refused.stderr
-    assert told(*clusterd, "version") == f"clusterd {__version__}\n"
+    assert told(*clusterd, "version").startswith(f"clusterd {__version__} ")
     told(*adopt, "--undo")
     assert {path.name: path.read_bytes() for path in (manager.root / "bin").iterdir()} == bin_before
     gone = dpkg("--purge", "clusterd")

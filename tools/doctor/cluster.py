@@ -202,6 +202,7 @@ NO_AGENTS_CURES = {
 STORE_CURE = "what the text says; lsof {root}/queue/db/global.db names who has it open; it is tried again every 5 s"
 PROBLEM_CURES = {
     "rights": 'see Owner in docs/operations/install.md; if root is meant, set clusterd.owner to "root"',
+    "build": "clusterd restart, when it suits; clusterd version says what is installed",
     "adoption": "clusterd adopt --now; or clusterd adopt --undo, if the stock daemon is to stay",
     "agent keys": "put etc/client.keys of any worker back; if they are meant to be gone: clusterd sync --allow-delete",
     "store": DAMAGED,
@@ -222,6 +223,7 @@ PROBLEM_CURES = {
 """By the subject, or the words with which it begins. The node says by itself when the reason is gone."""
 PROBLEMS = {
     "store": "database damaged",
+    "build": "upgrade waits for a restart",
     "log": "log cannot be written",
     "spool": "spool cannot be used",
     "supervisor": "unreadable program",
