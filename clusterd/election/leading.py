@@ -45,8 +45,8 @@ class Leading:
         """Heads of the log with their moments: the newest that is old enough, and those after it."""
         self.serving_since: float | None = None
         self.is_leaving = False
-        """Whether the node is about to be stopped: its candidates go, and no other one is named to confirm, nor that
-        none does."""
+        """Whether the node is about to be stopped. Then the confirming candidate stays named in etcd, also when its
+        link ends."""
         self.barred_until, self.barred_why = float("-inf"), ""
 
     @property

@@ -32,12 +32,12 @@ from clusterd.wire.token import sealed_length
 FIRST_RETRY_S = 1.0
 JITTER = 0.25
 CHANGE_S = 20.0
-"""After the loss of a master for so long another one is expected soon, in a cluster that has seen terms."""
+"""How long after the loss of a master another one is expected soon, in a cluster that has seen terms."""
 CHANGE_PAUSES = 0.25, 1.0
 """The shortest and the longest pause between two rounds then; seconds."""
 NAMED_ALONE = 3
-"""A master that this node's own election has named answers within a second or two, and nobody knows better: so many
-rounds ask only that one, with the shortest pause, then one asks all nodes."""
+"""A master named by this node's own election answers within a second or two. This many rounds ask only that one, with
+the shortest pause, then one round asks all nodes."""
 CONNECT_S = 8.0
 """Time limit for a TCP connection. The system repeats its SYN after 1, 3 and 7 s; a connection that needs longer would
 be bad anyway."""

@@ -192,8 +192,8 @@ class _NetProcess:
         )
 
     def _deposed(self) -> None:
-        """Another node leads in a higher term, which the disk has by now, or refuses: the supervisor changes the
-        processes. Nobody has been served as by a master since that was heard."""
+        """Another node leads in a higher term: the supervisor changes the processes. The term is on the disk by now, or
+        the disk refuses it. Since it was heard nobody was served as by a master."""
         self._context.own_line("ERROR", f"{deposed_text(self._terms.given, is_elected=self._settings.has_election)}.")
         tell_supervisor()
 

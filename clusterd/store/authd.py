@@ -111,8 +111,8 @@ class Authd:
                     future.set_result(outcome.answer if isinstance(outcome, Granted) else outcome.answer())
 
     async def _next(self) -> tuple[AuthRequest, "asyncio.Future[bytes]"]:
-        """The first request of a batch. Those before are answered meanwhile: that is noted with the next change, or
-        when nobody asks for a while."""
+        """Waits for the first request of a batch. That the previous batch was answered is noted with the next change,
+        or here when no request comes for a while."""
         if self._has_answered:
             self._has_answered = False
             try:
@@ -132,7 +132,8 @@ class Authd:
             await self._agents.note_answered()
 
     async def note_answered(self) -> None:
-        """Whoever asked until now has been answered; notes of that go from the disk now, not a moment later."""
+        """Removes the notes of unanswered registrations from the disk at once: everybody who has asked so far has the
+        answer."""
         await self._agents.note_answered()
 
     async def _serve(self, requests: list[AuthRequest]) -> list[Outcome]:
@@ -156,7 +157,7 @@ class Authd:
             self.is_idle.set()
 
     def _look_anew(self) -> None:
-        """What has become of file and database is not known here: both are looked at again."""
+        """After an unknown failure: file and database are both read again."""
         self._file.forget()
         self._file.doubt_database()
 
@@ -178,7 +179,7 @@ class Authd:
                 return await self._if_it_lasts(outcomes)
             why = await self._agents.ready()
             if why:
-                # It could not be answered, and who asked again later would find that the name is taken.
+                # The answer could not be given, and a later request of the same agent would find its name taken.
                 self._file.forget()
                 return await self._refuse_changes(requests, outcomes, _NOT_BEGUN.format(why))
             try:
@@ -277,8 +278,9 @@ class Authd:
     # ---- answers of a batch that was not carried out as it was decided -----------------------------------------------
 
     async def _if_it_lasts(self, outcomes: list[Outcome]) -> list[Outcome]:
-        """That an agent is there, or is not, is answered when a candidate has what that is based on: a change that
-        nobody was told of may be lost with this node, and then it was not so."""
+        """Answers that depend on other agents (a name is taken, an agent is unknown) are given only when a candidate
+        has the changes that they are based on. Otherwise these changes may be lost with this node, and the answer would
+        be wrong."""
         if not any(depends_on_others(outcome) for outcome in outcomes):
             return outcomes
         why = UNSURE
@@ -305,8 +307,8 @@ class Authd:
         ]
 
     def _without_late(self, outcomes: list[Outcome]) -> list[Outcome]:
-        """For a batch that is written but for some rows: those who asked for these agents ask again, and so does who
-        was refused because of another one, which may be one of them. The others have what they asked for."""
+        """For a batch of which some rows could not be written: agents with such a row hear 9009 and ask again. So does
+        a caller who was refused because of another agent, which may be one of them. The other answers stand."""
         if not self._late.numbers:
             return outcomes
         refused = AuthdError(9009, _HALF_DONE)

@@ -57,7 +57,7 @@ class ReplicaDb:
             # A membership may come before its group.
             db.execute("pragma foreign_keys = off")
             if name == REPLICA_FILE:
-                # What is answered as held is on the disk.
+                # The master is told that this replica holds a change: then it must be on the disk.
                 db.execute("pragma synchronous = full")
             schema.make(db, str(self.path), is_copy=True)
             if is_new and name == COPY_FILE:
@@ -88,7 +88,7 @@ class ReplicaDb:
                 set_mark(db, FLOOR, int(mark(db, POSITION, REPLICA_MARKS) or 0), REPLICA_MARKS)
 
     def write(self, changes: Changes) -> list[Unit]:
-        """Applies them; which units there were. Raises sqlite3.Error, ValueError: nothing is changed."""
+        """Applies the changes and returns their units. Raises sqlite3.Error, ValueError: nothing is changed."""
         with self._transaction():
             if changes.epoch != self.epoch:
                 self._set_past(changes)
@@ -117,11 +117,11 @@ class ReplicaDb:
             yield
 
     def _set_past(self, changes: Changes) -> None:
-        """The lives that are over of the log that it follows from here on."""
+        """Records the past lives of the log that it follows from here on."""
         self.db.execute(f"delete from {LIVES}")
         for life in changes.past:
             end_life(self.db, LogLife(*life))
-        # What this replica was not told of itself it cannot tell others either.
+        # It can tell others only of changes that it was told of itself.
         set_mark(self.db, FLOOR, max(changes.floor, floor(self.db, REPLICA_MARKS)), REPLICA_MARKS)
 
     def _put(self, changes: Changes) -> list[Unit]:

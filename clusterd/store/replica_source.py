@@ -27,7 +27,7 @@ RAW_BYTES = 128 * 1024
 MOST_RAW_BYTES = 1024 * 1024
 MOST_UNIT_BYTES = 512 * 1024
 SLICES = 60
-"""Each digest reads this part of all units again, even if the log says that they have not changed."""
+"""Each digest reads one of this many slices of all units again, even if the log says that they have not changed."""
 OBJECTING_S = 0.5
 """A candidate that may not lead is answered this soon, whatever there is: its next question says when it may, and after
 a change of master registrations wait for that."""
@@ -35,7 +35,7 @@ KEPT_PAST = 8
 """So many lives of the log are told to the election."""
 MOST_UNANSWERED = 1000
 MOST_TOLD = 50_000
-"""So many units that were read for answers need not be read again for the digest."""
+"""How many units that were read for answers are kept, so that the digest need not read them again."""
 COUNTED = 10_000
 """How many units a candidate lacks is counted in each answer up to here."""
 
@@ -61,7 +61,7 @@ class ReplicaSource:
         self._commits = 0
         self._raw_bytes = RAW_BYTES
         self._most = PIECE
-        """So many units are read for an answer: somewhat more than what the last one could hold."""
+        """How many units are read for an answer: somewhat more than fitted into the last one."""
         self._left = 0, 0
         """Position of the last answer that was not the end of the log, and how many units have changed since."""
         self._digest: UnitDigest | None = None

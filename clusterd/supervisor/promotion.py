@@ -84,8 +84,9 @@ def keep_before(settings: Settings) -> str:
 
 
 def _has_copy(database: Path) -> bool:
-    """Whether it is kept as a copy, because another program reads it and the file by itself is not all of it. Where it
-    cannot be opened (damaged, or locked by another program) it is to be kept as it is; its journal is then."""
+    """Whether the file must be copied instead of getting a second name: another program reads it, and what it has
+    written is partly in the journal. A file that cannot be opened (damaged, or locked by another program) is kept as it
+    is, and so is its journal."""
     new = _beside(database, UNFINISHED)
     try:
         if is_gathered(database):

@@ -228,8 +228,8 @@ def _clean_up(root: str, log: Log) -> None:
 
 @contextlib.contextmanager
 def _crash_log(root: str) -> Iterator[tuple[str, int]]:
-    """The supervisor's own stacks, should it crash, go where those of its children go: the path, and what it is open
-    as."""
+    """Opens the crash log, which gets the stacks of the supervisor and of its children. Yields its path and
+    descriptor."""
     path = f"{root}/logs/clusterd-crash.log"
     fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, CRASH_LOG_MODE)
     try:
@@ -297,7 +297,7 @@ class _Supervisor:
         self._holds: bool | None = None
         """What systemd was told of the lease of an election."""
         self._must_reload = False
-        """SIGHUP has come, perhaps while a change of role waited for something: it is obeyed afterwards."""
+        """Whether SIGHUP has come. During a change of role the configuration is read again when the change is done."""
         self._started = 0.0
         self._rounds = Rounds(lambda level, text: log.line(level, TAG, SUBTAG, text))
 

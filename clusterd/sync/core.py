@@ -218,8 +218,8 @@ class Core:
                     await net.reply(message.link, message.serial, commands.OK, payload.first, more=True)
                 answer = await payload.work()
                 if answer is not None:
-                    # Nothing is written by that, and it waits no more for us, but for the asker: its response is read
-                    # with the next requests, which must not wait for this one.
+                    # An empty answer with more to follow. What follows needs the asker's response, which is read with
+                    # its next requests: they must not wait until this one is answered.
                     await net.reply(message.link, message.serial, "", more=True)
                     await tell(peer, *answer)  # the daemons hang up without an answer (dapi.md 1.4)
                 await net.reply(message.link, message.serial, "")
@@ -283,7 +283,7 @@ class Core:
                 payload = await self._open(message.body, limit, sealed=not is_local)
         finally:
             await self._context.net.release(message.body)
-        if peer.gone.is_set():  # while its body was opened: what this left behind for the link nobody would remove
+        if peer.gone.is_set():  # it ended while the body was opened: nobody would clean up after this request
             raise LinkClosed(message.command)
         if bound is None or bound.opened is None:
             raise Refusal(commands.unknown_command_text(message.command).decode())

@@ -220,7 +220,8 @@ PROBLEM_CURES = {
     "supervisor": "as the text says; then: clusterd restart",
     "monitor": "what the text says (port: clusterd.monitor.port, then clusterd restart); it is tried again every 5 s",
 }
-"""By the subject, or the words with which it begins. The node says by itself when the reason is gone."""
+"""What to do, by the subject of a problem or the words with which the subject begins. The node itself reports when a
+problem is over."""
 PROBLEMS = {
     "store": "database damaged",
     "build": "upgrade waits for a restart",

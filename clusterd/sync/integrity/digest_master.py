@@ -122,7 +122,7 @@ class DigestMaster:
             job = CompareBuckets(context.spool.state_dir, scan.root_digest, difference, payload, body)
             # What came in slabs has thousands of rows.
             compared = await context.jobs.run(job, lane="chunk" if body is None else "long")
-            if peer.gone.is_set():  # and forgotten: what is begun for it now nobody would end
+            if peer.gone.is_set():  # and `forget` was called: nobody would end what begins now
                 raise LinkClosed(commands.SYN_BUCKETS)
             if compared.dry:
                 return await self._listed(compared, difference)

@@ -30,7 +30,8 @@ from clusterd.wire.results import shorten
 
 KEPT_RECORDS = 1000
 KEPT_MANIFESTS = 256
-"""A worker that has the files of one of so many earlier manifests is known to have those of that moment."""
+"""How many earlier manifests are remembered with the times at which they were current: a worker with the files of one
+of them is behind since then."""
 
 
 def is_task_id(text: str) -> bool:
@@ -61,10 +62,10 @@ class IntegrityMaster:
         self.permissions = IntegrityPermissions(context.settings.master.max_locked_integrity_time_s)
         self.records: dict[str, WorkerRecord] = {}
         self._made: dict[str, float] = {}
-        """Of which moment the last manifests are, by content digest; the newest last. Wall-clock seconds."""
+        """When each of the last manifests was made, by content digest; the newest last. Wall-clock seconds."""
 
     def made_at(self, digest: str) -> float | None:
-        """Returns of which moment the files with this content digest are; None: that is not known."""
+        """Returns when the manifest with this content digest was made, None if that is not known."""
         return self._made.get(digest)
 
     def record(self, name: str) -> WorkerRecord:
@@ -235,7 +236,7 @@ class IntegrityMaster:
         return count
 
     def note_unknown(self, peer: Peer, items: Sequence[str]) -> None:
-        """Says once, and shows in `status`, which items of this worker are none of ours."""
+        """Logs once, and shows in `status`, which directories this worker synchronises and this master does not."""
         log = self._context.tag_log(peer.tag, GUARD)
         if items:
             text = (

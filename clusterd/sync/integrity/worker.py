@@ -186,8 +186,8 @@ class IntegrityWorker:
             self._context.spool.remove(*(segment.path for segment in packed[1].segments))
 
     def told_equal(self) -> None:
-        """`syn_m_c_ok`: nothing differs, says the master of our check. Of a check that nobody has made it says nothing:
-        believed, it would hide files that are left out, and reload a ruleset that has not come."""
+        """`syn_m_c_ok`: the master has compared our check and found no difference. Without a check of ours it is
+        ignored: it would hide files that are left out, and reload a ruleset that has not arrived."""
         if self._is_asking:
             self.checked_equal()
         else:

@@ -166,7 +166,7 @@ class KnownWorkers:
             del self._refused[next(iter(self._refused))]
 
     def _tell_refused(self, refusal: HelloRefused) -> None:
-        """Not each of thousands: strangers must not push the rest out of the journal."""
+        """Limits these events: strangers must not push the others out of the journal."""
         now, told = self._clock.monotonic(), self._refusals_told
         if len(told) == MOST_REFUSALS_TOLD and now - told[0] < REFUSED_S:
             return
@@ -288,8 +288,8 @@ class KnownWorkers:
                 await self.save()
 
     def _unsaid(self) -> list[_Member]:
-        """The workers that may have to be called lost, by name; not those in whose place another link is up: within a
-        moment it is known whether the worker is back."""
+        """Returns the workers that may be lost, by name. Not those of whose name another link is up: within a moment it
+        is known whether that is the worker."""
         found = [one for name, one in sorted(self._workers.items()) if name not in self._arriving]
         return [one for one in found if one.absence == "unsaid"]
 

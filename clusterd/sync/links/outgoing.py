@@ -138,7 +138,8 @@ def cut_small(package: Package, start: int) -> list[PackagePiece]:
 
 
 def note_pace(peer: Peer, length: int, took_s: float) -> None:
-    """A chunk of so many bytes has reached the peer in that time. The last ones say nothing."""
+    """Records how long a chunk of `length` bytes took to reach the peer. The last chunks of a package are too small to
+    tell."""
     if length >= SMALL_CHUNK:
         peer.is_slow = took_s > length / SLOW_LINE
 

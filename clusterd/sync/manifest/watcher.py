@@ -96,7 +96,8 @@ class Watcher:
         self._closed: set[str] = set()
         """Directories that this user may not read: nothing in them is watched."""
         self._has_new = False
-        """A directory came where directories are watched alone. The one before may have had its name, and its inode."""
+        """Whether a directory was created where directories are watched alone. It may have the name and the inode of an
+        earlier one, so a comparison would not show it."""
         self._links = Links(root)
         self._stopping = threading.Event()
         self._threads: list[threading.Thread] = []

@@ -173,7 +173,7 @@ class PoolPort:
 
     async def done(self, slot: int, message: JobDone) -> None:
         if slot not in self._slots:
-            return  # a job of an earlier sync process: this one has not heard its hello, with which it counts as free
+            return  # a job of an earlier sync process; the process counts as free when its hello to this one arrives
         self._idle_claims.pop(slot, None)
         if self._queue.done(slot, message.id):
             kind, took_s = self._given.pop(slot, "unknown"), self._clock.monotonic() - self._given_at.get(slot, 0.0)
