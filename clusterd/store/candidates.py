@@ -23,8 +23,8 @@ class Candidate(msgspec.Struct):
     told, and `claimed` what it says if that is more (0: it does not); then it counts for nothing. `is_late`: it has let
     a registration wait too long and does not count until it holds position `due`, nor before `rest_until`; `late_at`:
     when it was. `has_more`: its last answer was not all there was. `objection`: why it may not lead, as its own
-    election says. Times: `heard_at`, `answered_at`, `late_at` and `rest_until` monotonic, the others wall-clock
-    seconds."""
+    election says. `left_at`: when its link ended, if registrations could wait for it until then. Times: `heard_at`,
+    `answered_at`, `late_at`, `rest_until` and `left_at` monotonic, the others wall-clock seconds."""
 
     name: str
     epoch: str = ""
@@ -43,6 +43,7 @@ class Candidate(msgspec.Struct):
     due: int = 0
     late_at: float | None = None
     rest_until: float = 0.0
+    left_at: float | None = None
     checked_at: float | None = None
     is_equal: bool | None = None
 
@@ -69,7 +70,7 @@ class Candidates:
     def heard(self, name: str, ask: AskChanges) -> Candidate:
         """A candidate has asked: it holds what it says."""
         one = self._known.setdefault(name, Candidate(name, given=self._given.pop(name, 0)))
-        one.is_connected, one.heard_at, one.seen_at = True, time.monotonic(), time.time()
+        one.is_connected, one.heard_at, one.seen_at, one.left_at = True, time.monotonic(), time.time(), None
         one.epoch, one.state, one.checked_at, one.is_equal = ask.epoch, ask.state, ask.checked_at, ask.is_equal
         one.priority, one.objection = ask.priority, "".join(filter(str.isprintable, ask.objection[:MOST_OBJECTION]))
         one.held = ask.held if ask.epoch == self.epoch and ask.held >= 0 else 0
@@ -94,6 +95,8 @@ class Candidates:
     def gone(self, name: str) -> None:
         one = self._known.get(name)
         if one is not None:
+            if one in self.counting():
+                one.left_at = time.monotonic()
             one.is_connected = False
             self.news()
 
@@ -133,23 +136,27 @@ class Candidates:
 
     async def have(self, position: int) -> bool:
         """Waits until a candidate has everything up to this position on its disk, for `limit_s` at most; then, and
-        where there is none to wait for, the caller goes on without one: always True."""
+        where there is none to wait for, the caller goes on without one: always True. A link that has just ended is
+        usually back within a second: it is waited for, too, until `limit_s` after its end."""
         if not self._synchronous:
             return True
-        if not self.counting():
-            self._degrade()
-            return True
-        self.urge(position)
         until = time.monotonic() + self._limit_s
         while not any(one.held >= position for one in self._known.values()):
-            left = until - time.monotonic()
-            if left <= 0 or not self.counting():
-                for one in self.counting():
-                    self.is_now_late(one, position)
+            awaited = [*self.counting(), *self.returning()]
+            left = max((self._waits_until(one, until) for one in awaited), default=0.0) - time.monotonic()
+            if left <= 0:
+                for one in self._known.values():
+                    if one in awaited or one.left_at is not None:
+                        self.is_now_late(one, position)
+                        one.left_at = None
                 self._degrade()
                 return True
+            self.urge(position)
             await self.wait(left)
         return True
+
+    def _waits_until(self, one: Candidate, until: float) -> float:
+        return until if one.left_at is None else min(until, one.left_at + self._limit_s)
 
     def named(self, name: str) -> Candidate | None:
         return self._known.get(name)
@@ -174,6 +181,11 @@ class Candidates:
             and now - one.heard_at < SILENT_S
         ]
 
+    def returning(self) -> list[Candidate]:
+        """Those whose link has just ended, and who could confirm until then."""
+        now = time.monotonic()
+        return [one for one in self._known.values() if one.left_at is not None and now < one.left_at + self._limit_s]
+
     def coming(self) -> list[Candidate]:
         """Those that are connected and cannot confirm yet: a full copy is under way, as a rule."""
         now, counting = time.monotonic(), self.counting()
@@ -197,7 +209,7 @@ class Candidates:
         """`synchronous` or `asynchronous`, and why the latter."""
         if not self._synchronous:
             return "asynchronous", "clusterd.ha.synchronous is off"
-        if self.counting():
+        if self.counting() or self.returning():
             return "synchronous", ""
         if any(one.is_late and one.is_connected for one in self._known.values()):
             return "asynchronous", f"no candidate has confirmed within {self._limit_s:g} s"

@@ -137,13 +137,16 @@ class ConfirmingChoice:
         able = [one for one in found if one.held >= self._answered]
         if able:
             return max(able, key=lambda one: (one.held, one.priority, one.name)).name
-        return None if found or self._coming() else NOBODY
+        return None if found or self._coming() or self._returning() else NOBODY
 
     def _electable(self) -> list[Candidate]:
         return [one for one in self._candidates.counting() if one.priority > 0]
 
     def _coming(self) -> list[Candidate]:
         return [one for one in self._candidates.coming() if one.priority > 0]
+
+    def _returning(self) -> list[Candidate]:
+        return [one for one in self._candidates.returning() if one.priority > 0]
 
     async def _look(self) -> None:
         now = time.monotonic()
@@ -158,12 +161,17 @@ class ConfirmingChoice:
             return
         if wanted is None:
             # Answers wait, so that one of them can catch up.
-            self._set, self._why = None, "the candidates are catching up"
+            is_there = self._electable() or self._coming()
+            self._why = (
+                "the candidates are catching up" if is_there else "the link to the last candidate has just ended"
+            )
+            self._set = None
             self._gives_up_at = self._gives_up_at or now + self._limit_s
             self._candidates.urge(self._answered)
             if now < self._gives_up_at:
                 return
-            for one in (*self._electable(), *self._coming()):
+            for one in (*self._electable(), *self._coming(), *self._returning()):
+                one.left_at = None
                 self._candidates.is_now_late(one, self._answered)
             wanted = NOBODY
         self._gives_up_at = None

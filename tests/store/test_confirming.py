@@ -171,8 +171,28 @@ def test_the_first_answers_of_a_master_wait_for_candidates_that_have_to_find_it(
         bench.known.gone("a")
         await bench.until(lambda: bench.etcd[-1] == ("a", 20) or bench.etcd[-1] == ("", 20))
 
-    bench = run(story)
-    assert bench.etcd[-1][0] == "", "later nobody waits for those who are not there"
+    bench = run(story, limit_s=0.05)
+    assert bench.etcd[-1][0] == "", "later nobody waits for long for those who are not there"
+
+
+@pytest.mark.parametrize("limit_s", [60.0, 0.1])
+def test_the_last_candidates_link_may_end_for_a_moment_and_no_answer_is_given_without_it(limit_s: float) -> None:
+    """It is back within a second, as a rule. A master that was lost in that second lost what it had answered."""
+
+    async def story(bench: Bench) -> None:
+        bench.heard("a", 20)
+        await bench.until(lambda: bench.choice.name == "a")
+        assert await bench.choice.have(20)
+        bench.known.gone("a")
+        answer = await bench.waits(21)
+        if limit_s > 1:
+            assert not answer.done()
+            assert bench.choice.mode() == ("refused", "the link to the last candidate has just ended")
+            bench.heard("a", 21)
+        assert await answer
+        assert bench.etcd[1:] == [("a", 20) if limit_s > 1 else ("", 20)]
+
+    run(story, limit_s=limit_s)
 
 
 @pytest.mark.parametrize("limit_s", [60.0, 0.05])
