@@ -52,7 +52,8 @@ class NodeRole(msgspec.Struct, frozen=True):
     of a term, the configured one counts. `led`: the term in which it leads, or led. `master`: HOST:PORT of the master
     of `term`, `master_name` its node name; on the master its own. `former`: addresses of masters of earlier terms,
     which are told. `since`: wall-clock seconds; `by`: what wrote it. `change`: what is under way;
-    `steps`: what the last one did."""
+    `steps`: what the last one did. `withheld`: of a master that waits for a decision, the candidate that has what it
+    lacks, and how many units; empty otherwise."""
 
     term: int
     role: Literal["", "master", "worker"] = ""
@@ -64,6 +65,7 @@ class NodeRole(msgspec.Struct, frozen=True):
     by: str = ""
     change: RoleChange | None = None
     steps: tuple[str, ...] = ()
+    withheld: str = ""
 
 
 class RoleNow(msgspec.Struct, frozen=True):
@@ -87,6 +89,8 @@ def role_text(given: NodeRole | None, configured: Role) -> str:
     found = standing(given, configured)
     if given is None:
         return found.role
+    if found.is_deposed and given.withheld:
+        return f"master whose disk was set back (leads no more, term {given.term})"
     if found.is_deposed:
         return f"former master (leads no more, term {given.term} exists; etc/ossec.conf says {configured})"
     if not given.role:
@@ -99,6 +103,13 @@ def role_text(given: NodeRole | None, configured: Role) -> str:
 
 def deposed_text(given: NodeRole, *, is_elected: bool = False) -> str:
     """What the operator of a former master must know. `is_elected`: an election makes a worker of it."""
+    if given.withheld:
+        promote = "clusterd promote --old-master-is-down"
+        return (
+            f"This master's disk was set back, so it leads no more: {given.withheld}. To go on with what that node "
+            f"has: {promote} there, then clusterd demote --master HOST here. To go on with what this node has: "
+            f"{promote} --without-agents --unchecked-files here"
+        )
     who = given.master or "another node"
     name = f" ({given.master_name})" if given.master_name else ""
     text = f"This node leads no more: term {given.term} exists, its master is {who}{name}"
@@ -200,7 +211,17 @@ def with_change(
         since=time.time(),
         by=by,
         change=msgspec.structs.replace(change, before=saved),
+        withheld="",
     )
+
+
+def withheld(before: NodeRole | None, node: str, lost: int) -> NodeRole:
+    """The file of a master that leads no more, because candidate `node` has so many units of its own time as master
+    that it lacks. Another term has to begin, here or there. Raises RoleDamaged."""
+    refuse_two(before)
+    what = f"{lost} agents and groups that {node} has of this term are not here, or not as they were"
+    given = before or NodeRole(1)
+    return msgspec.structs.replace(given, led=0, master="", master_name="", since=time.time(), withheld=what)
 
 
 def heard(before: NodeRole | None, term: int, master: str, name: str, now: float) -> NodeRole:
@@ -220,7 +241,15 @@ def heard(before: NodeRole | None, term: int, master: str, name: str, now: float
             return before
         led = 0 if led == term else led
     return msgspec.structs.replace(
-        before, term=term, led=led, master=master, master_name=name, since=now, by="heard of it", change=None
+        before,
+        term=term,
+        led=led,
+        master=master,
+        master_name=name,
+        since=now,
+        by="heard of it",
+        change=None,
+        withheld="",
     )
 
 

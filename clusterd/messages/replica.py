@@ -11,7 +11,8 @@ class AskChanges(msgspec.Struct, frozen=True, array_like=True):
     last, wall-clock seconds; `is_equal`: whether they were equal. `priority`: of the candidate in an election; 0: it
     takes no part, or may not lead now, and `objection` says why. `joins`: it has a whole replica of `epoch` and can
     make one of another log of it, if it is told what that has in common (Changes.past). `again`: units (kind, id) that
-    it wants to hear, whether they changed or not; at most MOST_AGAIN."""
+    it wants to hear, whether they changed or not; at most MOST_AGAIN. `lacking`: the epoch of a log of this same master
+    that lacks `lost` units which this candidate was told of long ago; empty: there is none."""
 
     epoch: str
     since: int
@@ -24,6 +25,8 @@ class AskChanges(msgspec.Struct, frozen=True, array_like=True):
     objection: str = ""
     joins: bool = False
     again: tuple[tuple[int, int], ...] = ()
+    lacking: str = ""
+    lost: int = 0
 
 
 class Changes(msgspec.Struct, frozen=True, array_like=True):
@@ -36,7 +39,8 @@ class Changes(msgspec.Struct, frozen=True, array_like=True):
     (epoch, last position, by what moments were moved; clusterd/store/change_log.py), and `floor` up to where deletions
     are forgotten. `is_offer`: there is nothing but these; the candidate may go on from where both logs are one, or ask
     for everything. `unanswered`: agents whose registration may not have been answered yet: if this master is lost, who
-    asks for the same one again is given another (clusterd/store/decisions.py)."""
+    asks for the same one again is given another (clusterd/store/decisions.py). `teller`: name and term of a master that
+    has lost nothing as long as both are the same; empty: not told, as in an election."""
 
     epoch: str
     since: int
@@ -51,6 +55,7 @@ class Changes(msgspec.Struct, frozen=True, array_like=True):
     floor: int = 0
     is_offer: bool = False
     unanswered: tuple[int, ...] = ()
+    teller: str = ""
 
 
 class ApiFiles(msgspec.Struct, frozen=True):
@@ -114,12 +119,17 @@ class Undrain(msgspec.Struct, frozen=True, tag="undrain"):
     """To a master's store: take writes again. Answer: nothing."""
 
 
+class AwaitCompared(msgspec.Struct, frozen=True, tag="await_compared"):
+    """To a master's store: answer, with nothing, when a candidate has shown that this master's disk was not set back,
+    or COMPARED_S after the start of the store."""
+
+
 class Mark(msgspec.Struct, frozen=True, tag="mark"):
     """To a master's store, from who has changed a file of the REST API, or groups of agents, which are committed.
     Answer: Marked, as late as that of a registration."""
 
 
-StoreRequest = FirstAsk | Apply | Tell | Gone | Show | Drain | Undrain | Mark
+StoreRequest = FirstAsk | Apply | Tell | Gone | Show | Drain | Undrain | AwaitCompared | Mark
 
 
 class Marked(msgspec.Struct, frozen=True):
@@ -151,5 +161,7 @@ class StoreAnswer(msgspec.Struct, frozen=True, array_like=True):
 
 
 MOST_AGAIN = 500
+COMPARED_S = 15.0
+"""A worker that has been without a master for long tries again each ten seconds."""
 WAIT_S = 10.0
 """How long a master's store waits for a change before it answers that there is none."""

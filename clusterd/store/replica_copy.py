@@ -89,6 +89,8 @@ class ReplicaCopy:
         self._doubted_at = -DOUBT_S
         self._behind = 0
         self._join: _Join | None = None
+        self._lacking = "", 0
+        """As AskChanges.lacking and lost."""
         self._joins = True
         """Whether an offer is wanted; not after one that could not be used, until the copy has begun."""
 
@@ -186,6 +188,8 @@ class ReplicaCopy:
             0 if objection else self._priority,
             objection,
             joins=is_whole and self._joins and replica is not None and replica.settled is not None,
+            lacking=self._lacking[0],
+            lost=self._lacking[1],
         )
         if join is not None:
             ask = msgspec.structs.replace(ask, epoch=join.offer.epoch, since=join.upto, again=join.next_again)
@@ -245,6 +249,10 @@ class ReplicaCopy:
             self._joins = False
             return
         again = replica.told_since(found.position)
+        lost = replica.lost_by(offer, found)
+        self._lacking = (offer.epoch, lost) if lost else ("", 0)
+        if lost:
+            return  # this replica may be all that there is of them
         self._join = _Join(offer, found, found.position, dict.fromkeys(again))
 
     def _joined(self, join: _Join, changes: Changes) -> bool:

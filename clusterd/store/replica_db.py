@@ -39,6 +39,10 @@ from hashing.atomic import sync_path
 POSITION, WHOLE, HEARD, CHECKED, EQUAL = "position", "whole", "heard", "checked", "equal"
 """Names of marks, beside those of the change log. Wall-clock seconds: at which the copy was whole, the master was
 heard, digests were compared. `equal`: 1 if they were."""
+TELLER, OLD, NEW, NEW_AT = "teller", "old", "new", "new_at"
+"""Names of marks: Changes.teller; a settled position that is at least OLD_S old; a newer one, and its moment."""
+OLD_S = 300
+"""What a master has told so long ago is on its disk, however its power ended: not in a snapshot from before."""
 
 
 class ReplicaDb:
@@ -103,6 +107,9 @@ class ReplicaDb:
             for by_us in found.moved:
                 schema.move_moments(self.db, by_us)
             self._set_past(offer)
+            for name in (OLD, NEW):
+                if (self.moment(name) or 0) > found.position:
+                    set_mark(self.db, name, found.position, REPLICA_MARKS)
             for changes in answers:
                 self._put(changes)
         self._is_now(answers[-1])
@@ -151,14 +158,22 @@ class ReplicaDb:
         set_mark(db, EPOCH, changes.epoch, REPLICA_MARKS)
         set_mark(db, POSITION, changes.upto, REPLICA_MARKS)
         set_mark(db, HEARD, int(time.time()), REPLICA_MARKS)
+        set_mark(db, TELLER, changes.teller, REPLICA_MARKS)
         set_mark(db, GREATEST, max(changes.greatest, int(mark(db, GREATEST, REPLICA_MARKS) or 0)), REPLICA_MARKS)
         if changes.behind == 0:
             set_mark(db, SETTLED, changes.upto, REPLICA_MARKS)
+            self._note_age(changes.upto)
             if not self.whole_at:
                 set_mark(db, WHOLE, int(time.time()), REPLICA_MARKS)
         if written is not None:
             written |= unknown
         return units
+
+    def _note_age(self, position: int) -> None:
+        now = int(time.time())
+        if abs(now - (self.moment(NEW_AT) or 0.0)) >= OLD_S:
+            for name, value in ((OLD, int(self.moment(NEW) or 0)), (NEW, position), (NEW_AT, now)):
+                set_mark(self.db, name, value, REPLICA_MARKS)
 
     def _with_these_parts(self, parts: dict[int, int]) -> set[int]:
         """Returns the agents that were last told of with these parts."""
@@ -188,6 +203,14 @@ class ReplicaDb:
     def told_since(self, position: int) -> list[tuple[int, int]]:
         """The units (kind, id) that were told after it. Raises sqlite3.Error."""
         return self.db.execute(f"select kind, id from {TOLD} where at > ?", (position,)).fetchall()
+
+    def lost_by(self, offer: Changes, found: Joined) -> int:
+        """How many units the master of this offer lacks that it told of itself long ago: its disk was set back. 0: it
+        lacks none, another master has told of them, or only what a power failure may take. Raises sqlite3.Error."""
+        teller = mark(self.db, TELLER, REPLICA_MARKS)
+        if not offer.teller or offer.teller != teller or found.position >= (self.moment(OLD) or 0):
+            return 0
+        return len(self.told_since(found.position))
 
     @property
     def past(self) -> list[LogLife]:

@@ -12,6 +12,7 @@ from clusterd.errors import StartFailure
 from clusterd.messages.replica import (
     Apply,
     AskChanges,
+    AwaitCompared,
     Changes,
     Drain,
     Drained,
@@ -68,6 +69,9 @@ class ReplicaPort:
                 return msgspec.msgpack.encode(await side.tell(request.node, _decoded(request.ask, AskChanges)))
             case Gone() if isinstance(side, ReplicaSource):
                 (side.candidates.forget if request.for_good else side.candidates.gone)(request.node)
+                return b""
+            case AwaitCompared() if isinstance(side, ReplicaSource):
+                await side.compared()
                 return b""
             case Drain() if isinstance(side, ReplicaSource) and self._handover is not None:
                 await self._handover.drain(request.for_s)

@@ -1,6 +1,7 @@
 """A master's side of a replica: answers candidates from the change log."""
 
 import asyncio
+import contextlib
 import sqlite3
 import time
 from collections.abc import Callable, Sequence
@@ -10,7 +11,7 @@ from typing import Any, TypeVar
 import lz4.block
 import msgspec
 
-from clusterd.messages.replica import MOST_AGAIN, WAIT_S, AskChanges, Changes
+from clusterd.messages.replica import COMPARED_S, MOST_AGAIN, WAIT_S, AskChanges, Changes
 from clusterd.store import change_log, schema, table
 from clusterd.store.candidates import FOLLOWING, Candidates
 from clusterd.store.change_log import KINDS
@@ -40,6 +41,10 @@ COUNTED = 10_000
 """How many units a candidate lacks is counted in each answer up to here."""
 
 
+class SetBack(ValueError):
+    """This master's disk was set back: a candidate has what it lacks."""
+
+
 class UnitTooLarge(ValueError):
     """One agent has more than an answer can hold."""
 
@@ -48,9 +53,18 @@ class ReplicaSource:
     """Owns a connection and the thread that uses it."""
 
     def __init__(
-        self, root: str, *, synchronous: bool, limit_s: float, say: Callable[[str, str], None], pace_s: float = PACE_S
+        self,
+        root: str,
+        *,
+        synchronous: bool,
+        limit_s: float,
+        say: Callable[[str, str], None],
+        pace_s: float = PACE_S,
+        teller: str = "",
+        set_back: Callable[[str, int], None] = lambda node, lost: None,
     ) -> None:
-        """The log is on. Raises sqlite3.Error."""
+        """The log is on. `teller`: see Changes. `set_back`: called when this candidate has so many units that this
+        master lacks, though it told of them. Raises sqlite3.Error."""
         self._root = root
         self._db = self._connect()
         self._pace_s = pace_s
@@ -73,6 +87,13 @@ class ReplicaSource:
         self._slice = 0
         self._is_closing = False
         self._past = tuple(change_log.lives(self._db))
+        self._teller, self._set_back = teller, set_back
+        self._limit_s = limit_s
+        self._compared = asyncio.Event()
+        """A candidate has shown that this master's disk was not set back."""
+        self._began_at = time.monotonic()
+        if not teller or not self._past:
+            self._compared.set()
         self.candidates = Candidates(self._epoch, synchronous=synchronous, limit_s=limit_s, say=say)
         self.candidates.urged = self._wake
         self.answered = change_log.earlier(self._db)
@@ -125,6 +146,11 @@ class ReplicaSource:
         """What has changed; waits up to WAIT_S for something. Raises sqlite3.Error, UnitTooLarge, ValueError."""
         if len(ask.again) > MOST_AGAIN or any(kind not in KINDS or one <= 0 for kind, one in ask.again):
             raise ValueError("a candidate asks for units that there cannot be")
+        if ask.lacking == self._epoch and ask.lost > 0:
+            self._set_back(node, ask.lost)
+            raise SetBack(f"this master's disk was set back: {ask.lost} units that {node} has are not there")
+        if ask.epoch == self._epoch and ask.joins:
+            self._compared.set()
         candidate = self.candidates.heard(node, ask)
         until = time.monotonic() + (OBJECTING_S if ask.objection else WAIT_S)
         pace_s = min(self._pace_s, OBJECTING_S) if ask.objection else self._pace_s
@@ -169,8 +195,17 @@ class ReplicaSource:
         return await (self.candidates if self.confirming is None else self.confirming).have(position)
 
     async def ready(self) -> str:
-        """Waits until what is written from now on can be answered; empty, or why it cannot be."""
+        """Waits until what is written from now on can be answered; empty, or why it cannot be. A master that has just
+        been started gives out no id before it knows that its disk was not set back."""
+        await self.compared(self._limit_s)
         return "" if self.confirming is None else await self.confirming.ready()
+
+    async def compared(self, limit_s: float = COMPARED_S) -> None:
+        """Waits until a candidate has shown that this master's disk was not set back, until `limit_s` after the
+        start."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(max(0.0, self._began_at + limit_s - time.monotonic())):
+                await self._compared.wait()
 
     def mode(self) -> tuple[str, str]:
         """`synchronous`, `asynchronous` or (in an election) `refused`, and why."""
@@ -213,7 +248,10 @@ class ReplicaSource:
             is_known = change_log.is_known(db, ask.epoch, ask.since)
             past, floor = ((), 0) if is_known else (self._past, change_log.floor(db))
             if is_other and ask.joins:
-                return Changes(self._epoch, 0, 0, 1, 0, "", "", b"", past=past, floor=floor, is_offer=True)
+                teller = self._teller
+                return Changes(
+                    self._epoch, 0, 0, 1, 0, "", "", b"", past=past, floor=floor, is_offer=True, teller=teller
+                )
             since = ask.since if is_known else 0
             units, upto = self._units(db, since, ask.again)
             head = change_log.head(db)
@@ -235,6 +273,7 @@ class ReplicaSource:
                 past,
                 floor,
                 unanswered=tuple(sorted(map(int, table.seen(db, table.UNANSWERED)))[-MOST_UNANSWERED:]),
+                teller=self._teller,
             )
         finally:
             db.execute("rollback")

@@ -44,7 +44,8 @@ class MasterSide:
     def __init__(self, context: Context) -> None:
         self._context = context
         complete_files.forget(context, context.tag_log(MASTER, GUARD))
-        self._integrity = integrity = IntegrityMaster(context)
+        self._replica = replica = ReplicaMaster(context)
+        self._integrity = integrity = IntegrityMaster(context, replica.compared)
         self._digest = digest = DigestMaster(context, integrity)
         # In this order: the records say who is to be told of a change.
         context.manifests.changed += [integrity.manifest_changed, digest.manifest_changed]
@@ -58,7 +59,6 @@ class MasterSide:
             context.events.tell,
         )
         self._sendsync = SendsyncMaster(context)
-        self._replica = replica = ReplicaMaster(context)
         nodes = Nodes(context, integrity, info, self._known)
         asked = NodeRequests(nodes)
         programs = LocalRequests(context)

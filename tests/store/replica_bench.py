@@ -31,6 +31,9 @@ class Bench:
     def __init__(self, base: Path) -> None:
         self.master, self.candidate = base / "m", base / "w"
         self.said: list[str] = []
+        self.teller = ""
+        self.lacking: list[tuple[str, int]] = []
+        """What the master heard of its disk that was set back."""
         for root in (self.master, self.candidate):
             (root / "queue/db").mkdir(parents=True)
 
@@ -46,7 +49,13 @@ class Bench:
         schema.prepare(str(self.master), "m", "4.14.1", log=True)
         self.engine = Engine(str(self.master), readers=1)
         self.source = ReplicaSource(
-            str(self.master), synchronous=True, limit_s=60, say=lambda _, text: self.said.append(text), pace_s=0
+            str(self.master),
+            synchronous=True,
+            limit_s=60,
+            say=lambda _, text: self.said.append(text),
+            pace_s=0,
+            teller=self.teller,
+            set_back=lambda *what: self.lacking.append(what),
         )
         self.engine.committed = self.source.committed
 

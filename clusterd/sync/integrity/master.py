@@ -3,7 +3,7 @@
 
 import asyncio
 import uuid
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from clusterd.errors import ClusterError, in_passing
 from clusterd.messages.packages import Compared
@@ -53,8 +53,10 @@ def _unknown(peer: Peer) -> str:
 class IntegrityMaster:
     """Owns permissions and records of all workers. A worker's check runs as an aio task of its peer."""
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, may_begin: Callable[[], Awaitable[None]] | None = None) -> None:
+        """`may_begin`: ends when this node may show its files to workers; None: it may."""
         self._context = context
+        self._may_begin = may_begin
         self._packages = PackageStore(context)
         self._leftovers = Leftovers(context)
         self._rooms = Rooms(context)
@@ -85,6 +87,8 @@ class IntegrityMaster:
     async def scan_once(self, *, everything: bool = False) -> Scan | None:
         """Does one local scan with its log lines; returns None if it failed. `everything`: walk, without relying on
         file events."""
+        if self._may_begin is not None and self._context.manifests.current is None:
+            await self._may_begin()
         log = self._context.tag_log(MASTER, "Local integrity")
         log.info("Starting.")
         started = self._context.clock.monotonic()

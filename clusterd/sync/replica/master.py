@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from clusterd.errors import ClusterError
-from clusterd.messages.replica import WAIT_S, Gone, ReplicaReply, Show, Tell
+from clusterd.messages.replica import COMPARED_S, WAIT_S, AwaitCompared, Gone, ReplicaReply, Show, Tell
 from clusterd.sync.links.context import Context
 from clusterd.sync.links.handlers import Handler
 from clusterd.sync.links.peer import Peer
@@ -23,6 +23,8 @@ TROUBLE = "replica"
 REGISTRATIONS = "registrations"
 FILES_TROUBLE = "files of the REST API"
 ANSWER_S = 30.0
+BEGINS_S, BEGINS_POLL_S = 5.0, 0.05
+"""How long, and how often, the socket of this node's store is looked for."""
 SHOW_S = 0.8
 NO_STORE = (
     "No replica can be given: the agent database of this master is served by another program (wazuh-db), a replica "
@@ -79,6 +81,18 @@ class ReplicaMaster:
         except msgspec.MsgspecError:
             raise ClusterError(1000, "not a digest and an offset") from None
         return self._files.piece(digest, offset)
+
+    async def compared(self) -> None:
+        """Waits until a candidate has shown that this master's disk was not set back, for COMPARED_S at most: its old
+        files would take back on all nodes what was changed since. In an election etcd knows that."""
+        settings = self._context.settings
+        if not settings.has_replica or settings.has_election:
+            return
+        with contextlib.suppress(ClusterError, TimeoutError):
+            async with asyncio.timeout(COMPARED_S + BEGINS_S):
+                while not self._store.is_there:
+                    await asyncio.sleep(BEGINS_POLL_S)
+                await self._store.ask(AwaitCompared(), COMPARED_S + BEGINS_S)
 
     def left(self, peer: Peer) -> None:
         """The link of a worker has ended."""

@@ -17,14 +17,12 @@ from clusterd.sync.ports.net_port import LinkClosed
 from clusterd.sync.ports.tag_log import TagLog
 from clusterd.sync.ports.troubles import round_survives
 from clusterd.sync.replica.api_files import NOTHING, PIECE_BYTES, ApiCopy
-from clusterd.sync.replica.master import ANSWER_S, SUBTAG, TROUBLE, shown
+from clusterd.sync.replica.master import ANSWER_S, BEGINS_POLL_S, BEGINS_S, SUBTAG, TROUBLE, shown
 from clusterd.wdb.replica import ReplicaStore
 from clusterd.wire import commands
 
 SOON_S, AGAIN_S = 0.5, 5.0
 """The shortest and the longest pause after a round that failed. Registrations may wait for this candidate."""
-BEGINS_S, BEGINS_POLL_S = 5.0, 0.05
-"""How long, and how often, the socket of this node's store is looked for."""
 MOST_API_BYTES = 16 * 1024 * 1024
 NO_STORE = (
     "No replica can be kept: the agent database of this node is served by another program (wazuh-db), a replica needs "
