@@ -9,6 +9,8 @@ import msgspec
 from hashing.atomic import is_temporary
 
 _LINE_BYTES = 4096
+MOST_PARTS = 100_000
+"""Most parts that one merged file is split into: 64 MiB of headers would be eleven million files."""
 
 
 class Part(msgspec.Struct, frozen=True):
@@ -28,12 +30,15 @@ class Merged(msgspec.Struct, frozen=True):
     malformed: str = ""
 
 
-def parse_merged(data: bytes) -> Merged:
-    """Split a merged file. Data shorter than its header says is accepted, as a stock node does. Raises nothing."""
+def parse_merged(data: bytes, most: int = MOST_PARTS) -> Merged:
+    """Split a merged file, up to its `most`th part. Data shorter than its header says is accepted, as a stock node
+    does. Raises nothing."""
     parts: list[Part] = []
     refused: list[tuple[str, str]] = []
     position = 0
     while position < len(data):
+        if len(parts) + len(refused) >= most:
+            return Merged(parts, refused, f"Malformed file (more than {most} parts). Some files won't be synced")
         newline = data.find(b"\n", position, position + _LINE_BYTES)
         end = newline + 1 if newline >= 0 else min(len(data), position + _LINE_BYTES)
         line = data[position:end]

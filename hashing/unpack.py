@@ -15,7 +15,7 @@ import msgspec
 from hashing.atomic import FileOps, create_temporary
 from hashing.directories import Directories
 from hashing.errors import DigestMismatch, HashingError, Note, PackageTooLarge
-from hashing.merged import parse_merged
+from hashing.merged import MOST_PARTS, parse_merged
 from hashing.notes import Notes, explain
 from hashing.opening import OnStep, candidates, failure_text
 from hashing.package import PackageReader
@@ -139,6 +139,7 @@ class _Writer:
         self._max_file = max_file
         self._budget = budget
         self._on_step = on_step
+        self._room_for_parts = MOST_PARTS
         self.written: dict[str, Written] = {}
         self.notes = Notes()
 
@@ -224,12 +225,14 @@ class _Writer:
             if target.only_parts:
                 raise PackageTooLarge(target.path, f"has more than {_MERGED_BYTES} bytes")
             return
-        merged = parse_merged(b"".join(kept))
+        merged = parse_merged(b"".join(kept), self._room_for_parts)
+        self._room_for_parts -= len(merged.parts) + len(merged.refused)
         if merged.malformed and (merged.parts or target.only_parts):
             self.notes.add("WARNING", target.path, merged.malformed, "is a malformed merged file")
         for name, reason in merged.refused:
             self.notes.add("ERROR", target.path, failure_text(target.group, name, reason), f"part {name!r} {reason}")
         for part in merged.parts:
+            self._on_step()
             self._write_beside(f"{MERGED_DIRECTORY}/{part.name}", target.mode, iter((part.data,)))
         if target.only_parts:
             self.written[target.path] = Written(target.path)

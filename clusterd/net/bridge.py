@@ -12,6 +12,7 @@ import msgspec
 from clusterd.messages.links import (
     CloseLink,
     GiveString,
+    HelloRefused,
     KeepaliveSeen,
     LinkDown,
     LinkInfo,
@@ -131,6 +132,12 @@ class Bridge:
         link.keepalive_at = now.wall()
         if link.kind != "local" and link.number in self._links:
             self.tell(KeepaliveSeen(link.number, link.keepalive_at))
+            self._to_sync.hold_if_full(link)
+
+    def refused(self, refusal: HelloRefused) -> None:
+        """Tells sync of a node that may not join. Anybody may cause that at any rate, so not while much waits."""
+        if not self._to_sync.is_full:
+            self.tell(refusal)
 
     def forward(
         self, link: Link, counter: int, command: str, payload: bytes, bodies: list[Sink], answer_as: str = ""

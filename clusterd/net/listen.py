@@ -259,7 +259,7 @@ class Listener:
     def _tell_refused(self, link: Link, name: str, reason: str) -> None:
         """Tells the operator what the stock line lacks: a line of our own, and a row in `status`."""
         self._say_refused(link, name, reason)
-        self._bridge.tell(HelloRefused(name, link.address, reason))
+        self._bridge.refused(HelloRefused(name, link.address, reason))
 
     def _say_refused(self, link: Link, name: str, reason: str) -> None:
         who = f"{name} at {link.address}" if name else link.address

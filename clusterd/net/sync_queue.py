@@ -54,9 +54,14 @@ class SyncQueue:
                         self.let_links_go()
             self._queued.clear()
 
+    @property
+    def is_full(self) -> bool:
+        """Whether too many messages wait."""
+        return len(self._messages) >= FULL_MESSAGES
+
     def hold_if_full(self, link: Link) -> None:
         """Stops reading the link, which has just added a message, while too many wait."""
-        if len(self._messages) >= FULL_MESSAGES:
+        if self.is_full:
             self._held.add(link)
             link.hold(HELD_SYNC)
 

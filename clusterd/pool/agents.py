@@ -19,9 +19,7 @@ def open_report(job: OpenReport) -> ReportOpened:
         raise Failure(BAD_JSON, str(problem)) from None
     with open(job.out, "wb") as file:
         size = file.write(report.chunks)
-    offset = report.payload.get(batches.OFFSET)
-    is_offset = isinstance(offset, int) and not isinstance(offset, bool) and abs(offset) < 1 << 62
-    return ReportOpened(lists, size, offset if is_offset else None)
+    return ReportOpened(lists, size, report.payload.offset_us)
 
 
 def open_groups(job: OpenGroups) -> GroupsOpened:

@@ -18,24 +18,60 @@ HANDED_OUT = b"global clusterd-groups-handed-out "
 LARGEST_REQUEST = 65536
 OFFSET = "clock_offset_us"
 """Member of a report's `payload` between two nodes with our store: the master's boot clock minus the worker's."""
+MOST_OBJECTS = 1_000_000
+"""Most JSON objects in a report: agents and their labels. Read, an object takes thirty times its bytes."""
+MOST_CHUNKS = 10_000
+"""Most chunks of groups in one string: a stock node fills each to 64 KiB, and four thousand of these make the largest
+string that is taken."""
+CHUNK_BYTES = 1024 * 1024
+PAYLOAD_BYTES = 4096
+"""Bytes of what comes before the chunks. It is part of each request to the database."""
+LONGEST_NUMBER = 20
 
 
 class BadString(Exception):
     """A long string that violates wire.md section 6; the text completes `error while trying to load JSON: ...`."""
 
 
+class Moments(msgspec.Struct, frozen=True, rename={"offset": OFFSET}):
+    """The `payload` of a report."""
+
+    offset: msgspec.Raw = msgspec.Raw(b"null")
+
+    @property
+    def offset_us(self) -> int | None:
+        """Microseconds; None if the node sends none that can be one."""
+        if len(self.offset) > LONGEST_NUMBER:
+            return None
+        found = msgspec.json.decode(self.offset)
+        return found if type(found) is int and abs(found) < 1 << 62 else None
+
+
 class Report(msgspec.Struct, frozen=True):
     """Agent-info. `chunks` stays unparsed: it is passed between the databases."""
 
     chunks: msgspec.Raw
-    payload: dict[str, Any] = {}
+    payload: Moments = Moments()
+
+
+class _Lists(msgspec.Struct, frozen=True):
+    """The members of a report's `chunks` (wdb.md 7.7), and nothing that is built of others."""
+
+    syncreq: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    syncreq_keepalive: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    syncreq_status: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+
+
+class _Groups(msgspec.Struct, frozen=True):
+    chunks: list[str]
+    payload: msgspec.Raw = msgspec.Raw(b"{}")
 
 
 class Groups(msgspec.Struct, frozen=True):
     """Agent-groups: each of `chunks` is JSON inside a text."""
 
     chunks: list[str]
-    payload: dict[str, Any] = {}
+    payload: dict[str, Any]
 
 
 class GroupsChunk(msgspec.Struct, frozen=True):
@@ -54,13 +90,16 @@ class GroupsRow(msgspec.Struct, frozen=True):
 
 
 _parse_report = msgspec.json.Decoder(Report).decode
-_parse_groups = msgspec.json.Decoder(Groups).decode
+_parse_lists = msgspec.json.Decoder(_Lists).decode
+_parse_groups = msgspec.json.Decoder(_Groups).decode
 _parse_chunk = msgspec.json.Decoder(list[GroupsChunk]).decode
 _FAILURES = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 def parse_report(data: bytes) -> Report:
     """Raises BadString."""
+    if data.count(b"{") > MOST_OBJECTS:
+        raise BadString(f"more than {MOST_OBJECTS} objects")
     try:
         return _parse_report(data)
     except _FAILURES as problem:
@@ -68,23 +107,31 @@ def parse_report(data: bytes) -> Report:
 
 
 def count_lists(chunks: msgspec.Raw) -> int:
-    """The number of the object's keys, which stock counts as chunks. Raises BadString if it is no object."""
+    """The number of the object's lists, which stock counts as chunks. Raises BadString if it is no object."""
     try:
-        return len(msgspec.json.decode(chunks, type=dict[str, msgspec.Raw]))
+        return sum(one is not msgspec.UNSET for one in msgspec.structs.astuple(_parse_lists(chunks)))
     except _FAILURES as problem:
         raise BadString(str(problem)) from None
 
 
 def parse_groups(data: bytes) -> Groups:
     """Raises BadString."""
+    # A quote without a backslash before it begins or ends a text; no text begins with another one.
+    if data.count(b'"') - data.count(b'\\"') > 2 * MOST_CHUNKS + PAYLOAD_BYTES:
+        raise BadString(f"more than {MOST_CHUNKS} chunks")
     try:
-        return _parse_groups(data)
+        found = _parse_groups(data)
+        if len(found.payload) > PAYLOAD_BYTES:
+            raise BadString(f"a payload of {len(found.payload)} bytes")
+        return Groups(found.chunks, msgspec.json.decode(found.payload, type=dict[str, Any]))
     except _FAILURES as problem:
         raise BadString(str(problem)) from None
 
 
 def parse_chunk(text: str | bytes) -> GroupsChunk:
     """Raises BadString for anything but an array with exactly one object."""
+    if len(text) > CHUNK_BYTES:
+        raise BadString(f"a chunk of {len(text)} characters")
     try:
         (chunk,) = _parse_chunk(text)
     except (*_FAILURES, ValueError) as problem:

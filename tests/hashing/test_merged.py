@@ -68,3 +68,11 @@ def test_built_file_has_the_recorded_parts() -> None:
     assert sorted(built, key=lambda part: part.name) == sorted(
         expected_parts(VECTORS["all"]), key=lambda part: part.name
     )
+
+
+def test_files_of_a_merged_file_are_counted() -> None:
+    """64 MiB of headers would be eleven million files."""
+    merged = parse_merged(b"0 a t\n0 /b t\n" * 10, 5)
+    assert (len(merged.parts), len(merged.refused)) == (3, 2)
+    assert merged.malformed == "Malformed file (more than 5 parts). Some files won't be synced"
+    assert not parse_merged(b"0 a t\n" * 5, 5).malformed

@@ -1,7 +1,9 @@
 """Sync dies and comes back: links stay, every peer gets an answer, every slab its owner."""
 
+import contextlib
 import json
 import signal
+import threading
 from collections.abc import Callable
 
 import pytest
@@ -9,6 +11,8 @@ import pytest
 from clusterd.messages.links import (
     Answered,
     CloseLink,
+    HelloRefused,
+    KeepaliveSeen,
     LinkDown,
     LinkUp,
     NetHello,
@@ -24,8 +28,9 @@ from clusterd.messages.links import (
     WriteLog,
 )
 from tests.fakes.sync import FakeSync
-from tests.net.harness import NetNode, wait_until
+from tests.net.harness import KEY, PATIENCE_S, NetNode, wait_until
 from tests.net.test_bodies import CHUNK, put
+from tools.rig.peer import build_frames
 
 Master = Callable[..., NetNode]
 
@@ -327,3 +332,38 @@ def test_a_client_that_was_told_to_wait_hears_of_a_dead_sync_by_a_request(master
     client.respond(told, "ok", bytes(300_000))
     assert client.ask("echo", "x").payload == b"x"
     wait_until(lambda: node.counter("slabs_free") == node.counter("slabs"), "the answer that nobody wanted is dropped")
+
+
+@pytest.mark.slow
+def test_keepalives_are_not_read_faster_than_sync_hears_of_them(master: Master) -> None:
+    """Whoever has the key may send thousands in a second, and sync may be away for a minute."""
+    node = master(with_sync=False)
+    client, most = node.join("w1"), 6000
+    flood = b"".join(b"".join(build_frames(b"echo-c", number, b"x", KEY)) for number in range(most))
+    with client.sock.dup() as feeding:  # with a time-out of its own
+        feeding.settimeout(PATIENCE_S)
+        sender = threading.Thread(target=feeding.sendall, args=(flood,))
+        sender.start()
+        answered = 0
+        with contextlib.suppress(TimeoutError):
+            while answered < most:
+                client.read(1.0)
+                answered += 1
+        assert answered < 4000
+        node.start_sync().answer_with(lambda request: None)
+        for _ in range(most - answered):
+            assert client.read().command == b"ok-m"
+        sender.join()
+
+
+def test_refusals_do_not_wait_for_a_sync_that_takes_none(master: Master) -> None:
+    node = master(with_sync=False, log_lines=5)
+    client = node.join("w1")
+    for _ in range(3000):
+        client.tell("hello", "w1 wazuh worker 4.14.1")
+    for _ in range(3000):
+        assert client.read().command == b"err"
+    assert client.ask("echo-c", "x").payload == b"x"
+    sync = node.start_sync()
+    sync.expect(KeepaliveSeen)
+    assert sum(isinstance(message, HelloRefused) for message in sync.received) <= 2000
