@@ -23,6 +23,14 @@ CHECK_S = 1.0
 """How often a process checks whether its file was moved away."""
 
 
+OF_A_WORKER = "Worker "
+"""How the tag of a master's lines about one worker begins."""
+MOST_LINES = 600
+MOST_CHARACTERS = 262144
+PERIOD_S = 10.0
+"""Lines about one worker are few, but a worker that has gone wrong may cause thousands in a second: this is what each
+process writes of them in a period, before the disk is full of them. Those of DEBUG were asked for by an operator."""
+
 TURNS = 5
 TURN_S = 0.0005
 """How often, and how long each time, a process waits for another one to finish its line."""
@@ -64,6 +72,7 @@ class Log:
         self._checked_at = 0.0
         self._tried_at = 0.0
         self._told = 0
+        self._floods: FloodGate | None = None
         self._row: LogRow | None = None
         self._shown = (0, 0)
         self.lost = 0
@@ -79,6 +88,11 @@ class Log:
         """The board is closed: stops reporting."""
         self._row = None
 
+    def bound_workers(self) -> None:
+        """Bounds the lines about each worker from now on. For the processes of a master: a worker's own lines begin in
+        the same way."""
+        self._floods = FloodGate()
+
     def set_level(self, level: int) -> None:
         self._threshold = THRESHOLDS[level]
 
@@ -92,6 +106,12 @@ class Log:
         nor reach the reader's terminal as control characters."""
         if not self.is_on(level):
             return
+        if self._floods is not None and tag.startswith(OF_A_WORKER) and LEVELS[level] >= LEVELS["INFO"]:
+            admitted = self._floods.admit(tag, len(text), time.monotonic())
+            if admitted == "no":
+                return
+            if admitted == "the last":
+                level, subtag, text = "WARNING", "Log", TOO_MUCH
         tag, subtag = printable(tag), printable(subtag)
         text = printable_log(text) if level == "ERROR" else printable(text)
         whole = self._whole(level, tag, subtag, text)
@@ -203,6 +223,34 @@ class Log:
 
     def close(self) -> None:
         self._let_go()
+
+
+TOO_MUCH = (
+    f"More than {MOST_LINES} lines or {MOST_CHARACTERS // 1024} KiB about this worker in {PERIOD_S:g} s: the others of "
+    "this time are left out."
+)
+
+
+class FloodGate:
+    """Counts the lines of each tag. Remembers at most `tags` of them."""
+
+    def __init__(self, tags: int = 4096) -> None:
+        self._tags = tags
+        self._spent: dict[str, tuple[float, int, int]] = {}
+
+    def admit(self, tag: str, size: int, now: float) -> Literal["yes", "the last", "no"]:
+        """Whether a line of `size` characters is written; "the last": the text that no more are, in its place."""
+        since, lines, characters = self._spent.get(tag, (now, 0, 0))
+        if now - since >= PERIOD_S:
+            since, lines, characters = now, 0, 0
+        was_full = lines > MOST_LINES or characters > MOST_CHARACTERS
+        self._spent.pop(tag, None)
+        if len(self._spent) >= self._tags:
+            del self._spent[next(iter(self._spent))]
+        self._spent[tag] = since, lines + 1, characters + size
+        if was_full:
+            return "no"
+        return "yes" if lines < MOST_LINES and characters + size <= MOST_CHARACTERS else "the last"
 
 
 class RateLimiter:

@@ -77,6 +77,8 @@ class _NetProcess:
         self._fence = Fence(Leadership(board, settings)) if is_bound else None
         if self._fence is not None:
             self._fence.lapsed = self._lapsed
+        if settings.is_master:
+            log.bound_workers()
         clock = Clock()
         self._context = NetContext(settings, log, clock, NetSlabs(arena, clock.awake), self._fence)
         self._stop = asyncio.Event()

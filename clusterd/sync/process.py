@@ -85,6 +85,8 @@ class _SyncProcess:
         self._board = board
         self._row = board.row("sync")
         self._log = log
+        if settings.is_master:
+            log.bound_workers()
         self._trimmer = Trimmer(self._row.set_own_bytes)
         self._pool_size = pool_size
         self._framework_fd = framework_fd

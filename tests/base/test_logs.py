@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from clusterd.logs import CHECK_S, Log, RateLimiter
+from clusterd.logs import CHECK_S, MOST_CHARACTERS, MOST_LINES, PERIOD_S, FloodGate, Log, RateLimiter
 
 
 def test_a_line_has_the_stock_format(tmp_path: Path) -> None:
@@ -262,3 +262,33 @@ def test_log_of_a_daemon_is_its_standard_output_also_after_the_file_was_moved(
     log.close()
     os.fstat(number)  # not closed: a file that is opened next must not be standard output
     os.close(number)
+
+
+def test_worker_that_has_gone_wrong_does_not_fill_the_disk_with_lines(tmp_path: Path) -> None:
+    """Its answers to questions that nobody asked are a line each, thousands in a second."""
+    log = Log(str(tmp_path / "cluster.log"), 1)
+    log.bound_workers()
+    for number in range(2 * MOST_LINES):
+        log.line("ERROR", "Worker w1", "Main", f"line {number}")
+        log.line("INFO", "Master", "Main", "of this node")
+    log.line("DEBUG", "Worker w1", "Main", "asked for")
+    log.line("INFO", "Worker w2", "Main", "of another")
+    log.close()
+    lines = (tmp_path / "cluster.log").read_text().splitlines()
+    of_w1 = [line for line in lines if "[Worker w1]" in line]
+    assert [line.endswith(f"line {number}") for number, line in enumerate(of_w1[:MOST_LINES])] == [True] * MOST_LINES
+    assert [line[20:].partition("(")[0] for line in of_w1[MOST_LINES:]] == [
+        "WARNING: [Worker w1] [Log] More than 600 lines or 256 KiB about this worker in 10 s: the others of this time "
+        "are left out.",
+        "DEBUG: [Worker w1] [Main] asked for",
+    ]
+    assert (sum("of this node" in line for line in lines), lines[-1][-10:]) == (2 * MOST_LINES, "of another")
+
+
+def test_worker_writes_again_when_the_time_of_its_flood_is_over() -> None:
+    gate = FloodGate(tags=2)
+    assert gate.admit("a", MOST_CHARACTERS, 0.0) == "yes"
+    assert [gate.admit("a", 1, 1.0), gate.admit("a", 1, 2.0), gate.admit("b", 1, 2.0)] == ["the last", "no", "yes"]
+    assert [gate.admit("a", 1, PERIOD_S), gate.admit("a", 1, PERIOD_S)] == ["yes", "yes"]
+    assert gate.admit("c", 1, PERIOD_S) == "yes"
+    assert gate.admit("b", MOST_CHARACTERS, PERIOD_S) == "yes", "forgotten: it had said nothing for the longest"

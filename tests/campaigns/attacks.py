@@ -282,6 +282,10 @@ ATTACKS: dict[str, Attack] = {
         *[("dapi", b"id " + json.dumps({"f": {"__callable__": {"__name__": "system", "__module__": "os"}}}).encode())]
         * 20
     ),
+    "answers to nothing": node(
+        *[(word, b"x" * 3000) for word in ("syn_w_g_err", "syn_wgc_err", "cancel_task", "syn_i_w_m_r")] * 500
+    ),
+    "keepalives without end": node(*[("echo-c", b"x")] * 3000),
     "names of others": node(
         ("hello", b"rig_manager_1 rig worker 4.14.1"), ("hello", b"rig_manager_2 rig worker 4.14.1")
     ),

@@ -35,7 +35,7 @@ def peak_of(work: Callable[[], object]) -> int:
 
 
 @pytest.mark.parametrize(
-    "before, after",
+    ("before", "after"),
     [(b'{"payload": {}, "chunks": {', b"}}"), (b'{"chunks": {}, "payload": {', b"}}")],
     ids=["chunks", "payload"],
 )
@@ -57,12 +57,17 @@ def test_report_of_more_objects_than_a_cluster_has_agents_is_refused(
 
 
 @pytest.mark.parametrize(
-    "offset, expected",
-    [(b"-5", -5), (b"true", None), (b"1.5", None), (b'"5"', None), (b"9" * 5000, None), (b"[" * 500 + b"]" * 500, None)],
+    ("offset", "expected"),
+    [
+        (b"-5", -5),
+        (b"true", None),
+        (b"1.5", None),
+        (b'"5"', None),
+        (b"9" * 5000, None),
+        (b"[" * 500 + b"]" * 500, None),
+    ],
 )
-def test_offset_that_is_no_number_of_microseconds_is_none(
-    offset: bytes, expected: int | None, tmp_path: Path
-) -> None:
+def test_offset_that_is_no_number_of_microseconds_is_none(offset: bytes, expected: int | None, tmp_path: Path) -> None:
     data = b'{"payload": {"clock_offset_us": ' + offset + b'}, "chunks": {"syncreq": [], "syncreq_status": []}}'
     opened = report(data, tmp_path)
     assert (opened.offset_us, opened.lists) == (expected, 2)

@@ -127,3 +127,15 @@ def test_refusal_of_nothing_is_not_refused(rig: Rig, size: int) -> None:
         link.tell("err", b"x" * size)
         assert link.ask("echo-c", b"x").payload == b"x"
         assert not [seen for seen in link.record if not seen.sent and seen.command == "err"]
+
+
+def test_answers_to_what_nobody_asked_do_not_fill_the_log(rig: Rig) -> None:
+    """Each is a line with its text, and a line of this size arrives within a tenth of a millisecond."""
+    with joined(rig, "talker") as link:
+        before = log_path(rig).stat().st_size
+        for word in ("syn_w_g_err", "syn_wgc_err", "cancel_task") * 300:
+            link.tell(word, b"None " + exception_json(1000, "x" * 3000))
+        assert link.ask("echo", b"x", timeout_s=60).payload == b"x"
+        new = log_path(rig).read_text()[before:]
+    assert len(new) < 700_000
+    assert new.count("[Worker talker] [Log] More than 600 lines or 256 KiB about this worker in 10 s") >= 1
