@@ -49,6 +49,7 @@ setup(
         "click>=8.1",
         "cryptography>=42.0",
         "httptools>=0.6",
+        "httpcore>=1.0",
         "httpx>=0.27",
         "lz4>=4.3",
         "msgspec>=0.18",

@@ -3,7 +3,6 @@ sockets."""
 
 import asyncio
 import os
-import ssl
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -12,6 +11,7 @@ import msgspec
 from clusterd.errors import ClusterError
 from clusterd.http_client import httpx
 from clusterd.rundir import HTTP_SOCKET, WDB_SOCKET
+from clusterd.wdb.http_transport import UnixTransport
 from clusterd.wdb.stream import Stream, is_served
 
 HTTP_TIMEOUT_S = 10.0
@@ -204,11 +204,8 @@ class Database:
 
     def _http_client(self) -> httpx.AsyncClient:
         if self._client is None:
-            # A context of our own: the default one reads all certificates of certifi, a twentieth of a node's start.
-            unused = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-            transport = httpx.AsyncHTTPTransport(uds=self._http, retries=1, verify=unused)
             self._client = httpx.AsyncClient(
-                transport=transport,
+                transport=UnixTransport(self._http),
                 base_url="http://localhost",
                 timeout=HTTP_TIMEOUT_S,
                 headers={"Accept": "application/json", "Connection": "close"},

@@ -6,12 +6,13 @@ import socket
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from clusterd.dapi.files import registration
 from clusterd.dapi.files.registration import ask_authd
-from clusterd.rundir import AUTH_SOCKET, WDB_SOCKET
+from clusterd.rundir import AUTH_SOCKET, HTTP_SOCKET, WDB_SOCKET
 from clusterd.unix_connect import connect, connected
 from clusterd.wdb.blocking import BlockingDatabase
 from clusterd.wdb.client import Database, DatabaseError
@@ -21,10 +22,11 @@ from clusterd.wdb.stream import PREFIX_BYTES, frame
 class BusyServer:
     """Takes no connection before `begin`, and its backlog is full. Then it answers one request on each."""
 
-    def __init__(self, path: Path, answer: bytes) -> None:
+    def __init__(self, path: Path, answer: bytes, *, is_http: bool = False) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path = str(path)
         self._answer = answer
+        self._is_http = is_http
         self._listening = socket.socket(socket.AF_UNIX)
         self._listening.bind(self.path)
         self._listening.listen(0)
@@ -49,7 +51,10 @@ class BusyServer:
             client, _ = self._listening.accept()
             with client:
                 client.settimeout(60)
-                if prefix := client.recv(PREFIX_BYTES, socket.MSG_WAITALL):
+                if self._is_http:
+                    if client.recv(65536):
+                        client.sendall(self._answer)
+                elif prefix := client.recv(PREFIX_BYTES, socket.MSG_WAITALL):
                     client.recv(int.from_bytes(prefix, "little"), socket.MSG_WAITALL)
                     client.sendall(frame(self._answer))
 
@@ -82,6 +87,32 @@ def test_database_that_takes_no_connection_in_time_is_away(tmp_path: Path, datab
             await Database(str(tmp_path)).rows("select 1 as n", 0.1)
 
     asyncio.run(story())
+
+
+def test_reports_wait_for_a_database_that_is_busy_and_do_not_ask_again_and_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The loop asked without a pause: thousands of times in the time of this test."""
+    server = BusyServer(tmp_path / HTTP_SOCKET, b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n", is_http=True)
+    tries = 0
+
+    class Counted(socket.socket):
+        def connect(self, address: Any) -> None:
+            nonlocal tries
+            tries += 1
+            super().connect(address)
+
+    async def story() -> None:
+        asking = asyncio.ensure_future(Database(str(tmp_path)).report_again("x"))
+        await asyncio.wait([asking], timeout=0.3)
+        server.begin()
+        async with asyncio.timeout(60):
+            assert await asking == 0
+
+    monkeypatch.setattr(socket, "socket", Counted)
+    asyncio.run(story())
+    assert 1 < tries < 100
+    server.close()
 
 
 def test_pool_process_waits_for_a_database_that_is_busy(tmp_path: Path, database: BusyServer) -> None:
