@@ -2,14 +2,16 @@
 deleted only if its key was seen before; an unreadable, missing or suddenly empty file deletes nothing."""
 
 import asyncio
+import os
 import time
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-from clusterd.agent_keys import KEY_FILE, Key
+from clusterd.agent_keys import ANY, KEY_FILE, Key
 from clusterd.file_version import FileVersion, version_at
 from clusterd.key_guard import KeyRules, is_accepted
 from clusterd.messages.journal import RegistrationEvent
+from clusterd.rundir import REMOVED_KEYS
 from clusterd.store import agents
 from clusterd.store.engine import Engine, Session
 from clusterd.store.events import LONGEST_NAME, Tell
@@ -29,6 +31,8 @@ AGAIN_S = 5.0
 SUDDENLY = 10
 """Losing this many keys at once is an accident, not a wish."""
 _NO_KEY_YET = "0.0.0.0"
+MOST_KEPT_BYTES = 16 * 1024 * 1024
+"""Of the file with removed keys: some 150,000 lines. What comes then begins it anew."""
 
 
 class _Row(NamedTuple):
@@ -54,6 +58,10 @@ class _Reconciled(NamedTuple):
 
     added: dict[int, str]
     deleted: dict[int, str]
+    taken: frozenset[int] = frozenset()
+    """Those of the deleted that another program took out of the file; the others it has marked as removed."""
+    lines: str = ""
+    """Of client.keys, for those that were taken out."""
 
 
 class KeyFollower:
@@ -140,13 +148,38 @@ class KeyFollower:
         for agent_id in reconciled.deleted:
             self._private.unlink(agent_id)
         if not self._on_worker:
-            self._tell_of_agents(reconciled)
+            kept = await asyncio.to_thread(self._keep, reconciled.lines) if reconciled.lines else ""
+            self._tell_of_agents(reconciled, kept)
 
-    def _tell_of_agents(self, reconciled: _Reconciled) -> None:
-        """Other programs write the file, too, and what authd does it tells itself."""
-        if reconciled.deleted:
-            named = [f"{agent_id:03d} {name}".strip() for agent_id, name in reconciled.deleted.items()]
-            self._say("INFO", f"Agents without a key in {KEY_FILE} are deleted: {listed(named)}.")
+    def _keep(self, lines: str) -> str:
+        """Keeps the keys that another program has removed: workers get its file at once, and then nobody has them.
+        Returns where, empty if they could not be written."""
+        path = f"{self._root}/{REMOVED_KEYS}"
+        try:
+            if os.path.exists(path) and os.stat(path).st_size + len(lines) > MOST_KEPT_BYTES:
+                os.unlink(path)
+            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+            with open(fd, "a", encoding="utf-8", errors="surrogateescape") as file:
+                file.write(f"# {time.strftime('%Y-%m-%d %H:%M:%S')}\n{lines}")
+        except OSError:
+            return ""
+        return path
+
+    def _tell_of_agents(self, reconciled: _Reconciled, kept: str) -> None:
+        """Other programs write the file, too, and what authd does it tells itself. `kept`: where the keys are that
+        were taken out."""
+        for was_taken in (False, True):
+            named = [
+                f"{agent_id:03d} {name}".strip()
+                for agent_id, name in reconciled.deleted.items()
+                if (agent_id in reconciled.taken) == was_taken
+            ]
+            if named and not was_taken:
+                self._say("INFO", f"Agents that {KEY_FILE} calls removed are deleted: {listed(named)}.")
+            elif named:
+                back = f"; if that was not meant (an editor that has saved an old copy), their lines are in {kept}"
+                text = f"Another program has taken {len(named)} keys out of {KEY_FILE}, their agents are deleted: "
+                self._say("WARNING", f"{text}{listed(named)}{back if kept else ''}.")
         for what, where, agents_of in (("removed", "gone from", reconciled.deleted), ("added", "in", reconciled.added)):
             for agent_id, name in list(agents_of.items())[:MOST_TOLD]:
                 why = f"its key is {where} {KEY_FILE}"
@@ -182,7 +215,10 @@ class KeyFollower:
             self._keyless_since = {}
             return _Reconciled(added, {})
         deleted = self._delete_keyless(session, lost, entries, rows)
-        return _Reconciled(added, {one: rows[one].name if one in rows else "" for one in deleted})
+        gone = {one: rows[one].name if one in rows else "" for one in deleted}
+        taken = {one: rows[one] for one in deleted if one in rows and one not in found.content.removed}
+        lines = (Key(f"{one:03d}", row.name, row.ip or ANY, row.key).line() for one, row in taken.items() if row.key)
+        return _Reconciled(added, gone, frozenset(taken), "".join(lines))
 
     def _take_in(self, session: Session, agent_id: int, entry: Key, rows: Mapping[int, _Row], date_add: int) -> None:
         row = rows.get(agent_id)

@@ -11,7 +11,7 @@ import pytest
 from clusterd.agent_keys import Key
 from clusterd.key_guard import KeyContent, note_accepted
 from clusterd.messages.journal import RegistrationEvent
-from clusterd.rundir import STATE
+from clusterd.rundir import REMOVED_KEYS, STATE
 from clusterd.store import agents, follow
 from clusterd.store.keys import KeyFile, keys_in_use
 from tests.store.following import Node
@@ -39,6 +39,8 @@ def test_agents_that_come_and_go_with_a_file_of_others_are_told_of(live: Callabl
         node.keys.write_text("".join(lines[:36]))
         await node.look()
         assert (node.said, [event for event in node.told if event.kind == "registration"]) == ([], [])
+        kept = node.keys.parent.parent / REMOVED_KEYS
+        kept.parent.mkdir(parents=True, exist_ok=True)
         node.keys.write_text("".join(lines[12:38]))
         await node.look()
         told = [(event.what, event.agent, event.name) for event in node.told if isinstance(event, RegistrationEvent)]
@@ -46,8 +48,21 @@ def test_agents_that_come_and_go_with_a_file_of_others_are_told_of(live: Callabl
             ("added", f"{n:03}", f"agent{n}") for n in (37, 38)
         ]
         [said] = node.said
+        assert said.startswith(
+            "WARNING Another program has taken 12 keys out of etc/client.keys, their agents are deleted: "
+        )
         assert "001 agent1, " in said
-        assert "010 agent10 and 2 more" in said
+        assert said.endswith(
+            f"010 agent10 and 2 more; if that was not meant (an editor that has saved an old copy), "
+            f"their lines are in {kept}."
+        )
+        assert kept.read_text().splitlines(keepends=True)[1:] == lines[:12]
+        assert kept.stat().st_mode & 0o777 == 0o600
+        node.said.clear()
+        node.keys.write_text("".join([*lines[13:38], lines[12].replace(" agent", " !agent")]))
+        await node.look()
+        assert node.said == ["INFO Agents that etc/client.keys calls removed are deleted: 013 agent13."]
+        assert len(kept.read_text().splitlines()) == 13, "whoever marks a line has meant it"
 
     live(work)
 
