@@ -214,6 +214,7 @@ def test_the_next_leader_has_all_that_was_answered_until_the_lead_changes_hands(
         began = time.monotonic()
         if how == "stop":
             assert rig.stop(old.name) == []
+            assert "Another node is to lead first, within 14 s." in (old.root / "logs/cluster.log").read_text()
         else:
             done = rig.command(old, "ha", "switchover", "--json", timeout_s=120)
             assert done.returncode == 0, done.stdout + done.stderr
