@@ -46,8 +46,8 @@ class Facts(msgspec.Struct, frozen=True):
 
 
 class Lacking(msgspec.Struct, frozen=True):
-    """`files`: so many files of this master a worker lacks, or has otherwise. `age_s`: it has all files as they were so
-    many seconds ago; None: that is not known."""
+    """What a worker lacks of this master's files. `files`: how many it lacks, or has with other content. `age_s`: how
+    many seconds ago the master's files were those that it has; None: not known."""
 
     files: int = 0
     age_s: float | None = 0.0

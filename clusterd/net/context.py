@@ -125,9 +125,8 @@ class NetContext:
         self._ordinary = LineBudget(BURST_LINES, limits.log_lines_per_address_s)
 
     def begin_life(self, incarnation: int) -> int:
-        """Called once, before the first link. Returns the number behind which links and requests of this life of net
-        are numbered: sync may answer at any time what it was asked by an earlier life, and that must not be taken for
-        an answer to another peer."""
+        """Called once, before the first link. Returns the number after which links and requests of this life of net are
+        numbered, so that a late answer of sync to an earlier life is never taken for an answer to another peer."""
         self.slabs.life = incarnation
         self._last_link = incarnation << 32
         return self._last_link

@@ -192,7 +192,8 @@ class ReplicaDb:
         self.whole_at = float(mark(self.db, WHOLE, REPLICA_MARKS) or 0)
 
     def joined(self, offer: Changes) -> Joined | None:
-        """What it has in common with the log of an offer, None: nothing that can be told. Raises sqlite3.Error."""
+        """Returns what the replica has in common with the log of an offer; None if that cannot be known. Raises
+        sqlite3.Error."""
         if self.settled is None:
             return None
         own = [*lives(self.db), LogLife(self.epoch, self.settled)]
@@ -248,9 +249,10 @@ class ReplicaDb:
 
 
 def own_as_replica(root: str) -> str:
-    """The agent database of a former master is a replica of what it led, up to its last change: it goes on with the log
-    of the next master from where both have it in common, instead of copying everything. What is in the way is replaced.
-    While nobody else uses either file. Returns what was done. Raises OSError, sqlite3.Error: nothing is changed."""
+    """Makes a replica of a former master's agent database, up to the last change of its time. So the node goes on with
+    the next master's log from the position that both have in common, instead of copying everything. Replaces what is in
+    the way; nobody else may use either file. Returns what was done. Raises OSError, sqlite3.Error: nothing is
+    changed."""
     own, new = Path(root) / schema.DATABASE, Path(root) / f"{REPLICA_FILE}.own"
     if not own.is_file():
         return "there is no agent database"

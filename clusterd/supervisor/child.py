@@ -81,9 +81,9 @@ class Child:
 
 
 def reap_orphans(ours: Collection[int]) -> None:
-    """For the first process of a container, which inherits whatever outlives its parent, as what a hook has started
-    does: waits for those that have ended, or each would take a place in the table of processes for ever. `ours`: for
-    these others wait."""
+    """Reaps processes that are not our children, where this is the first process of a container: it inherits what
+    outlives its parent (what a hook has started, for example), and each would keep its place in the process table for
+    ever. `ours`: pids that others wait for."""
     with contextlib.suppress(ChildProcessError):
         while (ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)) is not None:
             if ended.si_pid in ours:

@@ -23,11 +23,11 @@ from ipc.job_queue import BACKGROUND_SLOT
 
 MOST_POOL_PROCESSES = 32
 ASKERS_STAGE = 2
-"""Behind it are the processes that only others of the node, which have ended then, ask for something."""
+"""Later stages are processes that only other processes of the node ask; those have ended by then."""
 ELECTION_STOP_S = 40.0
-"""It gives its lease back at once; `on_demote` may take 30 s."""
+"""How long the election may take to stop. It gives its lease back at once; `on_demote` may take 30 s."""
 LEAVE_S = 14.0
-"""How long a stop waits for it to hand over; a little longer than it tries."""
+"""How long a stop waits until the election has handed the lead over; a little longer than the election tries."""
 SLABS_MASTER = (16, 48)
 SLABS_WORKER = (8, 4)
 """Slabs of net and of sync. A worker sends one package at a time with a few chunks under way. A master sends the same

@@ -22,7 +22,7 @@ from ipc.board import BoardRow
 TICK_S = 0.02
 AGAIN_S = 1.0
 TAKE_BACK_S = 5.0
-"""How often a change is taken back that failed and could not be taken back, on a full disk for example."""
+"""How often taking back a failed change is tried again while that fails, too, on a full disk for example."""
 
 
 class RoleFollower:

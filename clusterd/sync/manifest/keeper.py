@@ -373,7 +373,8 @@ class ManifestKeeper:
             self._wake.set()
 
     def _note(self) -> None:
-        """What is published goes to the workers also where it cannot be noted: only the next process needs that."""
+        """Notes on the disk which manifest is published. Workers get it even if that fails: only the next process needs
+        the note."""
         try:
             self._files.note()
         except OSError as failure:

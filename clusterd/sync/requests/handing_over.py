@@ -27,7 +27,7 @@ READ_S = 0.05
 SETTLE_S = 1.0
 """The longest wait for a worker that takes its answers slowly."""
 CHANGES_S = 0.5
-"""The longest wait for requests that change files. Whoever asks asks again."""
+"""The longest wait for requests that change files; the election asks again."""
 
 
 class HandingOver:
