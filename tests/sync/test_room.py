@@ -2,6 +2,7 @@
 over."""
 
 import asyncio
+import os
 from collections.abc import Coroutine
 from pathlib import Path
 from types import SimpleNamespace
@@ -156,12 +157,68 @@ def test_refusal_halves_for_a_while_that_grows(said: Exception | None, tmp_path:
             scene.rooms.refused("w1", ClusterError(3000, "[Errno 28] No space left on device"))
             for _ in range(3):
                 assert await scene.sizes() == [SMALL]
+            assert "w1 can take 18.0 MB at once" in scene.troubles.shown()["room of w1"]
             scene.now += wait_s - 1
             assert await scene.sizes() == [SMALL]
             scene.now += 2
             wait_s *= 2
         scene.rooms.equal("w1")
         assert await scene.sizes() == [SMALL, LARGE]
+
+    run(story())
+
+
+def test_what_fits_exactly_is_sent(tmp_path: Path) -> None:
+    assert run(Scene(tmp_path, b"%d" % (SMALL + LARGE)).sizes()) == [SMALL, LARGE]
+
+
+def test_worker_that_has_refused_is_believed_no_more_than_that(tmp_path: Path) -> None:
+    """Its disk may have quotas that it does not know of."""
+    scene = Scene(tmp_path, b"%d" % (2 * LARGE))
+
+    async def story() -> None:
+        assert await scene.sizes() == [SMALL, LARGE]
+        scene.rooms.refused("w1", ClusterError(3000, "[Errno 122] Disk quota exceeded"))
+        assert await scene.sizes() == [SMALL]
+
+    run(story())
+
+
+def test_refusal_is_over_when_the_worker_has_everything(tmp_path: Path) -> None:
+    scene = Scene(tmp_path, None)
+
+    async def story() -> None:
+        for _ in range(2):
+            assert await scene.sizes() == [SMALL, LARGE]
+            scene.rooms.refused("w1", ClusterError(3000, "full"))
+            assert await scene.sizes() == [SMALL]
+            scene.rooms.equal("w1")
+        scene.rooms.refused("w1", ClusterError(3000, "of a check: nothing was sent since it was equal"))
+        assert await scene.sizes() == [SMALL, LARGE]
+
+    run(story())
+
+
+def test_refusal_outlives_the_link_and_its_row_in_status_does_not(tmp_path: Path) -> None:
+    """A stock worker that dials again has no more room than before."""
+    scene = Scene(tmp_path, None)
+
+    async def story() -> None:
+        assert await scene.sizes() == [SMALL, LARGE]
+        scene.rooms.forget("w1")
+        scene.rooms.refused("w1", ClusterError(3000, "of a check: nothing was sent over this link"))
+        assert await scene.sizes() == [SMALL, LARGE]
+        scene.rooms.refused("w1", ClusterError(3000, "full"))
+        assert await scene.sizes() == [SMALL]
+        scene.rooms.forget("w1")
+        assert scene.troubles.shown() == {}
+        assert await scene.sizes() == [SMALL]
+        scene.now += WAIT_S + 1
+        scene.rooms.forget("w1")
+        assert await scene.sizes() == [SMALL, LARGE]
+        scene.rooms.refused("w1", ClusterError(3000, "full"))
+        scene.now += WAIT_S + 1
+        assert await scene.sizes() == [SMALL, LARGE], "what was over when the link ended no longer counts"
 
     run(story())
 
@@ -206,6 +263,10 @@ def test_room_is_what_the_smallest_of_its_disks_has(tmp_path: Path, monkeypatch:
     assert room(str(spool), str(tmp_path), places, Limits()) == 150 * MIB  # twice on one disk, above the reserve
     free[tree] = 2000 * MIB
     assert room(str(spool), str(tmp_path), places, Limits()) == 450 * MIB
+    free[tree] = 400 * MIB
+    of_file, other = os.stat, os.stat_result([0] * 10)
+    monkeypatch.setattr("os.stat", lambda path: other if Path(path) == tree else of_file(path))
+    assert room(str(spool), str(tmp_path), places, Limits()) == 300 * MIB  # on a disk of its own
 
 
 def test_nearly_full_disk_still_takes_small_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

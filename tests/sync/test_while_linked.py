@@ -26,6 +26,7 @@ from clusterd.sync.ports.pool_port import JobError
 from clusterd.sync.ports.spool import Spool
 from clusterd.sync.ports.troubles import Troubles
 from clusterd.wire.transfer import IncomingFile
+from hashing.errors import Note
 from tests.fakes.events import Events
 from tests.sync.rounds_bench import TagLog
 
@@ -38,7 +39,8 @@ class Worker:
     def __init__(self, root: Path, capabilities: set[str]) -> None:
         self.lines: list[tuple[str, str]] = []
         self.jobs: list[Any] = []
-        self.is_quick = False
+        self.is_quick = self.ends_while_it_applies = False
+        self.notes: list[Note] = []
         self.troubles = Troubles()
         self.losses = 0
         self.spool = Spool(str(root), 1)
@@ -89,6 +91,7 @@ class Worker:
     async def run(self, job: Any, **_: Any) -> Any:
         self.jobs.append(job)
         if isinstance(job, OpenPackage):
+            Path(job.plan).touch()
             return PackageOpened(1, 0, 0, 2, "", [])
         if isinstance(job, UnpackRange):
             while not self.is_quick and os.path.exists(job.package):
@@ -98,7 +101,10 @@ class Worker:
             return RangeUnpacked([], [])
         if isinstance(job, SweepTemporary):
             return Swept(1)
-        return Applied(0, 0, 0, 0, 0, 0, [])
+        if self.ends_while_it_applies:
+            self.peer.gone.set()
+            await asyncio.sleep(0.01)
+        return Applied(0, 0, 0, 0, 0, 0, self.notes)
 
     async def apply(self) -> int:
         progress = Progress("m", "integrity", "", 0.0)
@@ -148,12 +154,31 @@ def test_unpacking_ends_with_the_link_and_goes_on_with_the_next(tmp_path: Path, 
 def test_what_is_unpacked_when_the_link_ends_is_put_in_place(tmp_path: Path) -> None:
     async def story() -> None:
         worker = Worker(tmp_path, {RESUME})
-        worker.is_quick = True
+        worker.is_quick = worker.ends_while_it_applies = True
         await worker.apply()
-        worker.peer.gone.set()
-        await asyncio.sleep(0)
         assert worker.worker.last.result == "synced"
         assert os.listdir(worker.spool.directory) == []
+
+    run(story())
+
+
+@pytest.mark.parametrize("fails", [True, False], ids=["failed", "partly"])
+def test_temporary_files_are_looked_for_again_when_something_has_failed(tmp_path: Path, fails: bool) -> None:
+    async def story() -> None:
+        worker = Worker(tmp_path, set())
+        worker.is_quick = not fails
+        for _ in range(2):
+            await worker.worker._applier.sweep()
+        assert [type(job) for job in worker.jobs] == [SweepTemporary]
+        worker.notes = [Note("ERROR", "etc/rules/a", "Error with a", "why")]
+        applying = asyncio.create_task(worker.apply())
+        if fails:
+            await until(worker.unpacking)
+            worker.peer.gone.set()
+        await applying
+        for _ in range(2):
+            await worker.worker._applier.sweep()
+        assert sum(isinstance(job, SweepTemporary) for job in worker.jobs) == 2
 
     run(story())
 
@@ -174,5 +199,8 @@ def test_package_may_unpack_to_what_ratio_and_disk_allow(tmp_path: Path, monkeyp
         assert {job.max_file_bytes for job in worker.jobs if hasattr(job, "max_file_bytes")} == {SMALL_BYTES}
         assert list(worker.troubles.shown()) == [NO_ROOM]
         assert [level for level, text in worker.lines if ledger.low(disk) in text] == ["error"]
+        disk = Disk(1 << 50, 1 << 30, 1 << 30)
+        await worker.apply()
+        assert not worker.troubles.shown()
 
     run(story())

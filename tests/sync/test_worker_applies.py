@@ -61,12 +61,13 @@ class Receiving:
         self.opened: PackageOpened | JobError = ANNOUNCED
         self.applied: Applied | JobError = DONE
         self.notes: list[Note] = []
+        self.written = "etc/rules/a"
         self.node = Node(root, "worker", caps=(), pool=True)
         self.files = Files()
         self.node.context.manifests = cast(Any, self.files)
         self.node.pool.answers = {
             OpenPackage: lambda job: self._given(self.opened),
-            UnpackRange: lambda job: RangeUnpacked([Written("etc/rules/a", 7, 4)], self.notes),
+            UnpackRange: lambda job: RangeUnpacked([Written(self.written, 7, 4)], self.notes),
             ApplyPlan: lambda job: self._given(self.applied),
         }
         self.changed: list[int] = []
@@ -137,6 +138,7 @@ def test_package_is_applied_counted_and_logged(worker: Receiving) -> None:
         "INFO Files to create: 1 | Files to update: 2 | Files to delete: 4",
         "INFO Finished in Ts.",
     ]
+    assert not [line for line in worker.lines("Integrity sync") if line.startswith("ERROR")]
     times = re.findall(r"Finished in (\d+\.\d{3})s", "".join(check + worker.lines("Integrity sync")))
     assert all(float(spent) < 600 for spent in times)
 
@@ -191,6 +193,19 @@ def test_files_that_are_not_as_they_should_be_are_problems_whatever_step_they_fa
     worker.story(story)
     count = len(applied)
     assert f"ERROR Found errors: {count} overwriting, 0 creating and 0 removing" in worker.lines("Integrity sync")
+
+
+def test_files_that_are_left_out_are_counted_and_logged(worker: Receiving) -> None:
+    async def story(peer: Peer) -> None:
+        worker.applied = Applied(1, 2, 4, 1, 2, 4, [Note("ERROR", "etc/rules/b", "Error with b", "why")])
+        await worker.sent(peer)
+        assert worker.node.side._integrity.last.left_out == 7
+
+    worker.story(story)
+    assert worker.lines("Integrity sync")[-4:-2] == [
+        "ERROR {'etc/rules/b': ['Error with b']}",
+        "ERROR Found errors: 1 overwriting, 2 creating and 4 removing",
+    ]
 
 
 def test_package_that_cannot_be_applied_is_reported_to_the_master(worker: Receiving) -> None:
@@ -250,7 +265,7 @@ def test_third_package_at_a_time_is_refused(worker: Receiving) -> None:
     worker.story(story)
 
 
-@pytest.mark.parametrize(("count", "shown"), [(5, "etc/lists/4. Mount"), (7, "etc/lists/4 and 2 more. Mount")])
+@pytest.mark.parametrize(("count", "shown"), [(5, "etc/lists/4. Mount"), (6, "etc/lists/4 and 1 more. Mount")])
 def test_mounted_files_are_named_as_far_as_there_is_room(worker: Receiving, count: int, shown: str) -> None:
     async def story(peer: Peer) -> None:
         worker.applied = Applied(0, 1, 0, 0, 0, 0, [], in_place=[f"etc/lists/{number}" for number in range(count)])
@@ -267,6 +282,9 @@ def test_mounted_file_is_a_trouble_until_it_was_renamed(worker: Receiving) -> No
             await worker.sent(peer)
             shown = str(worker.node.context.troubles.shown())
             assert ("etc/rules/a" in shown, "etc/rules/b" in shown) == (bool(in_place), True), "b was not written since"
+        worker.written = "etc/rules/b"
+        await worker.sent(peer)
+        assert worker.node.context.troubles.shown() == {}
 
     worker.story(story)
 
