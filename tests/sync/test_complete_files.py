@@ -108,13 +108,32 @@ def test_mark_that_cannot_be_written_is_tried_again_with_the_next_check(
         monkeypatch.setattr(complete_files, "FileOps", Full)
         files = await noted(tmp_path, ("equal",), log)
         assert files.are_known
-        assert "No space left" in log.lines[0]
+        assert log.lines == [f"{NAME} cannot be written: [Errno 28] No space left on device"]
         assert not (tmp_path / NAME).exists()
         monkeypatch.setattr(complete_files, "FileOps", FileOps)
         files.note("equal")
         await until((tmp_path / NAME).exists)
 
     asyncio.run(story())
+
+
+def test_mark_that_is_removed_is_gone_from_the_disk_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a power failure it would say that all files are here."""
+    synced: list[Path] = []
+
+    def sync(path: Path) -> None:
+        assert not (tmp_path / NAME).exists()
+        synced.append(path)
+        if len(synced) > 1:
+            raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(complete_files, "sync_path", sync)
+    log = Log()
+    asyncio.run(noted(tmp_path, ("equal", "partly", "equal", "partly"), log))
+    asyncio.run(noted(tmp_path, ("equal",)))
+    forget(context_of(tmp_path), log)  # type: ignore[arg-type]
+    assert synced == [(tmp_path / NAME).parent] * 3
+    assert log.lines == [f"{NAME} cannot be removed: [Errno 5] Input/output error"] * 2
 
 
 def test_last_of_two_quick_results_stays(tmp_path: Path) -> None:
