@@ -78,10 +78,14 @@ class StringFor(NamedTuple):
     string_id: str
 
 
+_Count = Annotated[int, msgspec.Meta(ge=0, le=10**12)]
+"""Of things in one message: no status could hold a number of thousands of digits."""
+
+
 class BatchResult(msgspec.Struct, frozen=True):
     """`syn_m_a_e`, `syn_w_g_e`, `syn_wgc_e`: the result of writing a batch. `time_spent`: seconds."""
 
-    updated_chunks: int
+    updated_chunks: _Count
     error_messages: list[str]
     time_spent: float
 
@@ -242,9 +246,6 @@ class Differs(NamedTuple):
 
     digest: str
     buckets: bytes
-
-
-_Count = Annotated[int, msgspec.Meta(ge=0)]
 
 
 class Counts(msgspec.Struct, frozen=True):

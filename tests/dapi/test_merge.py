@@ -118,6 +118,26 @@ def test_extra_keys_are_merged_and_older_than_is_lefts() -> None:
     assert as_items(merged(left, right)).extra == {"older_than": "7d", "n": 3}
 
 
+LARGEST = int("9" * 4300)
+"""Python neither reads nor writes more digits."""
+
+
+def test_numbers_beyond_all_measure_spoil_nothing_but_themselves() -> None:
+    """A node may answer any: the others' answers were lost with them, in a job that met a bug."""
+    found = merged(plain({"a": LARGEST, "b": LARGEST, "c": 1}), plain({"a": LARGEST, "b": 1.5, "c": 2}))
+    assert found == plain({"a": LARGEST, "b": LARGEST, "c": 3})
+    for cast in ("int", "float"):
+        for value in (LARGEST, float("inf")):
+            settings: dict[str, Any] = {"sort_fields": ["x"], "sort_casting": [cast]}
+            made = merge(items([{"x": 2}], **settings).wire(), items([{"x": value}, {"x": 1}], **settings).wire())
+            assert sorted(item["x"] for item in as_items(made).affected) == [1, 2, value]
+    left, right = items([1]), items([2])
+    left.total = right.total = LARGEST
+    assert as_items(merged(left, right)).total_affected == LARGEST
+    failed = items([], (1701, ["1" * 5000, "2"]))
+    assert failed.rendered()["data"]["failed_items"][0]["id"] == ["1" * 5000, "2"]
+
+
 @pytest.mark.parametrize("odd", [plain({}), WireResult("AffectedItemsWazuhResult", {"affected_items": []})])
 def test_answers_that_do_not_fit_are_1000(odd: WireResult) -> None:
     for found in (merged(items(["1"]), odd), merged(odd, items(["1"]))):

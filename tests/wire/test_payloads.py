@@ -119,6 +119,15 @@ def test_any_input_is_a_value_or_error_1000(parse: Callable[[bytes], object], pa
     assert code == 1000
 
 
+@pytest.mark.parametrize("count", [b"-1", b"9" * 13, b"9" * 4000, b"1e3", b"true", b"NaN"])
+def test_count_that_no_status_could_hold_is_none(count: bytes) -> None:
+    with pytest.raises(ClusterError) as refusal:
+        payloads.parse_batch_result(b'{"updated_chunks": %b, "error_messages": [], "time_spent": 1}' % count)
+    assert refusal.value.code == 1000
+    with pytest.raises(ClusterError):
+        payloads.parse_listed(b'{"counts": {"missing": %b, "shared": 0, "extra": 0}}' % count)
+
+
 def test_argument_with_a_space_is_never_written() -> None:
     with pytest.raises(ValueError):
         payloads.build_words("two words", b"rest")

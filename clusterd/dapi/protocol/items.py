@@ -6,6 +6,8 @@ from typing import Any
 from clusterd.wire.results import WireException, WireResult, exception_of
 
 CLASS = "AffectedItemsWazuhResult"
+LONGEST_NUMBER = 1000
+"""Digits: a node may answer any."""
 _REQUIRED = (
     "affected_items",
     "sort_fields",
@@ -180,7 +182,7 @@ def _shown_error(error: WireException) -> dict[str, Any]:
 
 
 def _in_order(ids: list[Any]) -> list[Any]:
-    """Sorts numerically if all are numbers, else as text."""
-    if all(str(item).isdecimal() for item in ids):
+    """Sorts numerically if all are numbers that Python reads, else as text."""
+    if all(str(item).isdecimal() and len(str(item)) <= LONGEST_NUMBER for item in ids):
         return sorted(ids, key=int)
     return sorted(ids, key=str)

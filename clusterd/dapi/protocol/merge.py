@@ -88,11 +88,22 @@ def _merge_values(left: Any, right: Any, priority: list[str]) -> Any:
         case list(), list():
             return left + _without(right, left)
         case int() | float(), int() | float():
-            return left + right
+            return _sum(left, right)
         case str(), str() if left != right:
             return next((word for word in priority if word in (left, right)), f"{left}|{right}")
         case _:
             return left
+
+
+def _sum(left: float, right: float) -> float:
+    """Returns `left` for a sum that is beyond all numbers: a node may answer any, and one of more than 4,300 digits
+    cannot be written."""
+    try:
+        whole = left + right
+        float(whole)
+    except OverflowError:
+        return left
+    return whole
 
 
 def _without(elements: list[Any], known: list[Any]) -> list[Any]:
@@ -108,7 +119,7 @@ def _merge_items(left: Items, right: Items) -> Items:
         some_msg,
         none_msg,
         affected=_merge_sorted(left, right),
-        total=left.total_affected + right.total_affected,
+        total=int(_sum(left.total_affected, right.total_affected)),
         sort_fields=left.sort_fields,
         sort_casting=left.sort_casting,
         sort_ascending=left.sort_ascending,
@@ -133,7 +144,7 @@ def _merge_sorted(left: Items, right: Items) -> list[Any]:
                 place += 1
             merged.append(item)
         return merged + left.affected[place:]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return left.affected + right.affected
 
 
