@@ -30,11 +30,11 @@ def test_a_worker_whose_check_runs_is_refused_until_it_ends() -> None:
 
 def test_a_flag_held_for_too_long_is_released_and_logged() -> None:
     permissions = IntegrityPermissions(1000)
-    permissions.begin("w1", "task", 0)
-    answer = permissions.ask("w1", 1000)
+    permissions.begin("w1", "task", 700)
+    answer = permissions.ask("w1", 1700)
     assert not answer.granted
     permissions.scan_ended()
-    answer = permissions.ask("w1", 1000.5)
+    answer = permissions.ask("w1", 1700.5)
     assert answer.granted
     assert answer.released
     assert permissions.is_free("w1", 2)
