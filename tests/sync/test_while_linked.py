@@ -39,7 +39,7 @@ class Worker:
     def __init__(self, root: Path, capabilities: set[str]) -> None:
         self.lines: list[tuple[str, str]] = []
         self.jobs: list[Any] = []
-        self.is_quick = self.ends_while_it_applies = False
+        self.is_quick = self.is_full = self.ends_while_it_applies = False
         self.notes: list[Note] = []
         self.troubles = Troubles()
         self.losses = 0
@@ -98,6 +98,8 @@ class Worker:
                 await asyncio.sleep(0.001)
             if not self.is_quick:
                 raise JobError("unwanted", "the package was taken away")
+            if self.is_full:
+                raise JobError("disk", "no space is left")
             return RangeUnpacked([], [])
         if isinstance(job, SweepTemporary):
             return Swept(1)
@@ -147,6 +149,16 @@ def test_unpacking_ends_with_the_link_and_goes_on_with_the_next(tmp_path: Path, 
         later.close()
         worker.partials.clear()
         assert os.listdir(worker.spool.directory) == []
+
+    run(story())
+
+
+def test_failure_that_has_nothing_to_do_with_the_link_is_told_as_it_is(tmp_path: Path) -> None:
+    async def story() -> None:
+        worker = Worker(tmp_path, set())
+        worker.is_quick = worker.is_full = True
+        assert await worker.apply() == 0
+        assert (worker.worker.last.result, worker.worker.last.detail) == ("failed", "no space is left")
 
     run(story())
 
