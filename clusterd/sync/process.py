@@ -326,6 +326,8 @@ class _SyncProcess:
                 await self._admit_slabs()
             with self._survives("tidying the spool"):
                 self._context.spool.tidy(now)
+                for peer in self._context.roster.all():
+                    peer.incoming.strings.tidy()
             with self._survives("tidying sealed bodies"):
                 await self._context.sender.bodies.tidy(now)
                 self._context.slabs.free_idle(now)

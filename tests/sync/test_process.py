@@ -17,12 +17,13 @@ from clusterd.settings import Settings
 from clusterd.supervisor.sweep import SPOOL
 from clusterd.sync import process
 from clusterd.sync.ports import net_queue
+from clusterd.wire.transfer import Strings
 from ipc import channel
 from ipc.arena import Arena
 from ipc.board import Board
 from ipc.codec import Decoder, encode
 from tests.fakes.forks import die_with_parent
-from tests.net.harness import master_settings
+from tests.net.harness import master_settings, wait_until
 from tools.rig.guard import guarded
 from tools.rig.patience import Patience
 
@@ -84,6 +85,12 @@ def small_queues(monkeypatch: pytest.MonkeyPatch) -> None:
 def quick_heartbeat(monkeypatch: pytest.MonkeyPatch) -> None:
     """For a sync process that is forked after this."""
     monkeypatch.setattr(process, "HEARTBEAT_S", QUICK_HEARTBEAT_S)
+
+
+@pytest.fixture
+def strings_idle_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same."""
+    monkeypatch.setattr(Strings, "expire", lambda strings, now: strings.take_all())
 
 
 @pytest.fixture
@@ -159,6 +166,13 @@ def test_files_that_jobs_of_an_earlier_sync_have_made_since_are_removed(net: Fak
     net.send(NetHello(3, [PROGRAM], [], []), PeerRequest(PROGRAM.link, 1, "nonsense", b""))
     net.expect(Reply)
     assert not late.exists()
+
+
+@pytest.mark.usefixtures("strings_idle_at_once", "quick_heartbeat")
+def test_strings_that_are_not_used_are_removed_though_their_link_says_nothing_more(net: FakeNet) -> None:
+    net.send(NetHello(3, [], [], []), LinkUp(WORKER), PeerRequest(WORKER.link, 1, "new_str", b"200000000"))
+    assert net.expect(Reply).command == "ok"
+    wait_until(lambda: not list(Path(net.root, SPOOL).iterdir()), "its file is gone")
 
 
 def test_first_hello_that_sync_reads_is_believed_even_if_it_goes_on(net: FakeNet) -> None:

@@ -64,7 +64,7 @@ class CommonRequests:
         return peer.incoming.strings.begin(payload).encode()
 
     async def cancel_string(self, peer: Peer, payload: bytes) -> bytes:
-        return peer.incoming.strings.cancel(payload).encode()
+        return (await peer.incoming.strings.cancel(payload)).encode()
 
     async def cancel_task(self, peer: Peer, payload: bytes) -> bytes:
         """The peer has stopped waiting for a file of ours (wire.md 4.5). Unknown ids are not stored (R4)."""

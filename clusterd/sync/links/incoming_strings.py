@@ -58,17 +58,15 @@ class IncomingStrings:
         )
 
     def begin(self, payload: bytes) -> str:
-        """`{length}`: begins a string and returns its id. Strings unused for long are removed (R4). Raises ClusterError
-        1000, SpoolRefused."""
+        """`{length}`: begins a string and returns its id. Raises ClusterError 1000, SpoolRefused."""
         if self._is_closed:
             raise ClusterError(1000, "the link has ended")
         total = parse_length(payload)
-        now = self._now()
-        self._spool.remove(*(string.place for string in self._strings.expire(now)))
+        self.tidy()
         self._strings.admit(total)  # first: what no string may have says nothing about the room in the spool
         self._spool.admit(self._sender, total, total)
         path = self._spool.create("string")
-        string = self._strings.begin(total, path, now)
+        string = self._strings.begin(total, path, self._now())
         self._spool.ledger.charge(path, self._sender, total)
         return string.id
 
@@ -92,15 +90,18 @@ class IncomingStrings:
                 ChunkTarget(string.id, string.place, string.received, string.total, truncate=True) for string in growing
             ]
             stored = await store_chunk(self._jobs, targets, b"", body)
+            string = self._strings.find(stored.name)  # or it was dropped meanwhile, and its file with it
             if stored.problem:
                 self.drop(stored.name)
                 raise self._spool.refused(stored.problem)
-            self._strings.find(stored.name).accept(stored.size, self._now())
+            string.accept(stored.size, self._now())
             self.received += stored.size
 
-    def cancel(self, payload: bytes) -> str:
-        """`err_str`: removes the first string of this length that has received nothing; returns its id, or `None`."""
-        string = self._strings.abandon(parse_length(payload))
+    async def cancel(self, payload: bytes) -> str:
+        """`err_str`: removes the first string of this length that has received nothing; returns its id, or `None`. Of
+        one whose first chunk is being stored that is not so."""
+        async with self._order:
+            string = self._strings.abandon(parse_length(payload))
         if string is None:
             return "None"
         self._spool.remove(string.place)
@@ -126,6 +127,10 @@ class IncomingStrings:
         except ClusterError:
             # Stock peers also name strings that were never sent ("None", "Error ...").
             return
+
+    def tidy(self) -> None:
+        """Removes strings unused for long (R4): what they announced is kept free for them. Called now and then."""
+        self._spool.remove(*(string.place for string in self._strings.expire(self._now())))
 
     def close(self) -> None:
         """The link has ended."""
