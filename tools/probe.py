@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from clusterd.errors import ClusterError
-from clusterd.listening.addresses import look_up
+from clusterd.listening.addresses import Found, look_up, meant_by
 from clusterd.net.dial import OURS, Address
 from clusterd.net.tls import client_context
 from clusterd.settings import Settings
@@ -45,6 +45,14 @@ def probe(settings: Settings, address: Address, timeout_s: float = PROBE_S) -> P
         found = look_up(address.host, address.port)
     except OSError as problem:
         return Probed("address", f"{address.host} has no address: {problem.strerror or problem}")
+    result, meant = _probe(settings, address, found, timeout_s), meant_by(address.host, found)
+    # Often the name means another machine than one thinks, or means it no more.
+    return (
+        result if result.kind == "ok" or not meant else msgspec.structs.replace(result, text=f"{result.text} ({meant})")
+    )
+
+
+def _probe(settings: Settings, address: Address, found: list[Found], timeout_s: float) -> Probed:
     failure = Probed("port", "no address")
     for family, kind, protocol, _, where in found:
         with socket.socket(family, kind, protocol) as sock:

@@ -6,6 +6,8 @@ import socket
 from collections.abc import Callable
 from typing import Any
 
+from clusterd.listening.addresses import plain
+
 ACCEPTS_PER_TURN = 32
 PAUSE_S = 1.0
 _OUT_OF_FILES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
@@ -55,4 +57,6 @@ class Acceptor:
                 self._no_room(f"No connection can be accepted now: {problem.strerror}.")
                 return
             accepted.setblocking(False)
+            if self._socket.family == socket.AF_INET6:
+                address = plain(address[0]), *address[1:]
             self._accepted(accepted, address)

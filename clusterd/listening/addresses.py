@@ -21,6 +21,8 @@ def look_up(host: str, port: int, *, kind: int = socket.SOCK_STREAM, flags: int 
 
 async def look_up_soon(host: str, port: int, *, flags: int = 0) -> list[Found]:
     """The same for stream sockets, without blocking the loop."""
+    if "%" in host:  # a number, so it does not block; uvloop's forgets the interface of a link-local address
+        return look_up(host, port, flags=flags | socket.AI_NUMERICHOST)
     with _no_name_is_an_oserror():
         loop = asyncio.get_running_loop()
         return [*await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=flags)]
@@ -32,6 +34,25 @@ def _no_name_is_an_oserror() -> Iterator[None]:
         yield
     except UnicodeError as failure:  # an empty part, or one of more than 63 letters
         raise OSError(errno.EINVAL, "That is no name of a host") from failure
+
+
+def without_port(node: str) -> str:
+    """Returns the host of HOST, HOST:PORT, [V6]:PORT, [V6] or a bare V6 address."""
+    if node.startswith("["):
+        return node[1:].partition("]")[0]
+    return node.rpartition(":")[0] if node.count(":") == 1 else node
+
+
+def plain(address: str) -> str:
+    """IPv4 as such, also as a socket for both families names it (`::ffff:10.0.0.1`)."""
+    head, _, last = address.rpartition(":")
+    return last if head == "::ffff" and "." in last else address
+
+
+def meant_by(host: str, found: list[Found]) -> str:
+    """What a host's name was looked up to, for people; empty for an address."""
+    addresses = sorted({str(one[4][0]) for one in found})
+    return "" if _parsed(host) is not None or not addresses else f"{host} is {', '.join(addresses)}"
 
 
 @functools.lru_cache(maxsize=4096)

@@ -13,6 +13,7 @@ import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from clusterd.listening.accepting import Acceptor
+from clusterd.listening.addresses import plain
 from clusterd.listening.admission import Gatekeeper
 from clusterd.listening.transport import give_up
 
@@ -29,6 +30,11 @@ class CountedProtocol(HttpToolsProtocol):
     spoke: Callable[[], None] | None = None
     rested: Callable[[], None] | None = None
     left: Callable[[], None] | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        if self.client is not None:
+            self.client = (plain(self.client[0]), self.client[1])
 
     def on_headers_complete(self) -> None:
         if self.spoke is not None:

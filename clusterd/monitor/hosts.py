@@ -5,6 +5,8 @@ import ipaddress
 import socket
 from collections.abc import Callable, Iterable
 
+from clusterd.listening.addresses import without_port
+
 
 def host_check(names: Iterable[str]) -> Callable[[str], bool]:
     """Returns a function that judges the Host header. It accepts no header (not a browser), any IP address (no name
@@ -14,16 +16,10 @@ def host_check(names: Iterable[str]) -> Callable[[str], bool]:
     def is_ours(header: str) -> bool:
         if not header:
             return True
-        host = _without_port(header.strip().lower())
+        host = without_port(header.strip().lower())
         return _is_address(host) or host.rstrip(".") in known
 
     return is_ours
-
-
-def _without_port(host: str) -> str:
-    if host.startswith("["):
-        return host[1:].partition("]")[0]
-    return host.rpartition(":")[0] if host.count(":") == 1 else host
 
 
 def _is_address(host: str) -> bool:

@@ -1,12 +1,12 @@
-"""Opens a TCP connection to a host that may have several addresses. They are resolved at each attempt and tried side by
-side."""
+"""Opens a TCP connection to a host that may have several addresses. They are tried side by side."""
 
 import asyncio
 import os
 import socket
 from itertools import chain, zip_longest
+from typing import Any
 
-from clusterd.listening.addresses import Found, look_up_soon
+from clusterd.listening.addresses import Found
 
 NEXT_AFTER_S = 0.5
 """After this time without an answer the next address is tried as well: a dead address costs no more than this."""
@@ -19,11 +19,12 @@ def in_turn(found: list[Found]) -> list[Found]:
     return [one for one in chain(*zip_longest(first, others)) if one is not None]
 
 
-async def connect(host: str, port: int) -> socket.socket:
-    """Returns the first connection that succeeds and cancels the other attempts. Raises OSError: the last failure."""
-    waiting = in_turn(await look_up_soon(host, port))
+async def connect(found: list[Found]) -> socket.socket:
+    """Returns the first connection that succeeds and cancels the other attempts. Raises OSError: the last failure.
+    `found`: a host's addresses."""
+    waiting = in_turn(found)
     attempts: set[asyncio.Task[socket.socket]] = set()
-    failure: BaseException = OSError(f"{host} has no address")
+    failure: BaseException = OSError("no address")
     try:
         while waiting or attempts:
             if waiting:
@@ -50,7 +51,7 @@ async def _attempt(found: Found) -> socket.socket:
     sock = socket.socket(family, kind, protocol)
     try:
         sock.setblocking(False)
-        await asyncio.get_running_loop().sock_connect(sock, address)
+        await _connected(sock, address)
     except OSError as problem:
         sock.close()
         if problem.errno is None:
@@ -60,6 +61,25 @@ async def _attempt(found: Found) -> socket.socket:
         sock.close()
         raise
     return sock
+
+
+async def _connected(sock: socket.socket, address: Any) -> None:
+    """As the loop's `sock_connect`; uvloop's forgets the interface of a link-local address."""
+    try:
+        sock.connect(address)
+        return
+    except BlockingIOError:
+        pass
+    loop = asyncio.get_running_loop()
+    is_writable = asyncio.Event()
+    loop.add_writer(sock, is_writable.set)
+    try:
+        await is_writable.wait()
+    finally:
+        loop.remove_writer(sock)
+    problem = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+    if problem:
+        raise OSError(problem, os.strerror(problem))
 
 
 def _close(attempt: "asyncio.Task[socket.socket]") -> None:

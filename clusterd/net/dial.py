@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from clusterd.clock import Backoff
 from clusterd.errors import ClusterError, in_words
+from clusterd.listening.addresses import Found, look_up_soon, meant_by
 from clusterd.listening.transport import give_up
 from clusterd.net.awaited import AwaitedAnswer, AwaitedTerm
 from clusterd.net.bridge import DOES_NOT_LEAD, Bridge
@@ -185,9 +186,11 @@ class Dialer:
         server_name = (context.settings.clusterd.tls.server_name or address.host) if self._tls else None
         connected: socket.socket | None = None
         making: asyncio.Task[Any] | None = None
+        found: list[Found] = []
         try:
             async with asyncio.timeout(timeout_s) as self._connecting:
-                connected = await connect(address.host, address.port)
+                found = await look_up_soon(address.host, address.port)  # each time: what the name means may change
+                connected = await connect(found)
                 making = asyncio.create_task(self._make(link, connected, server_name))
                 await asyncio.shield(making)
         except OSError as problem:
@@ -204,6 +207,8 @@ class Dialer:
                 return None  # nobody wants it any more
             reason = str(problem) or f"no connection in {timeout_s:g} seconds"
             why = in_words(problem) or reason  # the stock line has the number, too
+            if meant := meant_by(address.host, found):
+                why += f" ({meant})"
             is_news = self._bridge.master_away(str(address), why)
             if is_news and is_last:  # the stock lines name no address
                 context.own_line("WARNING", f"No connection to the master at {address}: {why}.")

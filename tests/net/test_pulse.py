@@ -3,11 +3,13 @@ stall."""
 
 import asyncio
 import socket
+import subprocess
+import sys
 from collections.abc import Callable
 
 import pytest
 
-from clusterd.listening.addresses import look_up
+from clusterd.listening.addresses import look_up, look_up_soon, meant_by, plain
 from clusterd.messages.links import LinkDown, LinkUp, Request, TaskNote, Unanswered
 from clusterd.net.connect import connect, in_turn
 from clusterd.net.pulse import PULSE_S, SILENT_S, Pulse
@@ -214,7 +216,7 @@ def test_of_several_addresses_one_that_answers_is_taken(monkeypatch: pytest.Monk
                 return addresses
 
             monkeypatch.setattr(loop, "getaddrinfo", names)
-            sock = await connect("master.example", 1516)
+            sock = await connect(await look_up_soon("master.example", 1516))
             try:
                 return sock.getpeername()  # type: ignore[no-any-return]
             finally:
@@ -231,7 +233,7 @@ def test_text_that_can_be_no_name_is_a_failure_like_any_other(name: str) -> None
 
     async def story() -> None:
         with pytest.raises(OSError, match="no name of a host"):
-            await connect(name, 1)
+            await look_up_soon(name, 1)
 
     asyncio.run(story())
     with pytest.raises(OSError, match="no name of a host"):
@@ -241,6 +243,51 @@ def test_text_that_can_be_no_name_is_a_failure_like_any_other(name: str) -> None
 def test_the_last_failure_is_reported_when_none_answers() -> None:
     async def story() -> None:
         with pytest.raises(ConnectionRefusedError, match="Connection refused"):
-            await connect("127.0.0.1", free_port())
+            await connect(await look_up_soon("127.0.0.1", free_port()))
 
     asyncio.run(story())
+
+
+def test_name_is_told_with_what_it_means_and_ipv4_as_such() -> None:
+    found = [address(host, 1) for host in ("fd00::2", "10.0.0.1", "10.0.0.1")]
+    assert meant_by("master.lab", found) == "master.lab is 10.0.0.1, fd00::2"
+    assert meant_by("10.0.0.1", found[1:]) == meant_by("fd00:0::2%d0", found[:1]) == meant_by("master.lab", []) == ""
+    assert [plain(host) for host in ("::ffff:10.0.0.1", "::ffff:a00:1", "fd00::1", "10.0.0.1", "")] == [
+        "10.0.0.1",
+        "::ffff:a00:1",
+        "fd00::1",
+        "10.0.0.1",
+        "",
+    ]
+
+
+LINK_LOCAL = """
+import asyncio, socket, uvloop
+from clusterd.listening.addresses import look_up_soon
+from clusterd.net.connect import connect
+
+async def story():
+    with socket.socket(socket.AF_INET6) as good:
+        good.bind((await look_up_soon("fe80::9%d0", 0))[0][4])
+        good.listen()
+        (await connect(await look_up_soon("fe80::9%d0", good.getsockname()[1]))).close()
+        print("connected")
+
+uvloop.run(story())
+"""
+NETWORK = """
+ip link set lo up && ip link add d0 type veth peer name d1 && ip link set d1 up && ip link set d0 up &&
+ip addr add fe80::9/64 dev d0 nodad"""
+
+
+def test_link_local_address_is_dialled_on_its_interface() -> None:
+    if subprocess.run(["unshare", "-rn", "sh", "-c", NETWORK], capture_output=True, check=False).returncode:
+        pytest.skip("no network of its own can be made here")
+    done = subprocess.run(
+        ["unshare", "-rn", "sh", "-c", f'{NETWORK} && exec "$0" -c "$1"', sys.executable, LINK_LOCAL],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.stdout, done.stderr) == ("connected\n", "")

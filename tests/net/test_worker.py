@@ -15,6 +15,7 @@ import msgspec
 import pytest
 
 from clusterd.clock import Backoff, Clock
+from clusterd.listening.addresses import Found
 from clusterd.messages.links import Answered, KeepaliveSeen, LinkDown, MasterAway, PeerRequest, Reply, Request
 from clusterd.net import dial
 from clusterd.net.dial import Address, parse_address
@@ -289,10 +290,29 @@ def test_ipv6_works_on_both_sides(worker: Worker, master: Master) -> None:
     assert boss.sync.link("w1").address == "::1"
 
 
+def test_worker_of_ipv4_has_an_address_of_ipv4_where_both_families_are_served(worker: Worker, master: Master) -> None:
+    boss = master(bind_addr="::")
+    worker("w1", f"127.0.0.1:{boss.settings.cluster.port}").logged("Successfully connected to master.")
+    boss.logged("INFO: [Worker] [Main] Connection from ('127.0.0.1', ")
+    assert boss.sync is not None
+    assert boss.sync.link("w1").address == "127.0.0.1"
+
+
 def test_a_host_name_works(worker: Worker, master: Master) -> None:
     boss = master()
     node = worker("w1", f"localhost:{boss.settings.cluster.port}")
     node.logged("Successfully connected to master.")
+
+
+def test_a_host_name_is_told_with_what_it_means(worker: Worker) -> None:
+    """Where a master has moved and the name still means its former address, nothing else tells it."""
+    port = free_port()
+    node = worker("w1", f"localhost:{port}")
+    node.logged(
+        f"WARNING: [Worker w1] [Net] No connection to the master at localhost:{port}: Connection refused (localhost is "
+    )
+    assert node.sync is not None
+    assert "(localhost is " in node.sync.expect(MasterAway).reason
 
 
 @pytest.fixture(scope="module")
@@ -408,9 +428,9 @@ def test_a_worker_that_hears_of_another_master_in_the_moment_in_which_it_is_conn
 
     class Hasty(dial.Dialer):
         async def _connect(self, address: Address, is_last: bool) -> Any:
-            async def connect(host: str, port: int) -> socket.socket:
+            async def connect(found: list[Found]) -> socket.socket:
                 nonlocal hasty
-                connected = await real_connect(host, port)
+                connected = await real_connect(found)
                 if hasty:
                     asyncio.get_running_loop().call_soon(self.look_elsewhere)
                 hasty = False

@@ -1,9 +1,12 @@
 """get_nodes and get_health (wire.md 8, dapi.md 1.6, 1.7, 6.3)."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from clusterd.settings import ClusterBlock, Settings
+from clusterd.sync.requests.nodes import Nodes
 from clusterd.sync.requests.queries import Row, get_nodes, health_names
 from clusterd.wire.results import WireException
 
@@ -105,3 +108,20 @@ def test_health_filters(wanted: object, expected: tuple[list[str], bool]) -> Non
 def test_a_health_filter_of_another_kind_is_refused() -> None:
     with pytest.raises(WireException):
         health_names([], 3, "m")
+
+
+@pytest.mark.parametrize(
+    ("node", "ip"),
+    [
+        ("10.0.0.1", "10.0.0.1"),
+        ("10.0.0.1:1517", "10.0.0.1"),
+        ("[fd00::1]:1516", "fd00::1"),
+        ("fd00::1", "fd00::1"),
+        ("master.lab:1516", "master.lab"),
+    ],
+)
+def test_address_of_the_master_has_no_port(node: str, ip: str) -> None:
+    """A promoted node's first address in its settings has one."""
+    context: Any = SimpleNamespace(settings=Settings("/", cluster=ClusterBlock(nodes=(node,))))
+    nobody: Any = None
+    assert Nodes(context, nobody, nobody, nobody).master_row()["ip"] == ip

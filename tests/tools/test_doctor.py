@@ -117,6 +117,7 @@ def test_a_port_that_is_silent_or_closed_or_whose_name_does_not_resolve(
     assert probe(worker, Address("127.0.0.1", free_port())).kind == "port"
     assert probe(worker, Address("nowhere.invalid", 1516)).kind == "address"
     assert probe(worker, Address("127.255.255.255", 1516)).kind == "route"  # a broadcast: no TCP goes there
+    assert "(localhost is " in probe(worker, Address("localhost", free_port())).text
 
 
 def test_port_to_which_no_packet_comes_through_is_a_firewall(worker: Settings) -> None:

@@ -41,7 +41,10 @@ MASTERS = {
         "address does not resolve",
         "correct the name in /etc/hosts or DNS, or <node> in ossec.conf and then: clusterd restart",
     ),
-    "route": ("no route", "ip route get ADDRESS; look at the network, and at firewalls that reject"),
+    "route": (
+        "no route",
+        "in this node's own network: is the machine on, is that its address? Else: ip route get ADDRESS; firewalls",
+    ),
     "port": (
         "closed port",
         "on the master: clusterd start; are its <port> and <bind_addr> what <node> and <port> here say?",

@@ -4,6 +4,7 @@ both roles."""
 from typing import Any
 
 from clusterd.errors import ClusterError
+from clusterd.listening.addresses import without_port
 from clusterd.sync.agents.info import AgentInfoMaster
 from clusterd.sync.integrity.master import IntegrityMaster
 from clusterd.sync.links.caps import STATUS
@@ -42,7 +43,8 @@ class Nodes:
 
     def master_row(self) -> Row:
         settings = self._context.settings
-        host = settings.cluster.nodes[0] if settings.cluster.nodes else settings.cluster.bind_addr
+        # A promoted node's has a port (clusterd/supervisor/role_change.py); who reads this expects an address.
+        host = without_port(settings.cluster.nodes[0]) if settings.cluster.nodes else settings.cluster.bind_addr
         return {
             "name": settings.cluster.node_name,
             "type": "master",
