@@ -74,7 +74,10 @@ API_COUNTERS = ("connections", "requests", "refused", "failed")
 MONITOR_COUNTERS = (
     *("events", "lost", "unwritten", "rows", "bytes"),
     *("hooks_run", "hooks_failed", "hooks_dropped"),
+    "verdict",
 )
+VERDICTS = ("", "OK", "DEGRADED", "DOWN")
+"""The monitor's counter `verdict` is a place in this list, for the supervisor: the first one is not known (yet)."""
 POOL_COUNTERS = ("jobs_done", "jobs_failed", "busy_us")
 
 

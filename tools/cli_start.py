@@ -12,12 +12,13 @@ from clusterd.config.loading import load
 from clusterd.exits import START_TIMEOUT_S, ExitCode
 from clusterd.gate import has_node, no_node
 from clusterd.pidfile import running_pid
-from clusterd.rundir import root_problem
+from clusterd.rundir import DEFAULT_ROOT, root_problem
 from clusterd.status.status import StatusReader
 from tools import stopping
 from tools.check import check
 from tools.seconds import Seconds
 from tools.show import echo, fail, goes_on, outlives_terminal, show_lines, try_to_say, try_to_warn, warn
+from tools.systemd import enabled_unit, tell, unit_of
 
 LogFormat = Literal["text", "json"]
 WAIT_MASTER_S = 3.0
@@ -42,6 +43,11 @@ STARTS = "a start that has begun goes on: clusterd status"
 def start(root: str, foreground: bool, debug: int, log_format: LogFormat, timeout_s: float, wait_s: float) -> None:
     """Start the node; returns when it serves."""
     _need_short(root)
+    if not foreground and running_pid(root) is None and (unit := enabled_unit(root, DEFAULT_ROOT)) is not None:
+        if not debug and log_format == "text":
+            _start_unit(root, unit, "start", wait_s)
+            return
+        warn(f"with these options the node is started outside of {unit}, which is enabled")
     from tools import starting  # the whole daemon: not for --help, nor before the configuration is known to be good
 
     with contextlib.nullcontext() if foreground else goes_on(STARTS):
@@ -53,6 +59,16 @@ def start(root: str, foreground: bool, debug: int, log_format: LogFormat, timeou
     if not foreground:
         echo(f"clusterd runs (pid {started.pid}).")
         _say_master(root, wait_s)
+
+
+def _start_unit(root: str, unit: str, order: str, wait_s: float) -> None:
+    """Lets systemd start the node, or start it again."""
+    with goes_on(f"systemd goes on: systemctl status {unit}"):
+        is_done = tell(order, unit)
+    if not is_done:
+        fail(f"{unit} did not start: journalctl -n 20 -u {unit}", ExitCode.COULD_NOT_START)
+    echo(f"clusterd runs (pid {running_pid(root)}), as {unit}.")
+    _say_master(root, wait_s)
 
 
 def _say_master(root: str, wait_s: float) -> None:
@@ -86,6 +102,16 @@ def restart(root: str, timeout_s: float, debug: int, log_format: LogFormat) -> N
     if not checked.ok:
         show_lines(checked.lines)
         fail("the configuration has mistakes; the node was left as it is", ExitCode.BAD_CONFIGURATION)
+    pid = running_pid(root)
+    unit = unit_of(pid) if pid is not None else enabled_unit(root, DEFAULT_ROOT)
+    if unit is not None:
+        if os.geteuid() != 0:
+            fail(f"{unit} runs this node: systemctl restart {unit}, as root")
+        if debug or log_format != "text":
+            fail(f"{unit} runs this node: these options belong to its ExecStart=, or: clusterd log-level")
+        with _can_start_again(root):
+            _start_unit(root, unit, "restart", WAIT_MASTER_S)
+        return
     with outlives_terminal():
         with _can_start_again(root):
             with goes_on("the node goes on stopping, and is not started again: clusterd start"):

@@ -21,9 +21,11 @@ from clusterd.rounds import Rounds
 from clusterd.rundir import journal_path
 from clusterd.settings import Limits, Settings
 from clusterd.status.status import StatusReader
-from ipc.board import Board
+from ipc.board import SUPERVISOR, VERDICTS, Board
 
 NAME = "monitor"
+SOON_S = 2.0
+"""A node that starts works a moment later."""
 
 
 class MonitorService:
@@ -70,7 +72,8 @@ class MonitorService:
         return [
             self._guarded("the monitoring port", self._port.run),
             self._guarded("viewers", self._app.viewers.run),
-        ] + ([self._guarded("the history of lags", self._record)] if self._is_master else [])
+            self._guarded("the history of lags", self._record),
+        ]
 
     def tick(self) -> None:
         self._port.strangers.tick(asyncio.get_running_loop().time())
@@ -90,12 +93,17 @@ class MonitorService:
             await asyncio.sleep(1.0)
 
     async def _record(self) -> None:
-        """A worker has no other node to compare itself with."""
+        """The lags of a master's workers, and the verdict for the supervisor."""
         while True:
             seen = await self._source.current()
-            status = seen.status if seen is not None and seen.is_fresh else None
-            self._lag.record(time.monotonic(), time.time(), status)
-            await asyncio.sleep(STEP_S - time.monotonic() % STEP_S + 0.1)
+            serves = self._board.row(SUPERVISOR).snapshot().state == "ready"
+            level = seen.status["verdict"]["level"] if seen is not None and serves else ""
+            self._board.row(NAME).set("verdict", VERDICTS.index(level))
+            if self._is_master:  # a worker has no other node to compare itself with
+                status = seen.status if seen is not None and seen.is_fresh else None
+                self._lag.record(time.monotonic(), time.time(), status)
+            next_s = STEP_S - time.monotonic() % STEP_S + 0.1
+            await asyncio.sleep(min(next_s, SOON_S) if level in ("", "DOWN") else next_s)
 
     def _read(self) -> dict[str, Any]:
         """Runs in the thread of the source."""

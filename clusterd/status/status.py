@@ -249,7 +249,7 @@ class StatusReader:
             if row.name in ("store", "api"):
                 status[row.name] = dict(row.counters)
             if row.name == "monitor":
-                status["journal"] = dict(row.counters)
+                status["journal"] = {key: count for key, count in row.counters.items() if key != "verdict"}
             if row.name == "net":
                 counters = row.counters
                 status["net"] = {

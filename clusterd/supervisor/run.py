@@ -47,6 +47,7 @@ from clusterd.supervisor.preload import preload
 from clusterd.supervisor.role_follow import RoleFollower
 from clusterd.supervisor.standard_files import open_closed_ones
 from clusterd.supervisor.starter import CouldNotStart, Starter, StartResult
+from clusterd.supervisor.status_line import StatusLine
 from ipc.board import SUPERVISOR, Board
 
 STARTING_TICK_S = 0.02
@@ -292,10 +293,7 @@ class _Supervisor:
             changing=self._notifier.changing,
         )
         self._serving = False
-        self._status = ""
-        """What systemd shows of a node that serves."""
-        self._holds: bool | None = None
-        """What systemd was told of the lease of an election."""
+        self._status_line = StatusLine(self._notifier, self._board)
         self._must_reload = False
         """Whether SIGHUP has come. During a change of role the configuration is read again when the change is done."""
         self._started = 0.0
@@ -341,7 +339,7 @@ class _Supervisor:
                 return
             if number in (signal.SIGHUP, ROLE_WRITTEN) or self._role.is_due(now):
                 if self._role.look():
-                    self._serving, self._holds = False, None
+                    self._serving = False
                     self._started = time.monotonic()
                     self._children.start_role(self._started)
                 if self._children.must_stop:
@@ -355,8 +353,7 @@ class _Supervisor:
                 with self._rounds.survive("reloading the configuration"):
                     self._reload()
                 if self._serving:  # whatever came of it: systemd waits for this
-                    self._notifier.ready(self._status)
-                    self._holds = None
+                    self._status_line.ready(self._node.settings)
             self._children.look(now)
             with self._rounds.survive("looking after the framework"):
                 self._children.look_after_helpers(now)
@@ -366,7 +363,8 @@ class _Supervisor:
                     self._log.line("WARNING", TAG, SUBTAG, text)
             self._row.stamp()
             self._gauge.tick(now)
-            self._tell_lease()
+            if self._serving:
+                self._status_line.look(self._node.settings)
             failure = self._children.failure
             if not self._serving and not failure:
                 if self._children.is_ready:
@@ -400,22 +398,11 @@ class _Supervisor:
     def _serve(self) -> None:
         self._serving = True
         self._row.set_ready()
-        cluster = self._node.settings.cluster
-        self._status = f"{self._node.settings.role_text} {cluster.node_name} of cluster {cluster.name}"
-        self._log.line("INFO", TAG, SUBTAG, f"The node serves: {self._status}, pid {os.getpid()}.")
-        self._notifier.ready(self._status)
-        self._starter.tell(StartResult(True, pid=os.getpid()))
-
-    def _tell_lease(self) -> None:
-        """A master of an election serves only while it holds the lease: systemd's status line says which."""
         settings = self._node.settings
-        holds = Leadership(self._board, settings).holds() if settings.has_election and settings.is_master else None
-        if holds == self._holds or not self._serving:
-            return
-        self._holds = holds
-        if holds is not None:
-            word = "serves" if holds else "waits for the lease of the election and serves nobody"
-            self._notifier.changing(f"{settings.role_text} {settings.cluster.node_name} {word}")
+        what = f"{settings.role_text} {settings.cluster.node_name} of cluster {settings.cluster.name}"
+        self._log.line("INFO", TAG, SUBTAG, f"The node serves: {what}, pid {os.getpid()}.")
+        self._status_line.ready(settings)
+        self._starter.tell(StartResult(True, pid=os.getpid()))
 
     def _reload(self) -> None:
         """SIGHUP: read the files again; with a mistake in them everything stays as it is."""

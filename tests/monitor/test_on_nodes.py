@@ -20,7 +20,9 @@ import pytest
 
 from clusterd.monitor import journal_writer, source, viewers
 from clusterd.net import process as net_process
+from clusterd.rundir import board_path
 from clusterd.status.status import ASK_TIMEOUT_S
+from ipc.board import VERDICTS, Board
 from tests.conftest import rigs
 from tools.rig.faults import signal_process, tell_link
 from tools.rig.nodes import Rig
@@ -269,6 +271,14 @@ def test_status_names_the_url_and_the_port_holds_few_descriptors(watched: Watche
     assert f"monitoring port {url}" in watched.rig.command(watched.rig.master, "status", timeout_s=60).stdout
     (pid,) = (row["pid"] for row in watched.status()["processes"] if row["name"] == "monitor")
     assert len(list(Path(f"/proc/{pid}/fd").iterdir())) <= 20
+
+
+def test_supervisor_knows_the_verdict_for_systemd(watched: Watched) -> None:
+    board = Board.open(board_path(str(watched.rig.master.root)))
+    try:
+        eventually(lambda: VERDICTS[board.row("monitor").get("verdict")] == "OK", "the verdict is on the board")
+    finally:
+        board.close()
 
 
 def test_viewer_of_events_sees_status_and_what_happens(watched: Watched) -> None:

@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from clusterd.settings import ClusterBlock, Settings
 from clusterd.supervisor.notify import Notifier
+from clusterd.supervisor.status_line import StatusLine
+from ipc.board import Board
 
 
 @pytest.fixture
@@ -37,6 +40,27 @@ def test_reload_and_stop_are_announced(systemd: tuple[str, socket.socket]) -> No
 
     assert listener.recv(1000).startswith(b"RELOADING=1\nMONOTONIC_USEC=")
     assert listener.recv(1000) == b"STOPPING=1\nSTATUS=stopping"
+
+
+def test_status_line_has_the_verdict_as_soon_as_it_is_known(systemd: tuple[str, socket.socket], tmp_path: Path) -> None:
+    path, listener = systemd
+    board = Board.create(str(tmp_path / "board"))
+    settings = Settings(str(tmp_path), cluster=ClusterBlock(name="wazuh", node_name="m1", node_type="master"))
+    notifier = Notifier({"NOTIFY_SOCKET": path}, os.getpid())
+    line = StatusLine(notifier, board)
+    line.ready(settings)
+    row = board.add_row("monitor")
+    for number in (0, 1, 1, 2, 3, 1):
+        row.set("verdict", number)
+        line.look(settings)
+
+    what = "STATUS=master m1 of cluster wazuh"
+    assert listener.recv(1000).decode().split("\n")[1] == what
+    told = [listener.recv(1000).decode() for _ in range(4)]
+    notifier.close()
+    suffix = ", see clusterd status"
+    assert told == [f"{what}: {word}" for word in ("OK", f"DEGRADED{suffix}", f"DOWN{suffix}", "OK")]
+    board.close()
 
 
 def test_abstract_address_works() -> None:

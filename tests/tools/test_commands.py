@@ -284,11 +284,17 @@ def test_status_of_a_running_node_has_all_its_keys(pair: Rig) -> None:
     assert [process["state"] for process in status(rig)["processes"]] == ["ready"] * 8
 
 
-def test_status_of_a_worker_without_master_says_why(rig: Rig) -> None:
-    rig.start("rig_manager_2")
+def test_worker_says_why_its_master_is_away_and_what_it_answered(rig: Rig) -> None:
     worker = rig.workers[0]
+    done = clusterd(rig, "start", "--wait-master", "0.5", node=worker)
+    assert (done.returncode, done.stdout.count("\n"), done.stderr.count("\n")) == (ExitCode.OK, 1, 1), done.stderr
+    assert re.match(r"clusterd: (The master is not connected|the master has not answered yet)", done.stderr)
     wait_until(lambda: "refused" in status(rig, worker)["problem"], 60, "the reason")
     assert "The master is not connected: " in " ".join(clusterd(rig, "status", node=worker).stdout.split())
+    assert clusterd(rig, "stop", node=worker).returncode == clusterd(rig, "start").returncode == ExitCode.OK
+    done = clusterd(rig, "start", "--wait-master", "50", node=worker)
+    assert (done.returncode, done.stderr) == (ExitCode.OK, "")
+    assert re.fullmatch(rf"clusterd runs .*\nConnected to the master at {re.escape(HOST)}:\d+\.\n", done.stdout)
 
 
 def test_status_answers_while_processes_are_dead(pair: Rig) -> None:
