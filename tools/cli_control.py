@@ -19,6 +19,7 @@ from tools.cli_completion import node_names
 from tools.drawing import Drawn, Parts, Styled, TextTable
 from tools.seconds import Seconds
 from tools.show import fail
+from tools.units import natural
 
 Facts = Any
 NEVER = "n/a"
@@ -136,7 +137,7 @@ def agents_view(items: list[dict[str, Any]]) -> Drawn:
 
 def health_view(answer: dict[str, Any]) -> Drawn:
     table = _table("Node", "Active agents", "Checked", "Files synced", "Agents reported", "Groups given", "Heard of")
-    for name, node in sorted(answer["nodes"].items()):
+    for name, node in sorted(answer["nodes"].items(), key=lambda item: natural(item[0])):
         status = node.get("status")
         times = ["", "", "", "", ""] if status is None else [_ago(when) for when in _times(status)]
         table.add_row(name, str(node["info"]["n_active_agents"]), *times)

@@ -153,6 +153,11 @@ class TextTable(Drawn):
         self._rows.append([Styled(printable(cell)) if isinstance(cell, str) else cell for cell in row])
 
     def lines(self, width: int | None) -> list[Styled]:
+        columns = range(len(self._rights))
+        if width is not None and sum(self._full_widths()) + GAP * (len(columns) - 1) > width:  # empty ones go first
+            filled = [n for n in columns if n == 0 or any(row[n].plain for row in self._rows[1:])]
+            if len(filled) < len(columns) and len(self._rows) > 1:
+                return self._only(filled).lines(width)
         widths = self._widths(width)
         found = Styled(self._title, "bold").lines(width) if self._title else []
         for row in self._rows:
@@ -161,12 +166,20 @@ class TextTable(Drawn):
                 found.append(self._line([cell[place] if place < len(cell) else Styled() for cell in folded], widths))
         return found + (Styled(self.caption, "dim").lines(width) if self.caption else [])
 
+    def _only(self, columns: list[int]) -> "TextTable":
+        table = TextTable(self._title, first_is_whole=self._first_is_whole)
+        table._rights = [self._rights[n] for n in columns]
+        table._rows = [[row[n] for n in columns] for row in self._rows]
+        table.caption = self.caption
+        return table
+
+    def _full_widths(self) -> list[int]:
+        return [max(max(map(cells, row[n].plain.split("\n"))) for row in self._rows) for n in range(len(self._rights))]
+
     def _widths(self, width: int | None) -> list[int]:
         """Returns the width of each column: the widest ones are narrowed, of equal ones those in which fewer rows are
         folded."""
-        widths = [
-            max(max(map(cells, row[n].plain.split("\n"))) for row in self._rows) for n in range(len(self._rights))
-        ]
+        widths = self._full_widths()
         if width is None:
             return widths
         left = width - GAP * (len(widths) - 1)

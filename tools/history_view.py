@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Any
 
 from clusterd.printable import printable
+from clusterd.status.verdict import counted
 from tools.units import size
 
 Event = Mapping[str, Any]
@@ -69,13 +70,15 @@ def _change(event: Event) -> str:
 
 
 def _sync(event: Event) -> str:
-    what = {"files": "files", "ahead": "files, sent ahead", "groups": "groups of agents", "agents": "reports of agents"}
-    amount = f"{event['files']} of {size(event['bytes'])}" if event["files"] else size(event["bytes"])
     result = "" if event["result"] == "ok" else f" {event['result'].upper()}"
-    return (
-        f"{event['worker']}:{result} {what.get(event['what'], event['what'])}, {amount} in {_span(event['seconds'])}"
-        + _because(event)
-    )
+    if event["what"] in ("files", "ahead"):
+        amount = f"{counted(event['files'], 'file')}, {size(event['bytes'])}"
+    else:
+        what = {"groups": "groups of agents", "agents": "reports of agents"}.get(event["what"], event["what"])
+        count = f"{event['files']} of " if event["files"] else ""
+        amount = f"{what}, {count}{size(event['bytes'])}"
+    ahead = ", sent ahead" if event["what"] == "ahead" else ""
+    return f"{event['worker']}:{result} {amount} in {_span(event['seconds'])}{ahead}{_because(event)}"
 
 
 def _span(seconds: float) -> str:

@@ -112,8 +112,8 @@ def init_node(
     lines += _hand_over(Path(root), made)
     if is_new:
         lines += [
-            f"A new cluster key is in {conf}. Workers need the same: on this machine",
-            f"    clusterd --root WORKER init --type worker --name NAME --master HOST:{port} --key-file FILE",
+            f"A new cluster key is in {conf}. Workers need the same; on the machine of each:",
+            f"    clusterd init --type worker --name NAME --master HOST:{port} --key-file FILE",
             f"where FILE holds the text between <key> and </key> of {conf}, copied over a safe way and removed "
             "afterwards.",
         ]

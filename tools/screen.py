@@ -242,9 +242,8 @@ def _syncs(syncs: list[dict[str, Any]]) -> TextTable:
 
 def _results(status: dict[str, Any], now: float) -> Drawn:
     results, node_type = status["results"], status["node"]["type"]
-    table = TextTable(
-        "Last results", "node", "result", "lag", "checked", "synced", "created>", "updated>", "deleted>", "remark"
-    )
+    columns = ("node", "result", "lag", "checked", "synced", "created>", "updated>", "deleted>", "remark")
+    table = TextTable("Last results", *columns, first_is_whole=True)
     problems: list[Drawn] = []
     for name, row in results.items():
         table.add_row(

@@ -2,7 +2,6 @@
 that it gets. They ask no node.
 """
 
-import re
 from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
@@ -13,7 +12,7 @@ from rich.text import Text
 from clusterd.printable import printable
 from clusterd.status.verdict import hindrances, span
 from tools.screen import LONG_SILENCE_S, RESULTS, STATES
-from tools.units import size
+from tools.units import natural, size
 
 Order = Literal["problems", "name", "lag"]
 WIDE = 96
@@ -65,11 +64,6 @@ def table(columns: list[Column], rows: list[list[Text]], width: int) -> list[Tex
     return lines
 
 
-def natural(name: str) -> list[tuple[int, int | str]]:
-    """A key for sorting: w2 before w10."""
-    return [(0, int(part)) if part.isdecimal() else (1, part) for part in re.split(r"(\d+)", name) if part]
-
-
 def more(count: int) -> Text:
     return Text(f"and {count} more", style="dim", no_wrap=True)
 
@@ -102,7 +96,11 @@ def node_rows(status: dict[str, Any], order: Order) -> list[NodeRow]:
     if status["node"]["type"] != "master":
         return _own_rows(status)
     rows = [_worker_row(row, status) for row in status["workers"]]
+    lost = {row["name"]: shown for row, shown in zip(status["workers"], rows, strict=True) if row["state"] == "lost"}
     for row in status["refused"]:
+        if row["name"] in lost:  # one node, one row
+            lost[row["name"]].remark = f"REFUSED: {row['reason']}"
+            continue
         shown = NodeRow(row["name"] or row["address"], "REFUSED", "red", 1e13)
         shown.address, shown.seen_s, shown.remark = row["address"], max(0.0, status["at"] - row["at"]), row["reason"]
         rows.append(shown)
@@ -252,7 +250,7 @@ def _sync_lines(syncs: list[dict[str, Any]], width: int) -> list[Text]:
     ]
 
 
-def agents_part(agents: dict[str, Any] | None) -> ScreenPart | None:
+def agents_part(agents: dict[str, Any] | None, is_unfolded: bool) -> ScreenPart | None:
     if agents is None:
         return None
     if agents["problem"]:
@@ -263,7 +261,7 @@ def agents_part(agents: dict[str, Any] | None) -> ScreenPart | None:
     whole = ", ".join(f"{number} {state.replace('_', ' ')}" for state, number in counts.items() if number) or "none"
     head = Text.assemble(("agents", "bold"), f"  {whole}", no_wrap=True, overflow="ellipsis")
     nodes = sorted(agents["nodes"].items(), key=lambda item: natural(item[0]))
-    if not nodes:
+    if not nodes or not is_unfolded:
         return ScreenPart(1, 1, lambda lines, width: [head])
 
     def draw(lines: int, width: int) -> list[Text]:

@@ -2,6 +2,7 @@
 first; what does not fit is counted. A wide terminal has two columns.
 """
 
+import textwrap
 import time
 from typing import Any
 
@@ -10,7 +11,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from clusterd.printable import printable, printable_facts
-from clusterd.status.verdict import span, verdict
+from clusterd.status.verdict import Verdict, span, verdict
 from tools.screen import VERDICTS
 from tools.top_parts import Order, ScreenPart, agents_part, nodes_part, problems_part, processes_part, syncs_part
 from tools.units import size
@@ -21,6 +22,8 @@ TWO_COLUMNS = 150
 RIGHT, LEFT = 64, 80
 """Width of the second column, and the least of the first."""
 BETWEEN = 6
+TWO_LINES = 20
+"""Height from which the verdict may have two lines."""
 HELP = "q quit   s sort: {order}   p processes   a agents"
 
 
@@ -54,19 +57,19 @@ def top_view(status: dict[str, Any], looks: Looks, width: int, height: int) -> R
     """Returns `height` lines of at most `width` columns."""
     said = verdict(status)
     status = printable_facts(status)
-    head = Text.assemble((said.level, f"bold {VERDICTS[said.level]}"), f"  {printable(said.reason)}")
+    head = _verdict(said, width, 2 if height >= TWO_LINES else 1)
     foot = Text(HELP.format(order=looks.order), style="dim")
-    room = height - 4  # head, node, a blank line, foot
+    room = height - len(head) - 3  # node, a blank line, foot
     if status["peers"] is None:
         known = [problems_part(status), processes_part(status["processes"], True)] if status["processes"] else []
-        return _screen([head, Text()], _stack(known, room, width), foot, width, height)
+        return _screen([*head, Text()], _stack(known, room, width), foot, width, height)
     nodes = [nodes_part(status, looks.order), problems_part(status)]
     others = [
         syncs_part(status["syncs"]),
-        agents_part(status["agents"]) if looks.agents else None,
+        agents_part(status["agents"], looks.agents),
         processes_part(status["processes"], looks.processes),
     ]
-    top = [head, _node(status, width), Text()]
+    top = [*head, _node(status, width), Text()]
     if width < TWO_COLUMNS:
         return _screen(top, _stack([*nodes, *others], room, width), foot, width, height)
     left, right = _stack(nodes, room, width - RIGHT - BETWEEN), _stack(others, room, RIGHT)
@@ -79,6 +82,18 @@ def top_view(status: dict[str, Any], looks: Looks, width: int, height: int) -> R
         line.append_text(right[number] if number < len(right) else Text())
         both.append(line)
     return _screen(top, both, foot, width, height)
+
+
+def _verdict(said: Verdict, width: int, most: int) -> list[Text]:
+    """The first line of `clusterd status`, divided where it is too long: the end of a reason is often what matters."""
+    text = f"{said.level}  {printable(said.reason)}"
+    first, *others = textwrap.wrap(text, max(width, 20), break_on_hyphens=False) or [said.level]
+    lines = [Text.assemble((said.level, f"bold {VERDICTS[said.level]}"), first.removeprefix(said.level))]
+    if others and most > 1:
+        lines.append(Text(" ".join(others)))
+    elif others:
+        lines[0].append(f" {' '.join(others)}")
+    return lines
 
 
 def _screen(top: list[Text], body: list[Text], foot: Text, width: int, height: int) -> RenderableType:
@@ -107,12 +122,14 @@ def _stack(parts: list[ScreenPart | None], room: int, width: int) -> list[Text]:
             if left > 0 and part.wanted > lines[number]:
                 lines[number] += 1
                 left -= 1
+    parts_drawn = [part.draw(got, width)[:got] for part, got in zip(given, lines, strict=True)]
+    left = room - sum(map(len, parts_drawn))  # a part may need less than it got
     drawn: list[Text] = []
-    for number, part in enumerate(given):
+    for number, part_lines in enumerate(parts_drawn):
         if number and left > 0:
             drawn.append(Text())
             left -= 1
-        drawn += part.draw(lines[number], width)[: lines[number]]
+        drawn += part_lines
     return drawn[:room]
 
 

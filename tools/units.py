@@ -11,3 +11,10 @@ def size(count: float | None) -> str:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1024
     raise AssertionError("unreachable")
+
+
+def natural(name: str) -> list[tuple[int, int | str]]:
+    """A key for sorting: w2 before w10."""
+    import re  # of the standard library, but not free
+
+    return [(0, int(part)) if part.isdecimal() else (1, part) for part in re.split(r"(\d+)", name) if part]

@@ -154,3 +154,10 @@ def test_what_the_output_has_no_bytes_for_is_escaped() -> None:
     screen = io.TextIOWrapper(raw, encoding="ascii")
     show(Styled("東 é"), screen)
     assert raw.getvalue() == b"\\u6771 \\xe9\n"
+
+
+def test_empty_columns_go_before_anything_is_folded() -> None:
+    table = TextTable("", "node", "lag", "deleted>", "remark", first_is_whole=True)
+    table.add_row("rig_manager_1", "", "0", "")
+    assert [line.plain for line in table.lines(30)] == ["node           deleted", "rig_manager_1        0"]
+    assert table.lines(None)[0].plain == "node           lag  deleted  remark"

@@ -87,7 +87,7 @@ def test_every_kind_has_a_line_for_a_person(root: Path) -> None:
         "change        1 added, 1 changed (events, 12 ms, manifest c0ffee123456)",
         "~ etc/rules/local.xml  1.5 KiB to 2.4 KiB",
         "+ etc/lists/new  3 B",
-        "sync          w1: PARTIAL files, sent ahead, 2 of 2.4 KiB in 300 ms",
+        "sync          w1: PARTIAL 2 files, 2.4 KiB in 300 ms, sent ahead",
         "! etc/rules/local.xml: it is a mount point",
         "registration  agent 007 web (any) added through w1",
         "group         agent 007: assigned to dmz",

@@ -162,13 +162,38 @@ def test_screen_says_what_matters() -> None:
     assert "pool-0" not in text
 
 
+def test_lines_that_a_part_does_not_need_stand_between_the_parts() -> None:
+    """The table of agents is too high; in place of it there is one line."""
+    nodes = {f"w{number}": {"active": 9} for number in range(7)}
+    lines = screen(status(6, 5, agents={"problem": None, "nodes": nodes}), Looks(), 80, 24)
+    for number, line in enumerate(lines):
+        if line.startswith(("in progress", "agents", "processes")):
+            assert not lines[number - 1].strip(), line
+
+
+def test_reason_that_is_too_long_for_a_line_goes_on_in_the_next() -> None:
+    found = status()
+    lost = next(row for row in found["workers"] if row["state"] == "lost")
+    reason = 'cluster name "a-long-name-of-a-cluster", ours is "another-name"'
+    refused = {"name": lost["name"], "address": lost["address"], "reason": reason, "since": 1.0, "at": 990.0}
+    found["refused"] = [refused | {"attempts": 3}]
+    lines = screen(found, Looks(), 80, 24)
+    assert [line[:16] for line in lines if line.startswith("w2 ")] == ["w2    LOST 55 s "]
+    assert any("REFUSED: cluster name" in line for line in lines[2:])
+    assert f"{lines[0]} {lines[1]}".rstrip().endswith(reason)
+    assert len(lines) == 24
+    assert screen(found, Looks(), 80, 15)[0].endswith("…")
+
+
 def test_processes_and_agents_fold() -> None:
     looks = Looks()
     looks.press("p")
     looks.press("a")
     text = "\n".join(screen(status(), looks, 80, 24))
     assert "pool-0" in text
-    assert "active" not in text
+    assert [line for line in text.splitlines() if "active" in line] == [
+        line for line in text.splitlines() if line.startswith("agents ")
+    ]
     assert not looks.press("q")
 
 
