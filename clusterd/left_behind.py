@@ -78,7 +78,8 @@ def keep(root: str, rules: Rules, term: int, *, was_worker: bool = False) -> str
     finally:
         os.close(fd)
     write_atomic(FileOps(), str(directory / KEPT), b"", MODE)
-    return f"{count} files and the agent database are in {directory} until the new master's are here"
+    files = f"{count} file{'' if count == 1 else 's'}"
+    return f"{files} and the agent database are in {directory} until the new master's are here"
 
 
 def _set_aside(directory: Path) -> None:

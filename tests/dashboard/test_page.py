@@ -232,6 +232,21 @@ def test_fifty_workers_are_all_there(look: Open) -> None:
     assert page.locator("#lag-canvas").bounding_box()["height"] >= 50 * 14
 
 
+@pytest.mark.parametrize("workers", [20, 50])
+def test_names_of_nodes_are_whole_where_only_their_ends_differ(look: Open, workers: int) -> None:
+    found = states.master(workers)
+    for row in found["workers"]:
+        row["name"] = f"manager-worker-{row['name']}"
+    found["workers"][1] |= {"state": "lost", "lost_s": 400.0}
+    page = look(found)
+    expect(page.locator("#tiles li")).to_have_count(workers)
+    for viewport in (PHONE["viewport"], {"width": 1024, "height": 800}, WALL["viewport"]):
+        page.set_viewport_size(viewport)
+        cut = "names => names.filter(name => name.scrollWidth > name.clientWidth).map(name => name.textContent)"
+        assert page.locator("#tiles .name").evaluate_all(cut) == [], viewport
+        assert sideways(page) <= 0, viewport
+
+
 def test_heat_map_tells_under_the_pointer_and_by_keys(look: Open) -> None:
     lag = states.lag(["w1", "w2", "w3"], away="w2")
     lag["workers"]["w1"][-40:-30] = [95.0] * 10

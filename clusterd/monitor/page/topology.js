@@ -6,6 +6,7 @@ import { links } from "./workers.js";
 
 const MANY = 24;
 /** From so many on there is room for names and short words only. */
+const LONGEST_NAME = 48;
 const CUT = new Set(["lost", "expected", "refused"]);
 
 export function showTopology(status) {
@@ -20,6 +21,8 @@ export function showTopology(status) {
   say(byId("topology-count"), isMaster && members ? shown : "");
   const isMany = rows.length > MANY;
   mark(byId("main"), "data-many", isMany);
+  const longest = Math.max(0, ...rows.map((row) => row.name.length));
+  byId("tiles").style.setProperty("--name", Math.min(longest, LONGEST_NAME));
   keyed(byId("tiles"), rows, (row) => row.key, tile, (node, row) => update(node, row, isMany));
   const none = byId("tiles-none");
   mark(none, "hidden", rows.length > 0);
