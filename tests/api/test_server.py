@@ -33,7 +33,7 @@ CONNECTIONS = 12
 class Served:
     """A server in a thread of its own, on a port of loopback."""
 
-    def __init__(self, directory: Path, **settings: Any) -> None:
+    def __init__(self, directory: Path, *, both_families: bool = False, **settings: Any) -> None:
         logging.getLogger("uvicorn").addHandler(logging.NullHandler())
         self.cert, self.key = directory / "crt", directory / "key"
         cert, key = self_signed("here")
@@ -45,7 +45,11 @@ class Served:
         self.refused: list[str] = []
         self.door.api._settings = self.settings
         self.trust = ssl.create_default_context(cafile=str(self.cert))
-        self._listening = socket.create_server(("127.0.0.1", 0))
+        self._listening = (
+            socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=True)
+            if both_families
+            else socket.create_server(("127.0.0.1", 0))
+        )
         self.port = self._listening.getsockname()[1]
         self._server: CountedServer | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -149,6 +153,13 @@ def test_a_caller_that_never_finishes_its_handshake_is_disconnected(served: Serv
     finally:
         for link in links:
             link.close()
+
+
+def test_caller_of_ipv4_has_an_address_of_ipv4_where_both_families_are_served(tmp_path: Path) -> None:
+    with Served(tmp_path, both_families=True, request_timeout_s=60.0) as served:
+        url = f"https://127.0.0.1:{served.port}/security/user/authenticate"
+        assert httpx.post(url, verify=served.trust, auth=("nobody", "wrong"), timeout=60).status_code == 401
+    assert served.door.said[0][1].startswith("Login from 127.0.0.1 refused")
 
 
 def test_only_tls_from_1_2_on_is_spoken(served: Served) -> None:
