@@ -68,6 +68,8 @@ def test_workers_that_had_the_manifest_before_are_sent_what_changed(tmp_path: Pa
         bench.publish(B)
         await settle()
         assert (bench.integrity.sent, bench.told(), len(bench.jobs)) == (3, [[], [], []], 1)
+        assert all(Path(own).read_text() == "difference" for own in bench.made if "difference" in own)
+        assert (bench.record.check_ended_at, bench.record.behind_files) == (bench.now, 4)
         assert (bench.jobs[0].before, bench.jobs[0].root_digest) == (A, B)
         assert not bench.integrity.is_free("w")
         assert bench.check(A) == b"wait"
@@ -131,6 +133,8 @@ def test_worker_that_cannot_get_its_files_is_informed(tmp_path: Path, result: Co
         bench.publish(B)
         await settle()
         assert (bench.integrity.sent, bench.told(), len(bench.jobs)) == (0, [[B], [B]], 1)
+        is_own_fault = isinstance(result, JobError) and result.kind == "disk"
+        assert (bench.record.result == "failed") == is_own_fault
         assert bench.is_clean()
 
     run(story())
@@ -172,6 +176,9 @@ def test_change_during_a_package_is_told(tmp_path: Path) -> None:
         bench.publish(C)
         await settle()
         assert (bench.integrity.sent, bench.told()) == (1, [[C]])
+        bench.integrity.gate.set()
+        await settle()
+        assert not list(tmp_path.iterdir()), "the step to B is of no use any more"
 
     run(story())
 

@@ -96,6 +96,41 @@ def test_new_manifest_is_compared_again_and_kept_comparisons_are_dropped(stage: 
     asyncio.run(story())
 
 
+def test_results_are_kept_as_long_as_they_are_few(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The oldest go first: of those with a difference beyond KEPT_DIFFERING, of all beyond KEPT."""
+
+    async def jobs(*counts: int) -> int:
+        before = stage.pool.count(ComparePackage)
+        for count in counts:
+            await stage.check(count)
+        return stage.pool.count(ComparePackage) - before
+
+    async def story() -> None:
+        assert await jobs(5, 0, 1, 2, 3, 0, 1, 2, 3, 5) == KEPT_DIFFERING + 1
+        assert await jobs(4, 1, 2, 3, 4, 5) == 1
+        assert len(stage.files) == KEPT_DIFFERING
+        monkeypatch.setattr("clusterd.sync.integrity.comparisons.KEPT", KEPT_DIFFERING + 1)
+        assert await jobs(0) == 1
+        assert await jobs(3, 4, 0) == 0
+        assert await jobs(5) == 1, "it was the oldest"
+
+    asyncio.run(story())
+
+
+def test_comparison_that_fails_when_its_asker_has_gone_is_made_anew(stage: Stage) -> None:
+    async def story() -> None:
+        stage.pool.fails = ComparePackage
+        stage.pool.gate.clear()
+        waiter = asyncio.create_task(stage.check(2))
+        await asyncio.sleep(0)
+        waiter.cancel()
+        await ended(stage)
+        stage.pool.fails = None
+        assert (await stage.check(3))[0].missing == 2
+
+    asyncio.run(story())
+
+
 def test_failed_or_abandoned_waiting_affects_no_other_waiter(stage: Stage) -> None:
     async def story() -> None:
         stage.pool.fails = ComparePackage

@@ -217,6 +217,17 @@ def test_divided_messages_are_bounded_in_bytes_pieces_and_number() -> None:
     assert isinstance(violation, Violation)
 
 
+@pytest.mark.parametrize("counters", [[1], [1, 2, 3]], ids=["one message", "three messages"])
+def test_small_pieces_count_against_the_limit_as_large_ones_do(counters: list[int]) -> None:
+    """They are kept in the connection's own memory."""
+    connection = local_server(divided_limit=30_000)
+    pieces = [build_header(counter, 10_000, "echo", True) + bytes(10_000) for counter in (counters * 3)[:3]]
+    assert connection.receive(b"".join(pieces)) == []
+    (violation,) = connection.receive(build_header(1, 1, "echo", True))
+    assert isinstance(violation, Violation)
+    assert "30000" in violation.text
+
+
 def test_last_piece_counts_against_the_limit_too() -> None:
     connection = local_server(divided_limit=300_000)
     connection.receive(divided(1, bytes(400_000), [200_000])[0])

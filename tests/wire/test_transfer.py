@@ -127,6 +127,9 @@ def test_file_is_refused_if_unexpected_or_too_large_or_one_too_many() -> None:
     file, _ = inbox.begin(PATH, "a", awaited=True)
     with pytest.raises(ClusterError):
         inbox.accept(file, 1001)
+    inbox.accept(file, 1000)
+    with pytest.raises(ClusterError, match="only be named"):
+        inbox.begin("/etc/ossec.conf", "b", awaited=True)
     inbox.begin("/queue/cluster/b.zip", "b", awaited=True)
     with pytest.raises(ClusterError):
         inbox.begin("/queue/cluster/c.zip", "c", awaited=True)
