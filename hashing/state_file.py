@@ -7,6 +7,7 @@ The guard detects damage and torn writes, so writing does not wait for the disk.
 either whole, or refused and made anew.
 """
 
+import contextlib
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -66,9 +67,8 @@ def magic_of(path: str) -> bytes:
         return b""
 
 
-def remove_all_but(ops: FileOps, directory: str, prefix: str, keep: int) -> int:
-    """Remove the files of `directory` whose names begin with `prefix`, except the `keep` that were written last.
-    Returns how many. OSError as it comes; one that is gone already is none."""
+def remove_all_but(ops: FileOps, directory: str, prefix: str, keep: int) -> None:
+    """Remove files of `directory` whose names begin with `prefix`, except the `keep` newest. OSError as it comes."""
     with os.scandir(directory) as entries:
         found = sorted(
             (
@@ -78,11 +78,6 @@ def remove_all_but(ops: FileOps, directory: str, prefix: str, keep: int) -> int:
             ),
             reverse=True,
         )
-    removed = 0
     for _, path in found[keep:]:
-        try:
+        with contextlib.suppress(FileNotFoundError):
             ops.unlink(path)
-        except FileNotFoundError:
-            continue
-        removed += 1
-    return removed

@@ -8,6 +8,7 @@ from hashing.errors import MalformedPackage
 from hashing.live_manifest import load_live
 from hashing.manifest import (
     BUCKETS,
+    MANIFEST_MAGIC,
     bucket_digests,
     bucket_of,
     build_manifest,
@@ -15,6 +16,7 @@ from hashing.manifest import (
     manifest_path,
     save_manifest,
 )
+from hashing.state_file import save_state
 from tests.hashing.packages import meta_of
 
 
@@ -83,6 +85,12 @@ def test_manifest_under_another_name_is_refused(tmp_path: Path) -> None:
         load_live(str(tmp_path), "00")
     with pytest.raises(FileNotFoundError):
         load_live(str(tmp_path), manifest.root_digest)
+
+
+def test_manifest_that_is_whole_and_of_another_form_is_refused(tmp_path: Path) -> None:
+    save_state(FileOps(), manifest_path(str(tmp_path), "00"), MANIFEST_MAGIC, ["no", "manifest"])
+    with pytest.raises(MalformedPackage, match="does not decode"):
+        load_live(str(tmp_path), "00")
 
 
 def test_only_the_last_manifests_are_kept(tmp_path: Path) -> None:

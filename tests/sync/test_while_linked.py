@@ -15,6 +15,7 @@ from clusterd.messages.manifest import SweepTemporary, Swept
 from clusterd.messages.packages import Applied, OpenPackage, PackageOpened, RangeUnpacked, UnpackRange
 from clusterd.settings import Limits, Settings
 from clusterd.sync.integrity.applier import NO_ROOM
+from clusterd.sync.integrity.leftovers import AGAIN_S
 from clusterd.sync.integrity.worker import IntegrityWorker
 from clusterd.sync.links.caps import RESUME
 from clusterd.sync.links.incoming import Incoming
@@ -191,6 +192,32 @@ def test_temporary_files_are_looked_for_again_when_something_has_failed(tmp_path
         for _ in range(2):
             await worker.worker._applier.sweep()
         assert sum(isinstance(job, SweepTemporary) for job in worker.jobs) == 2
+
+    run(story())
+
+
+def test_temporary_files_are_looked_for_when_a_pool_process_has_died_and_now_and_then(tmp_path: Path) -> None:
+    async def story() -> None:
+        worker = Worker(tmp_path, set())
+        applier, now = worker.worker._applier, 0.0
+        worker.context.clock.monotonic = lambda: now
+
+        async def looked() -> int:
+            before = len(worker.jobs)
+            for _ in range(3):
+                await applier.sweep()
+            return len(worker.jobs) - before
+
+        assert await looked() == 1
+        worker.losses += 1
+        assert await looked() == 1
+        now = AGAIN_S - 1
+        assert await looked() == 0
+        now = AGAIN_S + 1
+        assert await looked() == 1
+        worker.losses += 1
+        worker.context.slabs.is_admitted = False
+        assert await looked() == 0, "a job of an earlier sync process may still write"
 
     run(story())
 
