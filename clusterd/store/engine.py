@@ -27,6 +27,9 @@ T = TypeVar("T")
 MOST_IN_BATCH = 500
 BATCH_S = 0.02
 """How long a batch goes on taking in waiting writes."""
+MOST_PIECES = 2
+"""So many pieces of large writes are in the queue at a time: the writer has the next one when one ends, and a
+registration waits for two, not for one of each of 50 workers that report at the same time."""
 CLOSE_S = 2.0
 LOG_BYTES = 64 << 20
 LOG_WAIT_MS = 200
@@ -117,6 +120,7 @@ class Engine:
         self.commits = 0
         self.writes = 0
         self._queue: queue.SimpleQueue[_Write | None] = queue.SimpleQueue()
+        self._pieces = asyncio.Semaphore(MOST_PIECES)
         self._log_limit = LOG_BYTES
         self._may_read = threading.Lock()
         """Held for a moment by each read that begins, and while none may."""
@@ -140,6 +144,12 @@ class Engine:
             # `durable` has more to do, and looks itself.
             self._gate.check()
         return done
+
+    async def write_piece(self, work: Callable[[Session], T]) -> T:
+        """`write` for a piece of something large. Whoever has pieces gets its turn, and other writes come in
+        between."""
+        async with self._pieces:
+            return await self.write(work)
 
     async def settle(self, marks: bool) -> None:
         """Returns when every write that was taken before is committed; with `marks` the end of the change log has moved

@@ -160,7 +160,7 @@ class StoreApi:
     async def merge(self, request: Request) -> Response:
         reported = msgspec.json.decode(await self._body(request), type=report.Reported)
         for piece in _pieces(reported):
-            for warning in await self._engine.write(_with(report.merge, piece)):
+            for warning in await self._engine.write_piece(_with(report.merge, piece)):
                 self._say("WARNING", f"Not written: {warning}")
         await self._engine.write(_nothing, durable=True)
         return Response()
@@ -183,7 +183,7 @@ class StoreApi:
             return Response(status_code=410)
         count = 0
         for start in range(0, len(rows), PIECE):
-            count += await self._engine.write(_with(report.confirm, rows[start : start + PIECE]))
+            count += await self._engine.write_piece(_with(report.confirm, rows[start : start + PIECE]))
         return _json(encode({"confirmed": count}))
 
     async def report_again(self, request: Request) -> Response:
@@ -196,7 +196,7 @@ class StoreApi:
         reported = msgspec.json.decode(await self._body(request), type=report.Reported)
         merged, stale, errors = 0, 0, list[str]()
         for piece in _pieces(reported):
-            done = await self._engine.write(_with(report.merge_ours, piece, node, offset_us))
+            done = await self._engine.write_piece(_with(report.merge_ours, piece, node, offset_us))
             merged += done.merged
             stale += done.stale
             errors += done.errors

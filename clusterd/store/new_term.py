@@ -19,7 +19,7 @@ async def report_again(engine: Engine, key: str) -> int:
     after: int | None = 0
     count = 0
     while after is not None:
-        marked, after = await engine.write(functools.partial(_mark, after=after))
+        marked, after = await engine.write_piece(functools.partial(_mark, after=after))
         count += marked
     await engine.write(lambda session: _note(session, key), durable=True)
     return count
