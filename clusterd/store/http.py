@@ -100,8 +100,10 @@ class StoreApi:
         async def guarded(request: Request) -> Response:
             try:
                 return await endpoint(request)
-            except (HTTPException, ClientDisconnect):
+            except HTTPException:
                 raise
+            except ClientDisconnect:
+                return Response(status_code=500)  # nobody reads it
             except Exception as failure:
                 self._say("WARNING", f"{method} {request.url.path} failed: {type(failure).__name__}: {failure}")
                 return Response(status_code=500)
@@ -196,6 +198,10 @@ class StoreApi:
         reported = msgspec.json.decode(await self._body(request), type=report.Reported)
         merged, stale, errors = 0, 0, list[str]()
         for piece in _pieces(reported):
+            # A clusterd worker reports what is not confirmed again. With the rest of what its master has given up, the
+            # store would never have done the new ones in time, and hold more and more of them.
+            if offset is not None and await request.is_disconnected():
+                raise ClientDisconnect
             done = await self._engine.write_piece(_with(report.merge_ours, piece, node, offset_us))
             merged += done.merged
             stale += done.stale

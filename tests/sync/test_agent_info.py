@@ -11,7 +11,8 @@ import pytest
 
 from clusterd.messages.links import Request
 from clusterd.role import NodeRole, update_role
-from clusterd.sync.agents.info import REPORT
+from clusterd.sync.agents import info
+from clusterd.sync.agents.info import MERGES_AT_ONCE, REPORT
 from clusterd.wdb.client import DatabaseError, MergeResult, Taken
 from clusterd.wire.payloads import BatchResult, build_batch_result
 from tests.sync.scripted_node import MASTER, WORKER, Node, on, turns
@@ -123,6 +124,25 @@ def test_agents_count_as_reported_when_the_master_has_written_them(
         own = node.side._info.last
         assert own.result == shown
         assert (own.reported_at is not None, own.agents) == (bool(confirmed), len(confirmed))
+
+    on(node, story())
+
+
+def test_result_that_comes_late_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A slow master would be sent the same agents again and again otherwise, by all workers."""
+    monkeypatch.setattr(info, "awake_timeout", lambda seconds: asyncio.timeout(0))
+    node, agents = of(tmp_path, "worker")
+
+    async def story() -> None:
+        await node.up(MASTER)
+        await reported(node)
+        await ended(node)
+        assert (agents.confirmed, node.side._info.last.result) == ([], "failed")
+        await node.reply(await node.ask(MASTER, "syn_m_a_e", build_batch_result(WRITTEN)))
+        await node.until(lambda: agents.confirmed == [7])
+        await node.reply(await node.ask(MASTER, "syn_m_a_e", build_batch_result(WRITTEN)))
+        await turns()
+        assert agents.confirmed == [7]
 
     on(node, story())
 
@@ -313,5 +333,26 @@ def test_third_report_of_a_worker_at_a_time_is_refused(tmp_path: Path) -> None:
         answers = [await node.reply(await node.ask(WORKER, "syn_a_w_m", name)) for name in names]
         assert [answer.command for answer in answers] == ["ok", "ok", "err"]
         agents.gate.set()
+
+    on(node, story())
+
+
+def test_reports_of_many_workers_are_written_a_few_at_a_time(tmp_path: Path) -> None:
+    """All at once, none of 50 would be written before its time is over, and then all come again."""
+    node, agents = of(tmp_path, "master")
+    agents.gate.clear()
+    workers = [msgspec.structs.replace(WORKER, link=WORKER.link + n, name=f"worker{n}") for n in range(6)]
+
+    async def story() -> None:
+        for worker in workers:
+            await node.up(worker)
+            opened = await node.reply(await node.ask(worker, "new_str", str(len(STRING)).encode()))
+            await node.reply(await node.ask(worker, "str_upd", opened.payload + b" " + STRING))
+            await node.reply(await node.ask(worker, "syn_a_w_m", opened.payload))
+        await node.until(lambda: len(agents.merged) == MERGES_AT_ONCE)
+        await turns()
+        assert len(agents.merged) == MERGES_AT_ONCE
+        agents.gate.set()
+        await node.until(lambda: len(agents.merged) == len(workers))
 
     on(node, story())

@@ -29,8 +29,12 @@ from hashing.segment import Segment
 
 SUBTAG = "Agent-info sync"
 GUARD = "Agent-info guard"
-BATCH_AGENTS = 10_000
+BATCH_AGENTS = 2_000
+"""So few that the reports of 50 workers are written well within the time that each of them waits, on a busy machine,
+too."""
 MERGES_PER_WORKER = 2
+MERGES_AT_ONCE = 2
+"""Reports of all workers that are being written: the others wait. All at once, none of them would end in time."""
 TEXT_BYTES = 4096
 QUOTED = 200
 REPORT = "report of agents"
@@ -73,6 +77,9 @@ class AgentInfoWorker:
         self._context = context
         self._started: float | None = None
         self._answer: asyncio.Future[BatchResult] | None = None
+        self._late = 0
+        """The batch whose result has not come in time. The master permits no other report before it has sent it."""
+        self._tasks = Tasks(self._guard.error)
         self._outage = Outage(context.clock)
         self._told = ""
         """The term, and its master, of which the database knows."""
@@ -81,6 +88,7 @@ class AgentInfoWorker:
     async def run(self, peer: Peer) -> None:
         """Does rounds for ever, each `sync_agent_info` after the end of the one before."""
         master_clock = MasterClock()
+        self._late = 0
         while True:
             await asyncio.sleep(self._context.settings.worker.sync_agent_info_s)
             with round_survives(self._guard, self._context.troubles, "reports of agents"):
@@ -179,13 +187,14 @@ class AgentInfoWorker:
         finally:
             context.spool.remove(frame)
         self._log.debug("Sending chunks.")
-        self._answer = asyncio.get_running_loop().create_future()
+        self._answer, self._late = asyncio.get_running_loop().create_future(), 0
         timeout_s = context.settings.master.timeout_agent_info_s + peer.timeout_s
         try:
             await peer.request(commands.SYN_A_W_M, string_id.encode())
             async with awake_timeout(timeout_s):
                 return await self._answer
         except TimeoutError:
+            self._late = taken.batch
             self._log.error(
                 f"Error synchronizing agent info: the master did not say within {timeout_s:g} s what became of it"
             )
@@ -210,6 +219,16 @@ class AgentInfoWorker:
     def _resolve(self, result: BatchResult) -> None:
         if self._answer is not None and not self._answer.done():
             self._answer.set_result(result)
+        elif self._late and result.updated_chunks:
+            batch, self._late = self._late, 0
+            self._tasks.spawn(self._confirm_late(batch))
+
+    async def _confirm_late(self, batch: int) -> None:
+        """Without it a master that is slow would be sent the same agents for ever."""
+        try:
+            await self._context.database.confirm(batch)
+        except DatabaseError as failure:
+            self._away(failure)
 
     def _away(self, failure: DatabaseError) -> None:
         if self._outage.should_tell():
@@ -228,6 +247,7 @@ class AgentInfoMaster:
         self._context = context
         self._records = records
         self._merges: dict[str, Tasks] = {}
+        self._turn = asyncio.Semaphore(MERGES_AT_ONCE)
         self._outage = Outage(context.clock)
         self._reports = ReportEvents(context.clock, context.events.tell)
 
@@ -306,19 +326,19 @@ class AgentInfoMaster:
 
     async def _write(self, peer: Peer, rows: str, opened: ReportOpened) -> BatchResult:
         """Writes the rows to the database. A failure is reported to the worker, too (C13)."""
-        context, database = self._context, self._context.database
-        timeout_s = context.settings.master.timeout_agent_info_s
+        database, timeout_s = self._context.database, self._context.settings.master.timeout_agent_info_s
         began = self._context.clock.monotonic()
         errors: list[str] = []
         updated = opened.lists
         try:
-            if await database.is_ours():
-                merged = await database.merge_ours(
-                    rows, opened.size, timeout_s, node=peer.name, offset_us=opened.offset_us
-                )
-                errors = merged.errors
-            else:
-                await database.merge(rows, opened.size, timeout_s)
+            async with self._turn:
+                if await database.is_ours():
+                    merged = await database.merge_ours(
+                        rows, opened.size, timeout_s, node=peer.name, offset_us=opened.offset_us
+                    )
+                    errors = merged.errors
+                else:
+                    await database.merge(rows, opened.size, timeout_s)
         except DatabaseError as failure:
             text = "Timeout while processing agent-info chunks."
             if failure.code != 2014:
