@@ -1,17 +1,21 @@
 """A rig with candidates: whole nodes, members of etcd and links fail and are repaired, as an operator would do it."""
 
+import os
 import socket
+import subprocess
 import time
 from collections.abc import Callable
 
+import psutil
 import pytest
 
 from clusterd.config.loading import load
+from clusterd.pidfile import running_pid
 from tests.conftest import MakeRig
 from tests.tools.test_rig_nodes import run
 from tools.rig import candidates, switchboard
-from tools.rig.guard import guarded
-from tools.rig.nodes import Rig, RigError, RigNode
+from tools.rig.guard import MARK, guarded
+from tools.rig.nodes import PROJECT, Rig, RigError, RigNode
 from tools.rig.patience import Patience
 from tools.rig.peer import wait_until
 from tools.rig.ports import HOST
@@ -117,6 +121,20 @@ def _until_over(is_so: Callable[[], bool]) -> None:
     while is_so():
         assert not patience.is_over()
         time.sleep(0.05)
+
+
+@pytest.mark.parametrize("is_known", [True, False])
+def test_node_that_was_started_by_hand_ends_with_its_rig(make_rig: MakeRig, is_known: bool) -> None:
+    made = make_rig(0)
+    environment = {name: value for name, value in os.environ.items() if name != MARK}
+    line = [*made.program, "--root", str(made.master.root), "start", "--wait-master", "0"]
+    subprocess.run(line, env=environment, cwd=PROJECT, check=True, stdout=subprocess.DEVNULL, timeout=600)
+    assert len(made.running()) > 3
+    supervisor = psutil.Process(running_pid(str(made.master.root)))
+    # Without its record the nodes are not known: what runs is killed.
+    problems = made.down() if is_known else Rig(made.directory).down()
+    assert (problems == []) == is_known
+    assert not supervisor.is_running() or supervisor.status() == psutil.STATUS_ZOMBIE
 
 
 def test_nothing_of_etcd_and_of_the_cables_is_left() -> None:

@@ -9,9 +9,10 @@
 
 Nodes are driven through the `clusterd` command only, as an operator would. Every process of a rig carries
 CLUSTERD_RIG=DIR in its environment, so `down` finds what is left after any crash without knowing how the nodes work
-inside, and never touches another rig.
+inside, and never touches another rig. A node that somebody has restarted by hand is found by its pid file.
 """
 
+import contextlib
 import json
 import os
 import secrets
@@ -29,6 +30,7 @@ from typing import IO, Any
 
 import psutil
 
+from clusterd.pidfile import running_pid
 from clusterd.rights import DEBUGGABLE
 from tools import stopping
 from tools.rig.cluster_json import amend, for_a_rig, merged
@@ -309,15 +311,23 @@ class Rig:
             return subprocess.CompletedProcess(line, code, out.read(), err.read())
 
     def running(self) -> list[psutil.Process]:
-        """Returns every process of this rig, found by its mark; never the caller or its parents."""
+        """Returns every process of this rig, found by its mark, or by the pid file of a node that somebody started by
+        hand; never the caller or its parents."""
         own = {os.getpid(), *(parent.pid for parent in psutil.Process().parents())}
         mark = str(self.directory)
-        return [process for process in carrying(MARK, lambda found: found == mark) if process.pid not in own]
+        found = {process.pid: process for process in carrying(MARK, lambda found: found == mark)}
+        for root in self.directory.glob("rig_manager_*"):
+            pid = running_pid(str(root))
+            if pid is not None and pid not in found:
+                with contextlib.suppress(psutil.NoSuchProcess):  # its last children are ending
+                    supervisor = psutil.Process(pid)
+                    found |= {one.pid: one for one in (supervisor, *supervisor.children(recursive=True))}
+        return [process for pid, process in found.items() if pid not in own]
 
     def down(self, stop_timeout_s: int = STOP_TIMEOUT_S) -> list[str]:
         """Stops the nodes, kills remaining processes, removes the directory. Returns one text for each failure."""
         alive = {Path(root) for process in self.running() if (root := _root_of(process))}
-        names = [node.name for node in self.nodes if node.root in alive]
+        names = [node.name for node in self.nodes if node.root in alive or running_pid(str(node.root)) is not None]
         problems = self.stop(*names, timeout_s=stop_timeout_s) if names else []
         own = {*self.helpers, *(node.link_pid for node in self.nodes)}
         _kill([process for process in self.running() if process.pid in own])
