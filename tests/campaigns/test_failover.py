@@ -33,7 +33,7 @@ LEASE_S = 6
 CLIENTS = 20
 TWICE = "kill kill stop switchover switchover freeze cut_etcd cut_peers cut_all etcd_member"
 KINDS = os.environ.get("CLUSTERD_FAILOVER_KINDS", TWICE).split()
-SHORT = ("kill", "freeze", "cut_etcd", "etcd_member", "switchover")
+SHORT = ("kill", "freeze", "cut_etcd", "cut_peers", "etcd_member", "switchover")
 
 
 def make(make_rig: MakeRig, workers: int) -> Rig:

@@ -18,6 +18,7 @@ from clusterd.pidfile import running_pid
 from tests.conftest import MakeRig, rigs
 from tools.rig.nodes import Rig
 from tools.rig.peer import wait_until
+from tools.rig.wdb_client import authd
 
 OWN = "queue/cluster/.clusterd"
 LONG_S = 60.0
@@ -173,9 +174,52 @@ def restart_leaves_the_node(make_rig: MakeRig) -> None:
         assert not rig.down()
 
 
+def candidate_has_no_room(make_rig: MakeRig) -> None:
+    """A candidate cannot write what it is told: it confirms nothing, the master registers agents without it, once it
+    has waited, and says so. Room alone mends it, and the replica is whole."""
+    rig = make_rig(1, overrides={"clusterd": {"ha": {"replica": True, "synchronous_timeout": 1}}})
+    (rig.master.root / "etc/client.keys").write_text("")
+    name, worker = rig.master.name, rig.workers[0]
+
+    def of(node: str) -> dict[str, Any]:
+        found: dict[str, Any] = seen(rig, node)["ha"] or {}
+        return found
+
+    def add(agent: str) -> None:
+        answer = authd(rig.master.root, {"function": "add", "arguments": {"name": agent, "ip": "any"}}, LONG_S)
+        assert answer["error"] == 0, answer
+
+    with small_disk(worker.root / OWN / "replica", 4) as disk:
+        rig.start()
+        wait_until(lambda: of(name).get("registrations") == "synchronous", LONG_S, "a candidate that confirms")
+        filler = fill(disk)
+        for number in range(200):  # until the pages that its journal has are used up
+            add(f"full-{number}")
+            if of(name)["registrations"] == "asynchronous":
+                break
+        assert of(name)["registrations"] == "asynchronous"
+        assert "without a candidate" in " ".join((rig.master.root / "logs/cluster.log").read_text().split())
+        wait_until(lambda: "full" in str(of(worker.name)["problem"]), LONG_S, "the candidate says why")
+        assert not of(worker.name)["connected"]
+        filler.unlink()
+        wait_until(lambda: of(name)["registrations"] == "synchronous", LONG_S, "it confirms again")
+        add("with-room")
+        wait_until(lambda: of(worker.name)["lag"] == 0, LONG_S, "it has everything")
+        assert of(worker.name)["digest_equal"] is not False
+        assert of(worker.name)["greatest_id"] == of(name)["greatest_id"]
+        wait_until(lambda: not of(worker.name)["problem"], LONG_S, "the trouble is over")
+        assert not rig.down()
+
+
 STORIES = {
     story.__name__: story
-    for story in (master_cannot_look, worker_keeps_its_reserve, read_only_for_a_while, restart_leaves_the_node)
+    for story in (
+        master_cannot_look,
+        worker_keeps_its_reserve,
+        read_only_for_a_while,
+        restart_leaves_the_node,
+        candidate_has_no_room,
+    )
 }
 
 

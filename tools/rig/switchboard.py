@@ -6,6 +6,7 @@ etcd, can be cut without the node's help, in both directions:
 
     cut NODE WAYS      resets its connections and refuses new ones
     silence NODE WAYS  keeps them open and forwards nothing
+    slow NODE WAYS     forwards what comes back a second later
     mend NODE WAYS     forwards again
 
 WAYS is `peers`, `etcd` or `all`. Who dials is found in /proc: the process that has the other end of the connection is a
@@ -28,10 +29,11 @@ from clusterd.pidfile import running_pid
 from tools.rig.faults import ask_control
 
 Ways = Literal["peers", "etcd", "all"]
-Fault = Literal["", "cut", "silence"]
-Command = Literal["cut", "silence", "mend"]
+Fault = Literal["", "cut", "silence", "slow"]
+Command = Literal["cut", "silence", "slow", "mend"]
 PIECE = 262144
-FAULTS = {"cut": "cut", "silence": "silence", "mend": ""}
+FAULTS = {"cut": "cut", "silence": "silence", "slow": "slow", "mend": ""}
+SLOW_S = 1.0
 
 
 class Way(msgspec.Struct, frozen=True):
@@ -61,8 +63,10 @@ class Cable:
         self.ends = ends
         self.writers = writers
         self.is_open = asyncio.Event()
+        self.delay_s = 0.0
 
     def follow(self, fault: Fault) -> None:
+        self.delay_s = SLOW_S if fault == "slow" else 0.0
         if fault == "silence":
             self.is_open.clear()
             return
@@ -90,7 +94,7 @@ class Switchboard:
 
     def _fault(self, ways: str, ends: set[str]) -> Fault:
         found = {self._faults.get((end, ways), "") for end in ends}
-        return "cut" if "cut" in found else "silence" if "silence" in found else ""
+        return next((fault for fault in ("cut", "silence", "slow") if fault in found), "")  # type: ignore[return-value]
 
     async def _command(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         words = (await reader.readline()).decode(errors="replace").split()
@@ -128,15 +132,19 @@ class Switchboard:
         self._cables.add(cable)
         cable.follow(self._fault(way.ways, ends))
         try:
-            await asyncio.gather(_pump(cable, reader, onward), _pump(cable, onward_reader, writer))
+            await asyncio.gather(_pump(cable, reader, onward), _pump(cable, onward_reader, writer, is_back=True))
         finally:
             self._cables.discard(cable)
             onward.transport.abort()
 
 
-async def _pump(cable: Cable, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def _pump(
+    cable: Cable, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, is_back: bool = False
+) -> None:
     try:
         while data := await reader.read(PIECE):
+            if is_back:
+                await asyncio.sleep(cable.delay_s)
             await cable.is_open.wait()
             if writer.is_closing():
                 return
