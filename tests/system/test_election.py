@@ -155,14 +155,18 @@ def test_killed_leader_is_followed_by_one_that_has_everything_and_comes_back_as_
     wait_until(lambda: leader(rig) == old, PATIENCE_S, "it leads")
 
 
-def test_frozen_leader_serves_nothing_when_it_wakes_and_becomes_a_worker(rig: Rig) -> None:
+@pytest.mark.parametrize("frozen_s", [0.0, pytest.param(60.0, marks=pytest.mark.stress)], ids=["lease", "minute"])
+def test_frozen_leader_serves_nothing_when_it_wakes_and_becomes_a_worker(rig: Rig, frozen_s: float) -> None:
+    """`frozen_s`: so long, but at least until another node leads."""
     old = leader(rig)
     assert old is not None
     first = registered(old, "first")
+    until = time.monotonic() + frozen_s
     candidates.freeze(old)
     wait_until(lambda: leader(rig, old) is not None, PATIENCE_S, "another leader")
     new = leader(rig, old)
     assert new is not None
+    wait_until(lambda: time.monotonic() > until, PATIENCE_S + frozen_s, "the end of the freeze")
     candidates.thaw(old)
     # From now on it answers as the new leader does, or not at all.
     answered = {register(old, f"awake-{number}") for number in range(5)} - {0}

@@ -1,17 +1,19 @@
 """Bad luck of a cluster with an election that another test does not have with real nodes: other clusters in its etcd, a
-clock that is an hour off, an etcd that needs a second for each answer, a candidate without room on its disk."""
+clock that is an hour off, an etcd that needs a second for each answer. A candidate without room on its disk:
+tests/system/disk_stories.py."""
 
 import secrets
+import time
 
 import pytest
 
 from tests.campaigns.hooked import hooked
-from tests.conftest import rigs
-from tests.system.test_election import election, ids, registered
+from tests.conftest import MakeRig, rigs
+from tests.system.test_election import election, ids, is_settled, leader, registered
 from tests.system.test_ha_promises import LEASE_S, PATIENCE_S, Site
 from tests.system.test_ha_promises import built as built  # fixtures
 from tests.system.test_ha_promises import site as site
-from tools.rig import candidates
+from tools.rig import candidates, switchboard
 from tools.rig.cluster_json import amend
 from tools.rig.etcd import CLIENT_PORT
 from tools.rig.guard import guarded
@@ -20,6 +22,7 @@ from tools.rig.ports import HOST
 
 pytestmark = pytest.mark.slow
 HOUR_S = 3600.0
+SLOW_S = 180.0
 
 
 def test_other_clusters_in_the_same_etcd_change_nothing(site: Site) -> None:
@@ -67,3 +70,38 @@ def test_clock_of_one_node_may_be_an_hour_off(site: Site, monkeypatch: pytest.Mo
         new = site.leader(wrong)
         wait_until(lambda: known <= ids(new), PATIENCE_S, "it has what was answered")
         assert registered(plain, "after") not in known
+
+
+@pytest.mark.stress
+def test_leader_leads_on_and_is_followed_while_each_answer_of_etcd_needs_a_second(make_rig: MakeRig) -> None:
+    """Two minutes: the lease must be long enough for such an etcd."""
+    rig = make_rig(2)
+    (rig.master.root / "etc/client.keys").write_text("")
+    candidates.add_candidates(rig, 3, 3)
+    rig.start()
+    wait_until(lambda: is_settled(rig), SLOW_S, "a leader, and candidates that follow")
+    old = leader(rig)
+    assert old is not None
+    term = election(rig, old)["term"]
+    for node in rig.candidates:
+        switchboard.tell(rig.switchboard, "slow", node.name, "etcd")
+    known = {registered(rig.nodes[1], "slow")}
+    end = time.monotonic() + 2 * candidates.LEASE_S
+
+    def leads_on() -> bool:
+        assert election(rig, old).get("term") == term
+        return time.monotonic() > end
+
+    wait_until(leads_on, SLOW_S, "two leases of it")
+    done = rig.command(rig.nodes[1], "ha", "switchover", "--json", timeout_s=SLOW_S)
+    assert done.returncode == 0, done.stdout + done.stderr
+    wait_until(lambda: is_settled(rig) and leader(rig) != old, SLOW_S, "all follow the next one")
+    new = leader(rig)
+    assert new is not None
+    known.add(registered(rig.nodes[2], "handed-over"))
+    candidates.kill(new)
+    wait_until(lambda: leader(rig, new) is not None, SLOW_S, "another leader")
+    last = leader(rig, new)
+    assert last is not None
+    assert known <= ids(last)
+    assert registered(last, "taken-over") not in known
