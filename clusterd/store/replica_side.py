@@ -1,6 +1,7 @@
 """What a node's role has of the replica: a master gives replicas, a candidate keeps one."""
 
 import os
+import time
 from collections.abc import Callable
 
 from clusterd.role import RoleDamaged, update_role, withheld
@@ -10,6 +11,9 @@ from clusterd.store.confirming import SET_S, ConfirmingChoice
 from clusterd.store.replica_copy import ReplicaCopy
 from clusterd.store.replica_source import ReplicaSource
 from clusterd.wdb.election import ElectionPort
+
+PROMOTED_S = 60.0
+"""Who became the master so short a time ago waits for no candidate to compare itself."""
 
 
 def replica_side(
@@ -29,6 +33,7 @@ def replica_side(
         limit_s=ha.synchronous_timeout_s,
         say=say,
         teller=f"{term} {settings.cluster.node_name}" if leads is None else "",
+        is_promoted=settings.role is not None and abs(time.time() - settings.role.since) < PROMOTED_S,
         set_back=lambda node, lost: withhold(settings.root, node, lost, say),
     )
     if leads is not None:

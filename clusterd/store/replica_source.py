@@ -61,10 +61,11 @@ class ReplicaSource:
         say: Callable[[str, str], None],
         pace_s: float = PACE_S,
         teller: str = "",
+        is_promoted: bool = False,
         set_back: Callable[[str, int], None] = lambda node, lost: None,
     ) -> None:
-        """The log is on. `teller`: see Changes. `set_back`: called when this candidate has so many units that this
-        master lacks, though it told of them. Raises sqlite3.Error."""
+        """The log is on. `teller`: see Changes. `is_promoted`: just now, so its disk is that of now. `set_back`: called
+        when this candidate has so many units that this master lacks, though it told of them. Raises sqlite3.Error."""
         self._root = root
         self._db = self._connect()
         self._pace_s = pace_s
@@ -92,7 +93,7 @@ class ReplicaSource:
         self._compared = asyncio.Event()
         """A candidate has shown that this master's disk was not set back."""
         self._began_at = time.monotonic()
-        if not teller or not self._past:
+        if not teller or not self._past or is_promoted:
             self._compared.set()
         self.candidates = Candidates(self._epoch, synchronous=synchronous, limit_s=limit_s, say=say)
         self.candidates.urged = self._wake

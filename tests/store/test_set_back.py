@@ -12,9 +12,10 @@ import msgspec
 import pytest
 
 from clusterd.role import NodeRole, deposed_text, read_role, role_text, standing, update_role
+from clusterd.settings import ClusterBlock, Clusterd, HaSettings, Settings
 from clusterd.signals import ROLE_WRITTEN
 from clusterd.store import agents, replica_db, replica_side
-from clusterd.store.replica_source import SetBack
+from clusterd.store.replica_source import ReplicaSource, SetBack
 from clusterd.store.schema import DATABASE
 from tests.store.replica_bench import Bench, run
 
@@ -127,6 +128,31 @@ def test_master_waits_for_a_candidate_that_knows_whether_its_disk_was_set_back(b
         began = time.monotonic()
         await bench.source.compared(0.1)
         assert time.monotonic() - began < 30, "it does not wait for ever"
+
+    run(bench, work)
+
+
+@pytest.mark.parametrize(("ago_s", "waits"), [(0.0, False), (3600.0, True)])
+def test_node_that_was_promoted_just_now_waits_for_no_candidate(bench: Bench, ago_s: float, waits: bool) -> None:
+    """Its workers would wait, too, and there may be no other candidate."""
+
+    async def work(bench: Bench) -> None:
+        await bench.populate()
+        bench.restart("master")
+        role = NodeRole(1, "master", 1, since=time.time() - ago_s)
+        settings = Settings(
+            str(bench.master),
+            role=role,
+            serves_store=True,
+            clusterd=Clusterd(ha=HaSettings(replica=True)),
+            cluster=ClusterBlock(node_type="master"),
+        )
+        source = replica_side.replica_side(settings.with_role(role), leads=None, say=lambda *_: None)
+        assert isinstance(source, ReplicaSource)
+        try:
+            assert source._compared.is_set() != waits
+        finally:
+            source.close()
 
     run(bench, work)
 

@@ -1,5 +1,6 @@
 """A rig with candidates: whole nodes, members of etcd and links fail and are repaired, as an operator would do it."""
 
+import io
 import os
 import socket
 import subprocess
@@ -8,17 +9,20 @@ from collections.abc import Callable
 
 import psutil
 import pytest
+from rich.console import Console
 
 from clusterd.config.loading import load
 from clusterd.pidfile import running_pid
 from tests.conftest import MakeRig
 from tests.tools.test_rig_nodes import run
 from tools.rig import candidates, switchboard
+from tools.rig.demo_failover import FailoverDemo
 from tools.rig.guard import MARK, guarded
 from tools.rig.nodes import PROJECT, Rig, RigError, RigNode
 from tools.rig.patience import Patience
 from tools.rig.peer import wait_until
 from tools.rig.ports import HOST
+from tools.rig.screen import PlainView
 
 pytestmark = pytest.mark.slow
 
@@ -135,6 +139,19 @@ def test_node_that_was_started_by_hand_ends_with_its_rig(make_rig: MakeRig, is_k
     problems = made.down() if is_known else Rig(made.directory).down()
     assert (problems == []) == is_known
     assert not supervisor.is_running() or supervisor.status() == psutil.STATUS_ZOMBIE
+
+
+def test_demonstration_of_a_failover_comes_to_its_end(make_rig: MakeRig) -> None:
+    made = make_rig(3)
+    candidates.add_candidates(made, 3, 3, lease_s=6)
+    out = io.StringIO()
+    demo = FailoverDemo(made, PlainView(Console(file=out, width=300)), 6)
+    demo.play()
+    assert [what for what, _ in demo.results if "registered" in what] == [
+        "agent `before` registered, its id given and on two disks",
+        "agent `after` registered, its id given and on two disks",
+    ]
+    assert demo.results[-1][0] == "both agents' keys on all four nodes", out.getvalue()
 
 
 def test_nothing_of_etcd_and_of_the_cables_is_left() -> None:
