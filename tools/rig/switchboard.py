@@ -94,7 +94,7 @@ class Switchboard:
 
     def _fault(self, ways: str, ends: set[str]) -> Fault:
         found = {self._faults.get((end, ways), "") for end in ends}
-        return next((fault for fault in ("cut", "silence", "slow") if fault in found), "")  # type: ignore[return-value]
+        return next((fault for fault in ("cut", "silence", "slow") if fault in found), "")
 
     async def _command(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         words = (await reader.readline()).decode(errors="replace").split()
