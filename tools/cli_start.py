@@ -18,7 +18,7 @@ from tools import stopping
 from tools.check import check
 from tools.seconds import Seconds
 from tools.show import echo, fail, goes_on, outlives_terminal, show_lines, try_to_say, try_to_warn, warn
-from tools.systemd import enabled_unit, tell, unit_of
+from tools.systemd import enabled_unit, other_program, tell, unit_of
 
 LogFormat = Literal["text", "json"]
 WAIT_MASTER_S = 3.0
@@ -63,6 +63,11 @@ def start(root: str, foreground: bool, debug: int, log_format: LogFormat, timeou
 
 def _start_unit(root: str, unit: str, order: str, wait_s: float) -> None:
     """Lets systemd start the node, or start it again."""
+    if (other := other_program(unit)) is not None:
+        fail(
+            f"{unit} would start {other}, which is not this clusterd: change its ExecStart= and ExecReload= "
+            f"(systemctl edit --full {unit}), or call that one. Nothing was done"
+        )
     with goes_on(f"systemd goes on: systemctl status {unit}"):
         is_done = tell(order, unit)
     if not is_done:

@@ -4,6 +4,7 @@ does not come back after a crash, and `systemctl` takes it for dead: `start` and
 import os
 import shlex
 import subprocess
+import sys
 
 UNIT = "clusterd.service"
 BOOTED = "/run/systemd/system"
@@ -41,13 +42,22 @@ def enabled_unit(root: str, default_root: str) -> str | None:
     return UNIT if os.path.realpath(its_root) == os.path.realpath(root) else None
 
 
+def other_program(unit: str) -> str | None:
+    """Returns the program that the unit would start if it is another clusterd than this one (after an upgrade)."""
+    program = next((word[5:] for word in _shown(unit).get("ExecStart", "").split() if word.startswith("path=")), "")
+    if os.path.basename(program) != "clusterd":  # a wrapper
+        return None
+    ours, its = (os.path.realpath(os.path.dirname(path)) for path in (sys.executable, os.path.realpath(program)))
+    return None if ours == its else program
+
+
 def tell(order: str, unit: str) -> bool:
     """Gives systemd an order, `start` or `restart`, and waits until it is carried out. Returns whether it was."""
     return subprocess.run(["systemctl", "--quiet", order, unit], stdin=subprocess.DEVNULL, check=False).returncode == 0
 
 
 def _shown(unit: str) -> dict[str, str]:
-    command = ["systemctl", "show", "--property=MainPID,UnitFileState,Type,Environment", unit]
+    command = ["systemctl", "show", "--property=MainPID,UnitFileState,Type,Environment,ExecStart", unit]
     try:
         done = subprocess.run(
             command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=SHOW_S, check=False

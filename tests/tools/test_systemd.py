@@ -1,6 +1,7 @@
 """`start` and `restart` leave a node in the systemd unit that runs it."""
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -124,6 +125,19 @@ def test_restart_of_a_node_of_a_unit_is_an_order_to_systemd(
     before = fake.given()
     assert clusterd(root, "restart").exit_code == ExitCode.BAD_CONFIGURATION
     assert fake.given() == before
+
+
+@needs_root
+def test_unit_of_another_clusterd_is_not_started_in_place_of_this_one(fake: Systemd, root: str) -> None:
+    """After an upgrade into an environment beside the old one, `restart` of the new one started the old one."""
+    good = {"UnitFileState": "enabled", "Type": "notify", "Environment": f"CLUSTERD_ROOT={root}"}
+    ours = f"{Path(sys.executable).parent}/clusterd"
+    for program, refused in (("/opt/old/bin/clusterd", True), (ours, False), ("/usr/bin/nice", False)):
+        fake.shows(**good, ExecStart=f"{{ path={program} ; argv[]={program} start -f ; ignore_errors=no ; pid=0 }}")
+        fake.orders.write_text("")
+        done = clusterd(root, "start", "--wait-master", "0")
+        assert (done.exit_code == 1, fake.given() == []) == (refused, refused), done.stderr
+        assert ("would start /opt/old/bin/clusterd" in done.stderr) == refused
 
 
 @needs_root
