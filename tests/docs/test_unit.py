@@ -40,3 +40,9 @@ def test_a_stop_is_not_cut_short() -> None:
     (limit_s,) = re.findall(r"^TimeoutStopSec=(\d+)$", UNIT.read_text(), re.MULTILINE)
     others_s = 33.0  # the stages of plan() one after the other
     assert int(limit_s) >= LEAVE_S + others_s + ELECTION_STOP_S + 10.0
+
+
+def test_a_root_that_is_not_there_is_told_by_clusterd() -> None:
+    """systemd itself fails with 226/NAMESPACE, every five seconds, and says nothing of a node."""
+    (paths,) = re.findall(r"^ReadWritePaths=(.*)$", UNIT.read_text(), re.MULTILINE)
+    assert all(path.startswith("-") for path in paths.split())
