@@ -1,6 +1,7 @@
 """The monitoring port: its paths, and what it refuses."""
 
 import asyncio
+import re
 import socket
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from clusterd.monitor import port as port_module
 from clusterd.monitor.journal_reader import Filter
 from clusterd.monitor.pages import DIRECTORY, INDEX, PAGES
 from clusterd.rundir import run_dir
+from clusterd.status.verdict import ADVICE
 from tests.monitor.lone_port import DEADLINE_S, LonePort, run
 
 
@@ -47,6 +49,13 @@ def test_whole_dashboard_is_there_as_soon_as_the_code_is() -> None:
     files = [path for path in DIRECTORY.rglob("*") if path.is_file()]
     assert set(PAGES) == {"/", *(f"/page/{path.relative_to(DIRECTORY).as_posix()}" for path in files)}
     assert PAGES["/"].body == (DIRECTORY / INDEX).read_bytes()
+
+
+def test_dashboard_takes_for_advice_what_the_verdict_does() -> None:
+    """A build that waits for a restart stood above a lost worker, in red."""
+    found = re.search(r"const ADVICE = new Set\(\[(.*?)\]\)", (DIRECTORY / "problems.js").read_text())
+    assert found is not None
+    assert set(re.findall(r'"(\w+)"', found[1])) == ADVICE
 
 
 def test_dashboard_is_served_from_memory_and_by_etag(tmp_path: Path) -> None:

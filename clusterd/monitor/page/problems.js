@@ -6,7 +6,7 @@ import { count, span } from "./words.js";
 const MOST_PATHS = 5;
 const MOST = 30;
 const WELL = new Set(["ready", "starting", "stopping"]);
-const ADVICE = new Set(["rights", "monitor"]);
+const ADVICE = new Set(["rights", "monitor", "build"]); // as in verdict.py
 const CLOCKS_APART_S = 2;
 const SILENT_S = 10;
 
