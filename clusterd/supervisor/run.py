@@ -31,7 +31,7 @@ from clusterd.pidfile import AlreadyRunning, PidFile, claim
 from clusterd.reload import adopt, changes
 from clusterd.rights import keep_memory_private, too_many_rights
 from clusterd.rounds import Rounds
-from clusterd.rundir import board_path, problem_path, reason_path, root_problem
+from clusterd.rundir import board_path, problem_path, reason_path, root_problem, run_dir
 from clusterd.scheduling import allow_prompt_nice
 from clusterd.settings import Clusterd, Settings
 from clusterd.signals import ROLE_WRITTEN
@@ -45,6 +45,7 @@ from clusterd.supervisor.notify import Notifier
 from clusterd.supervisor.plan import LEAVE_S, NodeResources, lasting_plan, make_arena, plan
 from clusterd.supervisor.preload import preload
 from clusterd.supervisor.role_follow import RoleFollower
+from clusterd.supervisor.run_files import RunFiles
 from clusterd.supervisor.standard_files import open_closed_ones
 from clusterd.supervisor.starter import CouldNotStart, Starter, StartResult
 from clusterd.supervisor.status_line import StatusLine
@@ -292,6 +293,7 @@ class _Supervisor:
             wait=self._wait,
             changing=self._notifier.changing,
         )
+        self._run_files = RunFiles(self._root)
         self._serving = False
         self._status_line = StatusLine(self._notifier, self._board)
         self._must_reload = False
@@ -360,6 +362,10 @@ class _Supervisor:
             with self._rounds.survive("keeping the pid file"):
                 if self._pid_file.restore():
                     text = f"Another program has removed {self._pid_file.path}: it is there again."
+                    self._log.line("WARNING", TAG, SUBTAG, text)
+            with self._rounds.survive("keeping the run directory"):
+                if self._run_files.look():
+                    text = f"Another program has removed {run_dir(self._root)}: its files are there again."
                     self._log.line("WARNING", TAG, SUBTAG, text)
             self._row.stamp()
             self._gauge.tick(now)

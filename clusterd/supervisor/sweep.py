@@ -11,6 +11,7 @@ import stat
 from pathlib import Path
 
 from clusterd.rundir import STATE, local_socket, run_dir
+from clusterd.supervisor.run_files import kept_dir
 
 CLUSTER_DIR = "queue/cluster"
 OWN = ".clusterd"
@@ -43,6 +44,7 @@ def sweep_before_start(root: str) -> None:
 def remove_run_files(root: str) -> None:
     """Removes the run directory (sockets between our processes, board) and the local socket."""
     _remove(Path(run_dir(root)))
+    _remove(Path(kept_dir(root)))
     _remove(Path(local_socket(root)))
 
 
