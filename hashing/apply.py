@@ -5,6 +5,7 @@ Order: sync the written files to the disk, rename them over their targets, delet
 sync the directories.
 """
 
+import contextlib
 import errno
 import os
 import stat
@@ -35,8 +36,8 @@ _TICK_S = 0.25
 
 
 class _WaitingFile(msgspec.Struct, frozen=True):
-    """A verified file, `written`, that waits under the name `temporary` beside its target `path`. `target` is None
-    for a part of a merged file."""
+    """A verified file, `written`, that waits under the name `temporary` in `written.directory` for its place `path`.
+    `target` is None for a part of a merged file."""
 
     path: str
     temporary: str
@@ -90,7 +91,7 @@ def apply_plan(
             if target is not None and target.only_parts:
                 split.append(target)
             elif target is not None or (parts_allowed and path.rpartition("/")[0] == MERGED_DIRECTORY):
-                ready.append(_WaitingFile(path, temporary_name(path.rpartition("/")[2], owner), written, target))
+                ready.append(_WaitingFile(path, temporary_name(written.named_for, owner), written, target))
     with Directories(root, ops, rules=rules) as directories:
         applier = _Applier(directories, rules, ops, on_step)
         applier.sync_files(ready)
@@ -98,7 +99,7 @@ def apply_plan(
         if delete:
             applier.delete(index.extra)
         for waiting in blocked:
-            applier.replace_directory(waiting)
+            applier.take_place(waiting)
         if delete:
             applier.remove_emptied(index.extra)
         applier.sync_directories()
@@ -142,7 +143,7 @@ class _Applier:
     def sync_files(self, ready: list[_WaitingFile]) -> None:
         """Sync the content of these temporary files to the disk. Raises OSError when it may not have arrived there."""
         if len(ready) > FEW:
-            self._sync_file_systems({waiting.path.rpartition("/")[0] for waiting in ready})
+            self._sync_file_systems({waiting.written.directory for waiting in ready})
         elif ready:
             self._patiently(lambda: self._fsync_each(ready))
 
@@ -155,9 +156,8 @@ class _Applier:
 
     def _fsync_each(self, ready: list[_WaitingFile]) -> None:
         for waiting in ready:
-            directory = waiting.path.rpartition("/")[0]
             try:
-                fd = open_regular(self._directories.get(directory), waiting.temporary)
+                fd = open_regular(self._directories.get(waiting.written.directory), waiting.temporary)
             except HashingError:
                 # Gone or replaced: the rename will say so, or find that an earlier run of this job has done it.
                 continue
@@ -211,9 +211,11 @@ class _Applier:
     # ---- files -----------------------------------------------------------------------------------------------------
 
     def put_in_place(self, waiting: _WaitingFile) -> bool:
-        """Rename the waiting file over its target. False if a directory is in the target's place; deletions may
-        empty it."""
+        """Rename the waiting file over its target. False if a directory is in the target's place, which deletions may
+        empty, or a file in that of its directory, which is to be deleted."""
         self._on_step()
+        if waiting.written.above is not None:
+            return False
         try:
             self._rename(waiting)
         except IsADirectoryError:
@@ -222,14 +224,28 @@ class _Applier:
             self._failed(waiting, error)
         return True
 
-    def replace_directory(self, waiting: _WaitingFile) -> None:
-        """Remove a directory in the target's place, if there is nothing but directories in it, then rename the waiting
-        file."""
+    def take_place(self, waiting: _WaitingFile) -> None:
+        """Remove a directory in the target's place, if there is nothing but directories in it, or make the target's
+        own, then rename the waiting file."""
         try:
-            self._remove_directories(waiting.path)
+            if waiting.written.above is None:
+                self._remove_directories(waiting.path)
+            else:
+                self._move_down(waiting, waiting.written.above)
             self._rename(waiting)
         except (HashingError, OSError) as error:
             self._failed(waiting, error)
+
+    def _move_down(self, waiting: _WaitingFile, above: str) -> None:
+        """Raises HashingError (the file in the way was not deleted), OSError."""
+        directory = waiting.path.rpartition("/")[0]
+        to_fd = self._directories.make(directory)
+        with contextlib.suppress(FileNotFoundError):  # an earlier run of this job has done it
+            self._ops.move(waiting.temporary, from_fd=self._directories.get(above), to_fd=to_fd)
+        self._changed[above] = None
+        while len(directory) > len(above):
+            self._changed[directory] = None
+            directory = directory.rpartition("/")[0]
 
     def _remove_directories(self, path: str) -> None:
         """Raises HashingError, OSError; ENOTEMPTY, before anything is removed, if there is a file in one of them."""
@@ -274,10 +290,9 @@ class _Applier:
         path = waiting.path
         group = waiting.target.group if waiting.target is not None else "missing"
         self.notes.add("ERROR", path, failure_text(group, path, reason), reason)
-        try:
-            self._ops.unlink(waiting.temporary, dir_fd=self._directories.get(path.rpartition("/")[0]))
-        except (HashingError, OSError):
-            return  # the sweep at start removes it
+        for directory in {waiting.written.directory, path.rpartition("/")[0]}:
+            with contextlib.suppress(HashingError, OSError):  # the sweep at start removes it
+                self._ops.unlink(waiting.temporary, dir_fd=self._directories.get(directory))
 
     def delete(self, extra: Iterable[tuple[str, str]]) -> None:
         """Remove these (path, item) where the rules allow it."""

@@ -57,6 +57,10 @@ class FileOps:
         """Rename within one directory, over whatever `target` was."""
         os.rename(source, target, src_dir_fd=dir_fd, dst_dir_fd=dir_fd)
 
+    def move(self, name: str, *, from_fd: int, to_fd: int) -> None:
+        """Rename into another directory of the same file system, under the same name."""
+        os.rename(name, name, src_dir_fd=from_fd, dst_dir_fd=to_fd)
+
     def link(self, name: str, second: str, *, dir_fd: int | None = None) -> None:
         """Give the file a second name in its directory; FileExistsError if there is anything of that name."""
         os.link(name, second, src_dir_fd=dir_fd, dst_dir_fd=dir_fd, follow_symlinks=False)

@@ -90,7 +90,7 @@ class _Checked:
         self.targets: dict[str, Target] = {}
         self._add_targets("missing", wire.missing)
         self._add_targets("shared", wire.shared)
-        self._refuse_colliding(root, rules)
+        self._refuse_colliding(root, rules, wire.extra)
         self.extra: list[tuple[str, str]] = []
         for path, meta in sorted(wire.extra.items()):
             reason = self._check.allowed(meta.cluster_item_key, path)
@@ -124,19 +124,19 @@ class _Checked:
             digest = bytes.fromhex(meta.hash)
             self.targets[path] = Target(path, digest, self._modes[item], group == "missing", meta.merged, only_parts)
 
-    def _refuse_colliding(self, root: str, rules: Rules) -> None:
-        """Refuse what lies below another file, or below a link or a file on the disk."""
+    def _refuse_colliding(self, root: str, rules: Rules, extra: Mapping[str, WireMeta]) -> None:
+        """Refuse what lies below another file, or below a link or a file on the disk that is not to be deleted."""
         reasons: dict[str, str | None] = {}
         with Directories(root, rules=rules) as directories:
             for path in list(self.targets):
                 directory = path.rpartition("/")[0]
                 if directory not in reasons:
-                    reasons[directory] = self._directory_problem(directories, directory)
+                    reasons[directory] = self._directory_problem(directories, directory, extra)
                 reason = reasons[directory]
                 if reason is not None:
                     self.refuse(path, self.targets.pop(path).group, reason)
 
-    def _directory_problem(self, directories: Directories, directory: str) -> str | None:
+    def _directory_problem(self, directories: Directories, directory: str, extra: Mapping[str, WireMeta]) -> str | None:
         above = directory
         while above:
             if above in self.targets:
@@ -146,7 +146,11 @@ class _Checked:
             directories.get(directory)
         except FileVanished:
             return None
-        except (UnsafePath, OSError) as error:
+        except UnsafePath as obstacle:
+            met = extra.get(obstacle.path)
+            is_deleted = met is not None and self._check.allowed(met.cluster_item_key, obstacle.path) is None
+            return None if is_deleted else explain(obstacle)
+        except OSError as error:
             return explain(error)
         return None
 

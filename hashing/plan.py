@@ -41,11 +41,22 @@ class Target(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 class Written(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """A verified file that waits beside `path`, known by its `inode` and size. For a target with `only_parts` there
-    is no such file, and both are 0."""
+    is no such file, and both are 0. `above`: it waits in this directory instead, because a file that is to be deleted
+    stands in the place of one of its own."""
 
     path: str
     inode: int = 0
     size: int = 0
+    above: str | None = None
+
+    @property
+    def directory(self) -> str:
+        return self.path.rpartition("/")[0] if self.above is None else self.above
+
+    @property
+    def named_for(self) -> str:
+        """What its temporary name is made of."""
+        return self.path.rpartition("/")[2] if self.above is None else self.path
 
 
 class PlanSection(msgspec.Struct, frozen=True, array_like=True):

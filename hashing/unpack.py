@@ -14,7 +14,7 @@ import msgspec
 
 from hashing.atomic import FileOps, create_temporary
 from hashing.directories import Directories
-from hashing.errors import DigestMismatch, HashingError, Note, PackageTooLarge
+from hashing.errors import DigestMismatch, HashingError, Note, PackageTooLarge, UnsafePath
 from hashing.merged import MOST_PARTS, parse_merged
 from hashing.notes import Notes, explain
 from hashing.opening import OnStep, candidates, failure_text
@@ -66,7 +66,8 @@ def unpack_range(
             reader = PackageReader(fd, os.fstat(fd).st_size, section.start)
             budget = Budget(opened, index, max_total)
             name_owner = opened.owner_of(index)
-            writer = _Writer(directories, ops, owner, name_owner, min(max_file, max_total), budget, on_step)
+            extra = opened.index.extra
+            writer = _Writer(directories, ops, owner, name_owner, min(max_file, max_total), budget, on_step, extra)
             result = _unpack_section(reader, section, writer, on_step)
             budget.tell()
             return result
@@ -120,7 +121,7 @@ def _verify(target: Target, digest: bytes) -> None:
 
 class _Writer:
     """Writes the content of entries beside their targets. `written`: those that wait there, by path. `name_owner`:
-    whose the temporary names are."""
+    whose the temporary names are. `extra`: path and item of what will be deleted."""
 
     def __init__(
         self,
@@ -131,7 +132,9 @@ class _Writer:
         max_file: int,
         budget: Budget,
         on_step: OnStep,
+        extra: list[tuple[str, str]],
     ) -> None:
+        self._extra = extra
         self._directories = directories
         self._ops = ops
         self._owner = owner
@@ -181,9 +184,15 @@ class _Writer:
 
     def _write_beside(self, path: str, mode: int, pieces: Iterator[bytes]) -> None:
         data = next(pieces, b"")
-        directory, _, name = path.rpartition("/")
-        dir_fd = self._directories.make(directory)
-        fd, temporary = create_temporary(self._ops, name, 0o600, dir_fd=dir_fd, owner=self._name_owner)
+        waits = Written(path)
+        try:
+            dir_fd = self._directories.make(waits.directory)
+        except UnsafePath as obstacle:
+            if not self._is_extra(obstacle.path):
+                raise
+            waits = Written(path, above=obstacle.path.rpartition("/")[0])
+            dir_fd = self._directories.get(waits.directory)
+        fd, temporary = create_temporary(self._ops, waits.named_for, 0o600, dir_fd=dir_fd, owner=self._name_owner)
         try:
             try:
                 unchecked = unflushed = 0
@@ -209,7 +218,10 @@ class _Writer:
             with suppress(OSError):  # report the first failure; a sweep removes the rest
                 self._ops.unlink(temporary, dir_fd=dir_fd)
             raise
-        self.written[path] = Written(path, status.st_ino, status.st_size)
+        self.written[path] = Written(path, status.st_ino, status.st_size, waits.above)
+
+    def _is_extra(self, path: str) -> bool:
+        return any(path == one for one, _ in self._extra)
 
     def _write_merged(self, target: Target, pieces: Iterator[bytes]) -> None:
         """Split a merged file into its parts (wire.md 5.9), and put it in its own place too: stock nodes mark every

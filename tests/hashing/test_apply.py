@@ -134,6 +134,7 @@ BEFORE = {
     "etc/rules/gone": b"gone",
     "etc/shared/g/sub/gone": b"gone",
     "etc/shared/g/becomes a file/gone": b"gone",
+    "etc/shared/g/becomes a directory": b"gone",
 }
 AFTER = {
     "etc/lists/a": b"new a",
@@ -141,6 +142,7 @@ AFTER = {
     "etc/lists/kept": b"kept",
     "etc/shared/h/new": b"new",
     "etc/shared/g/becomes a file": b"file",
+    "etc/shared/g/becomes a directory/of/new": b"new",
 }
 
 
@@ -264,6 +266,37 @@ def test_file_takes_the_place_of_directories_but_not_of_a_file_in_one_of_them(ro
     assert (applied.created, applied.create_errors, applied.deleted, applied.remove_errors) == (1, 1, 3, 0)
     assert reasons(applied.notes) == {"etc/rules/kept": "[Errno 39] Directory not empty"}
     assert not ops.dirty
+
+
+def test_files_take_the_place_of_a_file_that_is_deleted_at_once(root: Path) -> None:
+    """They were refused, and came with the next package: nine seconds later from a stock master."""
+    write_tree(root, {"etc/rules/a": b"old", "etc/rules/stays": b"old"})
+    files = {"etc/rules/a/b/c": b"new", "etc/rules/a/c": b"", "etc/rules/stays/x": b"new"}
+    announced = {path: wire_of(path, data) for path, data in files.items()}
+    package = build_as_stock([*files.items(), metadata(announced, extra=["etc/rules/a"])])
+    ops = SyncedOps()
+    _, _, applied = receiver(root, package, ops).run()
+    assert read_tree(root) == {"etc/rules/a/b/c": b"new", "etc/rules/a/c": b"", "etc/rules/stays": b"old"}
+    assert (applied.created, applied.create_errors, applied.deleted, applied.remove_errors) == (2, 1, 1, 0)
+    assert ops.early == []
+    assert not ops.dirty
+
+
+def test_file_in_the_way_stays_while_deletions_wait_and_leaves_nothing_else(root: Path) -> None:
+    write_tree(root, {"etc/rules/a": b"old"})
+    worker = receiver(
+        root,
+        build_as_stock(
+            [
+                ("etc/rules/a/b", b"new"),
+                metadata({"etc/rules/a/b": wire_of("etc/rules/a/b", b"new")}, extra=["etc/rules/a"]),
+            ]
+        ),
+    )
+    opened = worker.open()
+    applied = worker.apply([worker.unpack(index).written for index in range(opened.ranges)], delete=False)
+    assert (applied.created, applied.create_errors, applied.deleted) == (0, 1, 0)
+    assert read_tree(root) == {"etc/rules/a": b"old"}
 
 
 def emptied(root: Path, extra: list[str], ops: FileOps | None = None) -> AppliedPlan:
