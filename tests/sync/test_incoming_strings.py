@@ -84,19 +84,36 @@ def test_err_str_ends_the_string_that_was_not_begun_and_not_the_one_whose_chunk_
     run(story())
 
 
-def test_strings_that_nobody_uses_give_their_room_back_by_themselves(tmp_path: Path) -> None:
+def test_strings_take_the_room_that_has_come_of_them_and_give_it_back_by_themselves(tmp_path: Path) -> None:
     """A node announces 256 MiB over each of its links and sends nothing: the others would be refused."""
 
     async def story() -> None:
         link = Link(tmp_path)
-        link.strings.begin(b"200000000")
-        assert link.spool.ledger.used == 200000000
+        name = link.strings.begin(b"200000000")
+        assert link.spool.ledger.used == 0
+        await link.strings.chunk(f"{name} hello".encode(), None)
+        assert link.spool.ledger.used == 5
         link.now = 600.0
         link.strings.tidy()
-        assert link.spool.ledger.used == 200000000
+        assert link.spool.ledger.used == 5
         link.now = 601.0
         link.strings.tidy()
         assert link.spool.ledger.used == 0
         assert not list(Path(link.spool.directory).iterdir())
+
+    run(story())
+
+
+def test_chunk_of_a_string_for_which_there_is_no_room_any_more_is_refused(tmp_path: Path) -> None:
+    async def story() -> None:
+        link = Link(tmp_path)
+        link.spool.ledger.limits = Limits(spool_bytes=8)
+        names = [link.strings.begin(b"5") for _ in range(2)]
+        await link.strings.chunk(f"{names[0]} hello".encode(), None)
+        with pytest.raises(SpoolRefused):
+            await link.strings.chunk(f"{names[1]} hello".encode(), None)
+        with pytest.raises(SpoolRefused):
+            await link.strings.chunk(b"", [Descriptor(0, 0, 100)])
+        assert link.spool.ledger.used == 5
 
     run(story())

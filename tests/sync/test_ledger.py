@@ -141,6 +141,8 @@ def test_what_a_link_sends_is_charged_until_it_is_removed(tmp_path: Path) -> Non
     async def story() -> None:
         link = Link(tmp_path)
         name = link.incoming.strings.begin(b"1000")
+        assert link.peers == {}  # nothing has come of it
+        await link.incoming.strings.chunk(f"{name} ".encode() + bytes(1000), None)
         assert link.peers == {"w1": 1000}
         link.incoming.new_file(PATH.encode())
         await link.incoming.file_chunk(f"{PATH} ".encode() + bytes(500), None)
@@ -173,6 +175,7 @@ def test_link_beyond_its_share_is_refused_and_logged_once(tmp_path: Path) -> Non
     async def story() -> None:
         link = Link(tmp_path, spool_peer_bytes=1000)
         name = link.incoming.strings.begin(b"900")
+        await link.incoming.strings.chunk(f"{name} ".encode() + bytes(900), None)
         link.incoming.new_file(PATH.encode())
         for _ in range(5):
             with pytest.raises(SpoolRefused):

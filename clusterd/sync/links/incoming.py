@@ -12,7 +12,7 @@ import msgspec
 from clusterd.errors import ClusterError
 from clusterd.messages.bodies import ChunkTarget, DigestSegments
 from clusterd.settings import Limits
-from clusterd.sync.links.incoming_strings import IncomingStrings, store_chunk
+from clusterd.sync.links.incoming_strings import IncomingStrings, size_of, store_chunk
 from clusterd.sync.links.partials import Claim, Partial, Partials
 from clusterd.sync.ports.pool_port import JobError, PoolPort, lane_for
 from clusterd.sync.ports.spool import Spool
@@ -169,7 +169,7 @@ class Incoming:
                 growing = [file for file in self._files if not file.complete]
             targets = [ChunkTarget(file.path, file.place, file.received, self._files.max_bytes) for file in growing]
             try:
-                size = _size(payload, body)
+                size = size_of(payload, body)
                 self._spool.admit(self._sender, size, size + max((file.received for file in growing), default=0))
                 stored = await store_chunk(self._jobs, targets, payload, body)
             except ClusterError:
@@ -281,8 +281,3 @@ class Incoming:
         for awaited in self._awaited.values():
             awaited.file.cancel()
         self._awaited.clear()
-
-
-def _size(payload: bytes, body: list[Descriptor] | None) -> int:
-    """Approximate size of its data: a sealed body is a third longer."""
-    return len(payload) if body is None else sum(part.length for part in body) * 3 // 4

@@ -12,7 +12,7 @@ from clusterd.settings import Limits
 from clusterd.sync.ports.pool_port import JobError, PoolPort
 from clusterd.sync.ports.spool import Spool
 from clusterd.wire.payloads import parse_length, split_word
-from clusterd.wire.transfer import Strings
+from clusterd.wire.transfer import IncomingString, Strings
 from hashing.segment import Segment
 from ipc.descriptor import Descriptor
 
@@ -58,7 +58,9 @@ class IncomingStrings:
         )
 
     def begin(self, payload: bytes) -> str:
-        """`{length}`: begins a string and returns its id. Raises ClusterError 1000, SpoolRefused."""
+        """`{length}`: begins a string and returns its id. Raises ClusterError 1000, SpoolRefused: there must be room
+        for it now, but it takes no more than has come of it. Else a few nodes could keep all of the spool by saying
+        so."""
         if self._is_closed:
             raise ClusterError(1000, "the link has ended")
         total = parse_length(payload)
@@ -66,9 +68,7 @@ class IncomingStrings:
         self._strings.admit(total)  # first: what no string may have says nothing about the room in the spool
         self._spool.admit(self._sender, total, total)
         path = self._spool.create("string")
-        string = self._strings.begin(total, path, self._now())
-        self._spool.ledger.charge(path, self._sender, total)
-        return string.id
+        return self._strings.begin(total, path, self._now()).id
 
     async def chunk(self, payload: bytes, body: list[Descriptor] | None) -> None:
         """`{id} {data}`: stores a chunk. Bytes beyond the announced length are dropped silently, as in stock. A small
@@ -77,15 +77,16 @@ class IncomingStrings:
             if body is None:
                 name, data = split_word(payload)
                 string = self._strings.find(name)
+                self._admit(string, len(data))
                 try:
                     _write_at(string.place, string.received, data[: string.total - string.received])
                 except OSError as failure:
                     self.drop(name)
                     raise self._spool.refused(failure.strerror or str(failure)) from failure
-                string.accept(len(data), self._now())
-                self.received += len(data)
+                self._accept(string, len(data))
                 return
             growing = list(self._strings)
+            self._admit(max(growing, key=lambda string: string.total, default=None), size_of(b"", body))
             targets = [
                 ChunkTarget(string.id, string.place, string.received, string.total, truncate=True) for string in growing
             ]
@@ -94,8 +95,17 @@ class IncomingStrings:
             if stored.problem:
                 self.drop(stored.name)
                 raise self._spool.refused(stored.problem)
-            string.accept(stored.size, self._now())
-            self.received += stored.size
+            self._accept(string, stored.size)
+
+    def _admit(self, string: IncomingString[str] | None, size: int) -> None:
+        """Raises SpoolRefused for so many more bytes of this string; of several it may be, it is the largest."""
+        whole = size if string is None else max(size, string.total)
+        self._spool.admit(self._sender, size, whole)
+
+    def _accept(self, string: IncomingString[str], size: int) -> None:
+        string.accept(size, self._now())
+        self.received += size
+        self._spool.ledger.charge(string.place, self._sender, string.received)
 
     async def cancel(self, payload: bytes) -> str:
         """`err_str`: removes the first string of this length that has received nothing; returns its id, or `None`. Of
@@ -136,6 +146,11 @@ class IncomingStrings:
         """The link has ended."""
         self._is_closed = True
         self._spool.remove(*(string.place for string in self._strings.take_all()))
+
+
+def size_of(payload: bytes, body: list[Descriptor] | None) -> int:
+    """Approximate size of a chunk's data: a sealed body is a third longer."""
+    return len(payload) if body is None else sum(part.length for part in body) * 3 // 4
 
 
 async def store_chunk(

@@ -66,8 +66,8 @@ def unpack_bounds(limits: Limits, packed: int, disk: Disk) -> tuple[int, int]:
 
 
 class Ledger:
-    """Owns the charges: path of a spool file to its peer and its size, reached or announced. `limits` is replaced by a
-    reload. `own`: bytes of this node's own files, measured from time to time."""
+    """Owns the charges: path of a spool file to its peer and its size so far. `limits` is replaced by a reload. `own`:
+    bytes of this node's own files, measured from time to time."""
 
     def __init__(self, directory: str, limits: Limits, *, is_master: bool) -> None:
         self._directory = directory
