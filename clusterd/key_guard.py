@@ -16,7 +16,7 @@ from pathlib import Path
 
 import msgspec
 
-from clusterd.agent_keys import KEY_FILE, decode_keys, parse_keys
+from clusterd.agent_keys import KEY_FILE, Key, decode_keys, parse_keys
 from clusterd.rundir import STATE
 from hashing.atomic import FileOps
 from hashing.errors import MalformedPackage
@@ -65,12 +65,14 @@ class Accepted(msgspec.Struct, frozen=True, array_like=True):
 
 
 class KeyContent:
-    """What the guard needs to know of a content; `data` None: there is no file."""
+    """What the guard needs to know of a content; `data` None: there is no file. `keys`: what `parse_keys` has found in
+    it, where that is known: with 100,000 agents it takes a fifth of a second."""
 
-    def __init__(self, data: bytes | None) -> None:
+    def __init__(self, data: bytes | None, keys: list[Key] | None = None) -> None:
         self.digest = b"" if data is None else blake2b(data).digest()
         text = "" if data is None else decode_keys(data)
-        keys, _ = parse_keys(text)
+        if keys is None:
+            keys, _ = parse_keys(text)
         self.ids = frozenset(key.number for key in keys if not key.is_removed)
         self.removed = frozenset(key.number for key in keys if key.is_removed)
         """Removed agents whose lines are kept for the record: not lost."""

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from clusterd.agent_keys import KEY_FILE, Key, decode_keys, parse_id, parse_keys, readable
+from clusterd.agent_keys import KEY_FILE, Key, Other, decode_keys, parse_id, parse_keys, readable
 from clusterd.file_version import FileVersion, version_at, version_of
 from clusterd.key_guard import WRITTEN_KEPT, KeyContent, note_written
 from clusterd.store.key_table import KeyTable
@@ -91,8 +91,8 @@ class KeyFile:
         if version == self._version and version is not None:
             return False
         data = None if version is None else self._path.read_bytes()
-        self.table = KeyTable() if data is None else _parsed(data)
-        self.news = KeyContent(data)
+        keys, other = _parsed(data)
+        self.table, self.news = KeyTable(keys, other), KeyContent(data, keys)
         self.table.count_from(self._greatest)
         self._greatest = self.table.greatest
         self._version = version
@@ -177,11 +177,11 @@ def keys_in_use(root: str) -> KeysRead:
     return KeysRead(keys, _moments(Path(root) / TIMESTAMPS), file.news)
 
 
-def _parsed(data: bytes) -> KeyTable:
-    keys, other = parse_keys(decode_keys(data))
+def _parsed(data: bytes | None) -> tuple[list[Key], Other]:
+    keys, other = parse_keys("" if data is None else decode_keys(data))
     if other.bad and not keys:
         raise Unreadable(f"no line of {KEY_FILE} is one of agents ({len(other.bad)} lines)")
-    return KeyTable(keys, other)
+    return keys, other
 
 
 def _moments(path: Path) -> dict[int, int]:

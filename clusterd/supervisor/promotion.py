@@ -4,12 +4,11 @@ import contextlib
 import os
 import shutil
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
-import msgspec
-
-from clusterd.agent_keys import KEY_FILE, Key, readable
+from clusterd.agent_keys import ANY, KEY_FILE, Key, readable
 from clusterd.database_copy import copy_database, is_gathered
 from clusterd.key_guard import KeyRules
 from clusterd.left_behind import keep_one
@@ -42,16 +41,25 @@ class NotPromoted(Exception):
     """This node cannot lead. The text says why, and what to do."""
 
 
+class _Compared(NamedTuple):
+    """client.keys as it is; what a database adds to it and removes from it; the highest id that it remembers."""
+
+    file: KeyFile
+    added: list[Key]
+    removed: list[int]
+    greatest: int
+
+
 def steps(settings: Settings, term: int, *, without_agents: bool) -> list[tuple[str, Callable[[], str]]]:
     """Name and work of each step, in their order. Each may be run again, and each says what it has done. They raise
     OSError, sqlite3.Error, ValueError, NotPromoted."""
-    root = settings.root
+    root, compared = settings.root, list[_Compared]()
     if without_agents:
         return [("agents", lambda: "left as this node has them, without those of the old master")]
     return [
         (KEPT, lambda: keep_before(settings)),
-        ("agents", lambda: take_replica(root, settings)),
-        ("keys", lambda: take_keys(settings, term)),
+        ("agents", lambda: take_replica(root, settings, compared)),
+        ("keys", lambda: take_keys(settings, term, compared)),
         ("users", lambda: take_users(settings)),
     ]
 
@@ -178,15 +186,17 @@ def _promoted(root: str) -> Path:
     return Path(root) / f"{schema.DATABASE}{PROMOTED}"
 
 
-def take_replica(root: str, settings: Settings | None = None) -> str:
+def take_replica(root: str, settings: Settings | None = None, compared: list[_Compared] | None = None) -> str:
     """The replica becomes the agent database. The file of the replica stays. With `settings` the replica must fit
-    client.keys: what is found later could not be taken back."""
+    client.keys: what is found later could not be taken back. `compared` gets what was found."""
     source, target = Path(root) / REPLICA_FILE, Path(root) / schema.DATABASE
     if not source.is_file():
         raise NotPromoted(f"there is no replica at {source}")
     count = _count(source)
     if settings is not None:
-        _compare_keys(settings, source)
+        found = _compare_keys(settings, source)
+        if compared is not None:
+            compared.append(found)
     with schema.locked(root):
         new = _promoted(root)
         copy_database(source, new, schema.MODE)
@@ -213,12 +223,17 @@ def _count(path: Path) -> int:
     return int(count)
 
 
-def take_keys(settings: Settings, term: int) -> str:
+def take_keys(settings: Settings, term: int, compared: Sequence[_Compared] = ()) -> str:
     """client.keys travels with the files and may be older than the replica, or newer: a key that the replica has is
     added, or takes the place of an earlier one of its id; one that the old master has removed is removed. No id up to
-    the highest one ever given is given again."""
+    the highest one ever given is given again. `compared`: by the step before, in this process; with 100,000 agents it
+    takes most of a promotion."""
     root = settings.root
-    file, added, removed, greatest = _compare_keys(settings, Path(root) / schema.DATABASE)
+    for file, *_ in compared:
+        file.refresh()
+    if not compared or compared[0].file.news is not None:
+        compared = [_compare_keys(settings, Path(root) / schema.DATABASE)]
+    file, added, removed, greatest = compared[0]
     table = file.table
     if added or removed:
         keep_one(root, KEY_FILE, term)
@@ -230,9 +245,8 @@ def take_keys(settings: Settings, term: int) -> str:
     return f"{len(added)} added to {KEY_FILE}, {len(removed)} removed; ids go on after {max(greatest, table.greatest)}"
 
 
-def _compare_keys(settings: Settings, database: Path) -> tuple[KeyFile, list[Key], list[int], int]:
-    """client.keys as it is; what this database adds to it and removes from it; the highest id that it remembers. Raises
-    NotPromoted if it would remove too much."""
+def _compare_keys(settings: Settings, database: Path) -> _Compared:
+    """Raises NotPromoted if this database would remove too much."""
     root = settings.root
     db = sqlite3.connect(database, isolation_level=None)
     db.text_factory = lambda data: data.decode(errors="replace")
@@ -246,12 +260,11 @@ def _compare_keys(settings: Settings, database: Path) -> tuple[KeyFile, list[Key
     file = KeyFile(root)
     file.refresh()
     table = file.table
-    given = [
-        Key(f"{one:03d}", name, address or "any", key)
+    added = [
+        given
         for one, name, address, key in rows
-        if one in keyed and name and key
+        if one in keyed and name and key and (given := _other_than(table.get(one), one, name, address or ANY, key))
     ]
-    added = [key for key in given if not _is_same(table.get(key.number), key)]
     removed = [key.number for key in table if key.number <= greatest and key.number not in known]
     rules = KeyRules(settings.clusterd.max_key_loss_share, settings.clusterd.key_loss_from)
     if rules.is_on and len(table) >= rules.least and len(removed) > rules.share * len(table):
@@ -259,12 +272,19 @@ def _compare_keys(settings: Settings, database: Path) -> tuple[KeyFile, list[Key
             f"the replica lacks {len(removed)} of the {len(table)} agents in {KEY_FILE}: it is not that of this "
             "cluster's master. clusterd promote --without-agents keeps the keys"
         )
-    return file, added, removed, greatest
+    return _Compared(file, added, removed, greatest)
 
 
-def _is_same(there: Key | None, key: Key) -> bool:
-    """Whether the file has this key, however it writes the id."""
-    return there is not None and msgspec.structs.replace(readable(there), id=key.id) == key
+def _other_than(there: Key | None, number: int, name: str, address: str, key: str) -> Key | None:
+    """The key of this row, unless the file has it, however it writes the id. As a rule it has: that is found out
+    without an object for each of 100,000 agents."""
+    if there is not None:
+        if (there.name, there.ip, there.key) == (name, address, key):
+            return None
+        there = readable(there)
+        if (there.name, there.ip, there.key) == (name, address, key):
+            return None
+    return Key(f"{number:03d}", name, address, key)
 
 
 def take_users(settings: Settings) -> str:
