@@ -120,6 +120,7 @@ def _worker_row(row: dict[str, Any], status: dict[str, Any]) -> NodeRow:
     if row["state"] == "lost":
         shown.word, shown.style, shown.remark = f"LOST {span(row['lost_s'] or 0.0)}", "red", row["why"] or "it hung up"
         shown.badness, shown.lag_s, shown.lag_files = 1e12 + (row["lost_s"] or 0.0), None, None
+        shown.seen_s = None  # its last keepalive may be a minute older than the end of its link
     elif row["state"] != "connected":
         shown.word, shown.style, shown.badness = row["state"], "yellow", 1e10
     return shown
