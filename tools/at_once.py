@@ -37,7 +37,7 @@ def status(root: str, as_json: bool, no_exit_code: bool) -> ExitCode | int:
         import json
 
         write(json.dumps({"verdict": said._asdict(), **found}, indent=2))
-    elif found["running"]:
+    elif found["running"] or has_node(root):  # of a stopped one, too, the first line is the verdict
         from tools.drawing import show
         from tools.screen import status_view
 

@@ -122,7 +122,8 @@ def test_program_answers_with_and_without_click(tmp_path: Path) -> None:
         assert "Traceback" not in by_click.stderr
     gone = entry("status", "--root", str(tmp_path))
     assert gone.returncode == ExitCode.NOT_RUNNING
-    assert gone.stderr.startswith("clusterd: clusterd is not running at ")
+    assert gone.stdout.startswith("DOWN  clusterd is not running at ")
+    assert gone.stderr == ""
 
 
 def test_status_names_the_build_and_says_when_another_one_is_installed(tmp_path: Path) -> None:
