@@ -1,6 +1,5 @@
 """The dashboard of a real master with a worker shows what happens there."""
 
-import time
 from typing import Any
 
 import pytest
@@ -8,6 +7,7 @@ import pytest
 from tests.conftest import MakeRig
 from tools.rig.cluster_json import amend
 from tools.rig.nodes import Rig
+from tools.rig.patience import Patience
 from tools.rig.ports import free_port
 
 pytest.importorskip("playwright", reason="playwright is not installed (pip install -e '.[dev]')")
@@ -27,9 +27,9 @@ def with_monitor(rig: Rig) -> str:
 def unfold(row: Any) -> None:
     """Clicks until it is open: while events arrive the rows move under the pointer."""
     button = row.get_by_role("button").first
-    deadline = time.monotonic() + 120
+    patience = Patience(120)
     while button.get_attribute("aria-expanded") != "true":
-        assert time.monotonic() < deadline, "the row does not unfold"
+        assert not patience.is_over(), "the row does not unfold"
         button.click()
 
 

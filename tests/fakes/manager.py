@@ -3,12 +3,12 @@ their pid files."""
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
 from clusterd.supervisor.privileges import WORKING_DIRECTORIES
+from tools.rig.ports import free_port
 
 KEY = "c98b62a9b6169ac5f67dae55ae4a9088"
 OTHER = "wazuh-otherd"
@@ -102,7 +102,7 @@ class Manager:
     def __init__(self, root: Path, *, kind: str = "master", version: str = "v4.14.1", disabled: str = "no") -> None:
         self.root = root
         self.bin = root / "bin"
-        self.port = _free_port()
+        self.port = free_port()
         for relative in ("bin", "etc/shared", "queue/db", *WORKING_DIRECTORIES):
             (root / relative).mkdir(parents=True, exist_ok=True)
         root.chmod(0o755)
@@ -154,9 +154,3 @@ class Manager:
 
     def pids(self, name: str) -> list[int]:
         return sorted(int(path.read_text()) for path in (self.root / "var/run").glob(f"{name}-*.pid"))
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -23,6 +23,7 @@ from tests.fakes.sync import FakeSync
 from tools.rig.guard import guarded
 from tools.rig.patience import Patience
 from tools.rig.peer import FrameReader, PeerMessage, build_frames
+from tools.rig.ports import free_port
 
 KEY = "0123456789abcdef0123456789abcdef"
 CLUSTER = "wazuh"
@@ -30,15 +31,6 @@ MASTER = "master-node"
 VERSION = "4.14.1"
 PATIENCE_S = 60.0
 """Nothing here takes long, except on a busy machine."""
-
-
-def free_port(host: str = "127.0.0.1") -> int:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        probe.bind((host, 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def wait_until(condition: Callable[[], Any], what: str, timeout_s: float = PATIENCE_S) -> Any:
@@ -54,7 +46,7 @@ def wait_until(condition: Callable[[], Any], what: str, timeout_s: float = PATIE
 
 def master_settings(root: str, **changes: Any) -> Settings:
     """`changes`: fields of Settings, and of `cluster`, `clusterd`, `limits`, `tls`, `master`, `communication`."""
-    port = changes.pop("port", 0) or free_port(changes.get("bind_addr", "127.0.0.1"))
+    port = changes.pop("port", 0) or free_port()
     cluster = ClusterBlock(
         name=CLUSTER, node_name=MASTER, key=Secret(KEY.encode()), bind_addr="127.0.0.1", port=port, nodes=("127.0.0.1",)
     )

@@ -13,7 +13,8 @@ from clusterd.listening.addresses import look_up, look_up_soon, meant_by, plain
 from clusterd.messages.links import LinkDown, LinkUp, Request, TaskNote, Unanswered
 from clusterd.net.connect import connect, in_turn
 from clusterd.net.pulse import PULSE_S, SILENT_S, Pulse
-from tests.net.harness import CLUSTER, VERSION, NetNode, Talker, free_port, wait_until
+from tests.net.harness import CLUSTER, VERSION, NetNode, Talker, wait_until
+from tools.rig.ports import free_port
 
 Master = Callable[..., NetNode]
 STEP_S = 0.5

@@ -18,9 +18,10 @@ from clusterd.role import OWN_DIR, ROLE_FILE, NodeRole, read_role
 from clusterd.rounds import Rounds
 from clusterd.wire.terms import TermNote, build_term, not_leading, parse_term, read_refusal
 from hashing.locks import locked_directory
-from tests.net.harness import KEY, MASTER, NetNode, free_port, master_settings, wait_until, worker_settings
+from tests.net.harness import KEY, MASTER, NetNode, master_settings, wait_until, worker_settings
 from tests.net.scripted_master import ScriptedMaster
 from tests.net.term_notes import Start, given, lead, note
+from tools.rig.ports import free_port
 
 Master = Callable[..., NetNode]
 

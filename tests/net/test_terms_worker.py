@@ -10,10 +10,11 @@ from clusterd.net import dial, terms
 from clusterd.role import OWN_DIR, NodeRole, read_role
 from clusterd.wire.terms import parse_term
 from hashing.locks import locked_directory
-from tests.net.harness import NetNode, free_port, wait_until, worker_settings
+from tests.net.harness import NetNode, wait_until, worker_settings
 from tests.net.scripted_master import HELLO, ScriptedMaster
 from tests.net.term_notes import Start, given, lead, note
 from tools.rig.peer import exception_json
+from tools.rig.ports import free_port
 
 Worker = Callable[..., NetNode]
 

@@ -21,10 +21,10 @@ from clusterd.net import dial
 from clusterd.net.dial import Address, parse_address
 from clusterd.rounds import Rounds
 from clusterd.settings import Settings
-from tests.net.harness import CLUSTER, NetNode, free_port, master_settings, wait_until
+from tests.net.harness import CLUSTER, NetNode, master_settings, wait_until
 from tests.net.scripted_master import HELLO, ScriptedMaster
 from tools.rig.peer import exception_json
-from tools.rig.ports import free_port as quiet_port
+from tools.rig.ports import free_port
 
 Worker = Callable[..., NetNode]
 Master = Callable[..., NetNode]
@@ -130,7 +130,7 @@ def test_a_master_with_another_key_closes_and_the_worker_tries_again(worker: Wor
 
 
 def test_a_refused_connection_is_tried_again_and_says_so(worker: Worker) -> None:
-    port = quiet_port()  # nobody's outgoing connection takes it meanwhile
+    port = free_port()
     node = worker("w1", f"127.0.0.1:{port}")
     node.logged("ERROR: [Worker w1] [Main] Could not connect to master. Trying again in 10 seconds.")
     own = f"WARNING: [Worker w1] [Net] No connection to the master at 127.0.0.1:{port}: Connection refused."
@@ -373,8 +373,8 @@ def test_a_plain_peer_and_a_silent_one_at_a_tls_port_are_closed_in_time(master: 
     node = master(handshake_timeout_s=0.5, **tls(certificate))
     plain, silent = node.connect(), node.connect()
     plain.tell("hello", HELLO)
-    assert plain.is_closed(5)
-    assert silent.is_closed(5)
+    assert plain.is_closed()
+    assert silent.is_closed()
     wait_until(lambda: node.counter("handshakes") == 0, "nothing is left")
     assert node.lines("Error during handshake with incoming connection: TLS")
 
@@ -441,7 +441,6 @@ def test_a_worker_that_hears_of_another_master_in_the_moment_in_which_it_is_conn
 
     monkeypatch.setattr("clusterd.net.process.Dialer", Hasty)
     worker("w1", boss.node)
-    boss.server.settimeout(20)
     assert boss.accept().is_closed()
     boss.welcome()
 

@@ -10,10 +10,10 @@ import pytest
 
 from clusterd.settings import Settings
 from tests.fakes.manager import Manager
-from tests.net.harness import free_port
 from tests.tools.doctored import node
 from tests.tools.planted import Planted, planted
 from tools.rig.guard import MARK, guarded
+from tools.rig.ports import free_port
 
 
 @pytest.fixture

@@ -12,11 +12,12 @@ from pathlib import Path
 from click.testing import CliRunner
 
 from tests.conftest import rigs
-from tests.net.harness import free_port, wait_until
+from tests.net.harness import wait_until
 from tests.warm import Warm
 from tools.cli import cluster as command
 from tools.doctor.finding import Finding
 from tools.rig.nodes import Rig, RigNode
+from tools.rig.ports import free_port
 
 IS_ROOT = os.geteuid() == 0
 OWNER = "nobody"

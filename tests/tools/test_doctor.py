@@ -21,11 +21,12 @@ from clusterd.net.dial import Address
 from clusterd.settings import MonitorSettings, Settings, Tls
 from clusterd.supervisor.privileges import Owner
 from tests.election.certificates import Authority
-from tests.net.harness import CLUSTER, KEY, VERSION, Talker, free_port, wait_until
+from tests.net.harness import CLUSTER, KEY, VERSION, Talker, wait_until
 from tests.tools.doctored import certificate, named
 from tools.doctor import cluster, files, system
 from tools.probe import probe
 from tools.rig.peer import exception_json
+from tools.rig.ports import free_port
 
 
 @pytest.fixture

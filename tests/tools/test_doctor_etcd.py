@@ -14,7 +14,6 @@ from clusterd.exits import ExitCode
 from clusterd.settings import Settings
 from tests.election.etcd_talks import encoded, post
 from tests.election.scripted_member import HEADER, answering, listening
-from tests.net.harness import free_port
 from tools.cli import cluster as command
 from tools.doctor.etcd import etcd
 from tools.doctor.finding import Finding
@@ -22,6 +21,7 @@ from tools.init_node import init_node
 from tools.rig.etcd import EtcdCluster
 from tools.rig.etcd import etcd_cluster as running
 from tools.rig.guard import guarded
+from tools.rig.ports import free_port
 
 pytestmark = pytest.mark.slow
 

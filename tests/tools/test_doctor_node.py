@@ -15,7 +15,7 @@ from clusterd.status.status import StatusReader
 from clusterd.store.advice import LOCKED
 from tests.campaigns.hooked import hooked
 from tests.conftest import MakeRig
-from tests.net.harness import free_port, wait_until
+from tests.net.harness import wait_until
 from tests.tools.doctored import named
 from tools.check import Checked
 from tools.cli import cluster as command
@@ -24,6 +24,7 @@ from tools.doctor.finding import Finding
 from tools.probe import Probed
 from tools.rig.guard import guarded
 from tools.rig.nodes import RigNode, run_program
+from tools.rig.ports import free_port
 
 
 def status(**given: Any) -> dict[str, Any]:

@@ -331,7 +331,7 @@ def test_local_client_speaks_without_encryption_and_collects_later_answers(tmp_p
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(path))
         listener.listen()
-        listener.settimeout(5)
+        listener.settimeout(60)
         client = LocalClient(path)
         server = ScriptedPeer(listener.accept()[0], None, tmp_path, "")
         server.link.start()
