@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 import hypothesis
 import pytest
 
-from tests.order import slow_first
+from tests.order import LONGEST, slow_first
 from tests.warm import WARM
 from tools.rig import workload
 from tools.rig.etcd import EtcdCluster
@@ -63,7 +63,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     processes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
     if processes > 1:
         items[:] = slow_first(
-            items, processes, lambda item: item.path, lambda item: item.get_closest_marker("slow") is not None
+            items,
+            processes,
+            lambda item: item.nodeid.partition("::")[0],
+            lambda item: item.get_closest_marker("slow") is not None,
+            LONGEST,
         )
 
 

@@ -2,10 +2,12 @@
 
 import itertools
 import random
+from collections.abc import Hashable
+from pathlib import Path
 
 import pytest
 
-from tests.order import slow_first
+from tests.order import LONGEST, slow_first
 
 Test = tuple[str, int, bool]
 
@@ -20,8 +22,8 @@ def made(seed: int, files: int = 60) -> list[Test]:
     ]
 
 
-def ordered(tests: list[Test], processes: int) -> list[Test]:
-    return slow_first(tests, processes, lambda test: test[0], lambda test: test[2])
+def ordered(tests: list[Test], processes: int, longest: dict[Hashable, float] | None = None) -> list[Test]:
+    return slow_first(tests, processes, lambda test: test[0], lambda test: test[2], longest or {})
 
 
 @pytest.mark.parametrize("processes", [1, 2, 4, 5])
@@ -53,3 +55,22 @@ def test_nothing_is_lost_where_all_or_none_are_slow(slow: bool) -> None:
     tests = [(file, number, slow) for file in "abcdefg" for number in range(5)]
     assert sorted(ordered(tests, 4)) == sorted(tests)
     assert ordered([], 4) == []
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_longest_files_begin_first_each_in_another_process(seed: int) -> None:
+    tests = made(seed)
+    longest: dict[Hashable, float] = {"f0": 500, "f3": 90, "f6": 100, "f9": 80, "f1": 1000}  # f1 has no slow test
+    rest = ordered(tests, 3, longest)
+    first, second = [], []
+    for number in range(3):
+        part, rest = rest[: len(rest) // (3 - number)], rest[len(rest) // (3 - number) :]
+        first.append(part[0][0])
+        second.append(list(dict.fromkeys(test[0] for test in part))[1])
+    assert first == ["f0", "f6", "f3"]
+    assert second[2] == "f9"
+
+
+def test_the_longest_files_are_there() -> None:
+    root = Path(__file__).parents[2]
+    assert [name for name in LONGEST if not (root / name).is_file()] == []

@@ -8,6 +8,7 @@ import pytest
 from tests.dashboard import states
 from tests.dashboard.conftest import Open
 from tests.dashboard.fake_port import FakePort
+from tools.rig.peer_base import wait_until
 
 pytest.importorskip("playwright", reason="playwright is not installed (pip install -e '.[dev]')")
 from playwright.sync_api import expect
@@ -46,7 +47,9 @@ def test_filters_ask_the_node_and_hold_for_what_happens_later(look: Open, port: 
     page = look(states.master(), states.history(60))
     page.get_by_label("path").fill("1015-")
     expect(rows(page)).to_have_count(1)
-    assert any("path=*1015-*" in asked.replace("%2A", "*") for asked in port.asked)
+    # The page filters what it has while it asks.
+    asked = lambda: any("path=*1015-*" in one.replace("%2A", "*") for one in port.asked)  # noqa: E731
+    wait_until(asked, 60, "the node is asked")
     page.get_by_role("button", name="clear").click()
     expect(rows(page).nth(20)).to_be_attached()
     page.get_by_label("kind").select_option("sync")
@@ -73,7 +76,7 @@ def test_node_that_looks_through_its_journal_in_parts_is_asked_until_it_has_seen
     expect(page.locator("#history-count")).to_have_text("1 event")
     page.get_by_label("path").fill("nowhere")
     expect(page.locator("#history-none")).to_have_text("No event is like that.")
-    assert sum("nowhere" in asked for asked in port.asked) >= 700 / 20
+    wait_until(lambda: sum("nowhere" in asked for asked in port.asked) >= 700 / 20, 60, "the node has seen all")
 
 
 def test_glob_of_the_filter_means_here_what_it_means_to_the_node(look: Open, port: FakePort) -> None:
