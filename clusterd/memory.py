@@ -13,6 +13,8 @@ MOST_KEPT_BYTES = 8 << 20
 smaller."""
 TRIM_EVERY_S = 60.0
 MEASURE_EVERY_S = 10.0
+FIRST_MEASURE_S = 2.0
+"""After the first tick: a process that has just been forked has nothing of its own yet."""
 
 
 def bound_heaps() -> None:
@@ -55,12 +57,14 @@ class MemoryGauge:
     def __init__(self, tell: Callable[[int], None]) -> None:
         """`tell`: gets bytes."""
         self._tell = tell
-        self._at = float("-inf")
+        self._due: float | None = None
 
     def tick(self, now: float) -> None:
         """`now`: seconds on the monotonic clock."""
-        if now - self._at >= MEASURE_EVERY_S:
-            self._at = now
+        if self._due is None:
+            self._due = now + FIRST_MEASURE_S
+        elif now >= self._due:
+            self._due = now + MEASURE_EVERY_S
             self._tell(own_bytes())
 
 
@@ -69,12 +73,14 @@ class Trimmer:
     process owns it."""
 
     def __init__(self, tell: Callable[[int], None] = lambda count: None) -> None:
-        self._at = 0.0
+        self._at: float | None = None
         self._gauge = MemoryGauge(tell)
 
     def tick(self, now: float) -> None:
         """`now`: seconds on the monotonic clock."""
-        if now - self._at >= TRIM_EVERY_S:
+        if self._at is None:  # just forked: its heap is its parent's, which it would only copy
+            self._at = now
+        elif now - self._at >= TRIM_EVERY_S:
             self._at = now
             trim_heap()
         self._gauge.tick(now)

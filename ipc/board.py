@@ -208,14 +208,19 @@ class BoardRow:
     def set_restarts(self, count: int) -> None:
         self._put(_RESTARTS, count)
 
-    def snapshot(self) -> RowSnapshot:
+    @property
+    def state(self) -> str:
+        """As in a snapshot, at a fraction of its cost."""
         state = self._get(_STATE)
+        return STATES[state] if state < len(STATES) else "down"
+
+    def snapshot(self) -> RowSnapshot:
         late = tuple(self._get(field) for field in self._late_fields)
         return RowSnapshot(
             self.name,
             self._get(_PID),
             self._get(_INCARNATION),
-            STATES[state] if state < len(STATES) else "down",
+            self.state,
             self._get(_RESTARTS),
             self._get(_HEARTBEAT),
             self._get(_STARTED),

@@ -239,6 +239,6 @@ class _ElectionProcess:
 
     def _look(self) -> None:
         """The role may have changed, or the node is about to be stopped."""
-        if self._supervisor.snapshot().state == "stopping":
+        if self._supervisor.state == "stopping":
             self._leaving = self._leaving or asyncio.ensure_future(self._leave())
         self._news.set()

@@ -114,7 +114,7 @@ class Family:
         waited = [
             slot for slot in self._slots if not (slot.worked and (slot.history.lives or slot.kill_at is not None))
         ]
-        return [slot.spec.name for slot in waited if slot.child is None or slot.row.snapshot().state != "ready"]
+        return [slot.spec.name for slot in waited if slot.child is None or slot.row.state != "ready"]
 
     @property
     def worked(self) -> list[str]:
@@ -124,7 +124,7 @@ class Family:
     @property
     def waited_s(self) -> float:
         """The longest time that a child which is not ready has waited for a core or the disk."""
-        starting = [slot for slot in self._slots if slot.row.snapshot().state != "ready"]
+        starting = [slot for slot in self._slots if slot.row.state != "ready"]
         return max((slot.watch.start.waited_s for slot in starting), default=0.0)
 
     def _fork(self, slot: Slot, now: float) -> None:
@@ -302,7 +302,7 @@ class Family:
         for slot in self._slots:
             if slot.child is not None and (status := slot.child.collect()) is not None:
                 pid, slot.child = slot.child.pid, None
-                if slot.row.snapshot().state in ("ready", "stopping"):
+                if slot.row.state in ("ready", "stopping"):
                     slot.history = msgspec.structs.replace(slot.history, ever_ready=True)
                 slot.row.set_down()
                 self._tell(

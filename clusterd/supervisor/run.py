@@ -456,7 +456,7 @@ class _Supervisor:
             text = f"Another node is to lead first, within {LEAVE_S:.0f} s. One more signal: stop without; two: kill."
             self._log.line("INFO", TAG, SUBTAG, text)
         until = time.monotonic() + LEAVE_S
-        while leadership.holds() and election.snapshot().state == "ready" and time.monotonic() < until:
+        while leadership.holds() and election.state == "ready" and time.monotonic() < until:
             self._row.stamp()
             if self._wait(STARTING_TICK_S) in STOP_LINES:
                 text = "Stopped again: what this leader answered last may be missing on the next one."

@@ -307,7 +307,7 @@ class _SyncProcess:
         alive = {
             slot
             for slot in range(1, self._pool_size + 1)
-            if self._board.row(f"pool-{slot}").snapshot().state in ("starting", "ready")
+            if self._board.row(f"pool-{slot}").state in ("starting", "ready")
         }
         if alive <= self._context.jobs.known_slots:
             self._admitted = True

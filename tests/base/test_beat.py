@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import uvloop
 
-from clusterd import clock
+from clusterd import clock, memory
 from clusterd.beat import awake_timeout, pause, pause_until
 from clusterd.clock import PAUSE_S, Clock
-from clusterd.memory import MEASURE_EVERY_S, MemoryGauge, own_bytes
+from clusterd.memory import MEASURE_EVERY_S, MemoryGauge, Trimmer, own_bytes
 from ipc.board import LATE_BOUNDS_S, Board, BoardRow
 
 
@@ -62,18 +62,32 @@ def test_new_life_has_been_late_never(tmp_path: Path) -> None:
     assert (again.late, again.late_s, again.own_bytes) == ((), 0.0, 0)
 
 
-def test_own_memory_is_measured_every_ten_seconds() -> None:
+def test_own_memory_is_measured_after_two_seconds_and_then_every_ten() -> None:
     told: list[int] = []
     gauge = MemoryGauge(told.append)
-    for now in (0.0, 1.0, MEASURE_EVERY_S - 0.1, MEASURE_EVERY_S):
+    counts = []
+    for now in (0.0, 1.9, 2.0, 2.0 + MEASURE_EVERY_S - 0.1, 2.0 + MEASURE_EVERY_S):
         gauge.tick(now)
-    assert len(told) == 2
+        counts.append(len(told))
+    assert counts == [0, 0, 1, 1, 2]
     assert min(told) > 1 << 20
     # A bytearray may be made of memory that earlier tests have freed, and that this process still has.
     with mmap.mmap(-1, 64 << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as block:
         for page in range(0, len(block), mmap.PAGESIZE):
             block[page] = 1
         assert own_bytes() > told[-1] + (60 << 20)
+
+
+def test_heap_is_trimmed_every_minute_but_not_of_a_process_that_has_just_been_forked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    trimmed: list[float] = []
+    now = 0.0
+    monkeypatch.setattr(memory, "trim_heap", lambda: trimmed.append(now))
+    trimmer = Trimmer()
+    for now in (1000.0, 1059.0, 1060.0, 1119.0, 1120.0):
+        trimmer.tick(now)
+    assert trimmed == [1060.0, 1120.0]
 
 
 class ShortSteps(awake_timeout):
