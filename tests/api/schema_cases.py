@@ -29,8 +29,9 @@ from clusterd.dapi.protocol.policy import find
 from clusterd.dapi.protocol.registry import arguments_of
 from clusterd.dapi.protocol.request import ApiRequest
 from tests.api.harness import SECRET, Answer, Door, FakeNode, one_user, plain
+from tests.sizes import examples
 
-EXAMPLES = 4
+EXAMPLES = examples(4)
 ANSWERS = {(one.function.module, one.function.qualname): answer_of(one) for one in ENDPOINTS}
 """Returns the node's answers: the examples of the document. They are true if they fit its schemas."""
 BOUNDED = hypothesis.settings(

@@ -15,8 +15,10 @@ PLAIN = ("-q", "-p", "no:randomly", "-p", "no:cacheprovider", "-p", "no:xdist", 
 
 
 @pytest.mark.slow
-def test_the_document_is_true() -> None:
+def test_the_document_is_true(pytestconfig: pytest.Config) -> None:
     line = [sys.executable, "-m", "pytest", *PLAIN, str(CASES)]
+    if profile := pytestconfig.getoption("--hypothesis-profile"):
+        line.append(f"--hypothesis-profile={profile}")
     environment = {name: os.environ[name] for name in NEEDED if name in os.environ}
     done = subprocess.run(line, cwd=CASES.parents[2], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -17,9 +17,10 @@ import stat
 import sys
 import traceback
 from collections.abc import Callable, Iterator
-from hashlib import sha256
 from pathlib import Path
 from typing import Any, ClassVar
+
+import xxhash
 
 from clusterd.errors import StartFailure
 from hashing.atomic import TEMPORARY_PREFIX, is_kept, is_temporary
@@ -140,22 +141,26 @@ class Runs:
         number = 1
         while self._met(number, errno.EIO):
             number += 1
-        changing = [at for at, what in enumerate(self._operations(), 1) if what.split()[0] not in READS]
+        operations, refused = self._operations()
+        changing = [at for at, what in enumerate(operations, 1) if what.split()[0] not in READS]
         for code in self._work.codes:
             for number in changing:
-                self._met(number, code)
+                if code != KILL or number not in refused:
+                    self._met(number, code)
         if self._work.uses_database:
             for kill in (True, False):
                 size = 0
                 while self._hit(size, kill):
                     size += LIMIT_STEP
 
-    def _operations(self) -> list[str]:
+    def _operations(self) -> tuple[list[str], set[int]]:
+        """All of a run without a fault, and which of them the system refused: a kill before one of these equals a kill
+        before the next one, too."""
         self._fresh()
         self._page.arm(self._root)
         forked(lambda: install(str(self._page_path)), self._work.work, self._root)
         self._page.disarm()
-        return self._page.noted()
+        return self._page.noted(), self._page.refused()
 
     def _met(self, number: int, code: int) -> bool:
         """Lets this operation fail; returns False if there are fewer."""
@@ -210,7 +215,7 @@ def state_of(root: Path, before: Path) -> Iterator[tuple[Any, ...]]:
         for name in sorted((*names, *files)):
             path = Path(directory, name)
             found, relative = path.lstat(), path.relative_to(root)
-            content = sha256(path.read_bytes()).digest() if stat.S_ISREG(found.st_mode) else b""
+            content = xxhash.xxh3_128_digest(path.read_bytes()) if stat.S_ISREG(found.st_mode) else b""
             try:
                 is_old = (before / relative).lstat().st_mtime_ns == found.st_mtime_ns
             except FileNotFoundError:

@@ -47,7 +47,12 @@ class Page:
 
     def noted(self) -> list[str]:
         """Returns NAME CLASS of each operation since `arm` without a number."""
-        return self._notes.read_text().splitlines()
+        return [line for line in self._notes.read_text().splitlines() if not line.startswith("refused ")]
+
+    def refused(self) -> set[int]:
+        """Returns the numbers of those operations that the system refused, which changed nothing."""
+        lines = self._notes.read_text().splitlines()
+        return {int(line.split()[1]) for line in lines if line.startswith("refused ")}
 
     @property
     def failed(self) -> str:

@@ -25,6 +25,8 @@ from tools.rig.wdb_client import WdbError, authd
 
 pytestmark = pytest.mark.slow
 PATIENCE_S = 60.0
+PAUSE_S = 0.02
+"""Between two requests of a client: as long as a request takes, so that one is under way half of the time."""
 LEASE_S = 10
 RULE = '<group name="g,"><rule id="100001" level="3"><description>d</description></rule></group>'
 
@@ -190,7 +192,7 @@ def test_the_next_leader_has_all_that_was_answered_until_the_lead_changes_hands(
 
     def upload() -> None:
         number = 0
-        while not is_over.is_set():
+        while not is_over.wait(PAUSE_S):
             number += 1
             name, content = f"{how}-{number}.xml", RULE.replace("100001", str(100001 + number))
             with contextlib.suppress(Exception):  # the lead changes hands
@@ -206,7 +208,7 @@ def test_the_next_leader_has_all_that_was_answered_until_the_lead_changes_hands(
 
     def add(client: int) -> None:
         number = 0
-        while not is_over.is_set():
+        while not is_over.wait(PAUSE_S):
             number += 1
             answered.add(register(old, f"{how}-{client}-{number}"))
 

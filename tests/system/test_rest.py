@@ -14,6 +14,7 @@ from hypothesis import HealthCheck
 from clusterd.api.openapi import document
 from clusterd.api.table import ENDPOINTS
 from tests.conftest import KEY, rigs
+from tests.sizes import examples
 from tests.system.dapi_client import request, result
 from tests.system.rest import ATTEMPTS, FIRST, MASTER, NAMES, OVERRIDES, PASSWORD, SECOND, USER, Caller, turn_on
 from tools.rig.nodes import Rig
@@ -249,7 +250,7 @@ def test_the_api_of_a_stock_worker_logs_its_users_in_at_our_master(rig: Rig, tmp
 
 
 BOUNDED = hypothesis.settings(
-    max_examples=4, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
+    max_examples=examples(4), deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
 )
 CHECKED = (
     "not_a_server_error",

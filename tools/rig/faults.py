@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Literal
 
 import psutil
+import uvloop
 
 from tools.rig.patience import Patience
 
@@ -176,7 +177,7 @@ def main(argv: list[str]) -> int:
     descriptor, host, port, control = argv
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the rig, which ends its links itself
     with socket.socket(fileno=int(descriptor)) as listener:
-        asyncio.run(LinkProcess(listener, host, int(port)).run(Path(control)))
+        uvloop.run(LinkProcess(listener, host, int(port)).run(Path(control)))
     return 0
 
 

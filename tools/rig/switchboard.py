@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Literal
 
 import msgspec
+import uvloop
 
 from clusterd.pidfile import running_pid
 from tools.rig.faults import ask_control
@@ -204,7 +205,7 @@ def tell(control: Path, command: Command, node: str, ways: Ways) -> int:
 def main(argv: list[str]) -> int:
     """Runs a switchboard: the wiring in JSON. The listening sockets are inherited."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the rig
-    asyncio.run(Switchboard(msgspec.json.decode(argv[0], type=Wiring)).run())
+    uvloop.run(Switchboard(msgspec.json.decode(argv[0], type=Wiring)).run())
     return 0
 
 

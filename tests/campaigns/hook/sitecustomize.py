@@ -4,7 +4,8 @@ wall clock.
 CLUSTERD_HOOK names a page that the campaign and all processes share (tests/campaigns/hooked.py):
 
     0   armed: 1 while operations count
-    1   1: each that counts is noted, a line "NAME CLASS" in the file beside the page (its name and ".ops")
+    1   1: each that counts is noted, a line "NAME CLASS" in the file beside the page (its name and ".ops"); one that
+        the system refuses is noted again with its number, "refused 7"
     8   the operation that fails, counted from 1; 0: none
     16  operations so far
     24  the errno; 0: the process is killed
@@ -29,6 +30,7 @@ import signal
 import struct
 import threading
 import time
+from collections.abc import Iterator
 
 PAGE = os.environ.get("CLUSTERD_HOOK")
 WRITING = os.O_CREAT | os.O_WRONLY | os.O_RDWR
@@ -100,20 +102,21 @@ def install(page: str) -> None:
         base = os.getcwd() if dir_fd is None else real_readlink(f"/proc/self/fd/{dir_fd}")
         return os.path.join(base, path)
 
-    def meet(name: str, target: object, dir_fd: object) -> None:
+    def meet(name: str, target: object, dir_fd: object) -> int:
+        """Returns the operation's number if it was noted, otherwise 0."""
         if not memory[0]:
-            return
+            return 0
         try:
             where = place_of(target, dir_fd)
         except (OSError, TypeError, ValueError):
-            return
+            return 0
         wanted = bytes(memory[64:1024]).split(b"\0", 1)[0].decode()
         if not where.startswith(wanted) or where.endswith((".log", ".pid", "/board")) or "__pycache__" in where:
-            return
+            return 0
         what = f"{name} {class_of(where[len(wanted) :])}"
         only = bytes(memory[2048:2304]).split(b"\0", 1)[0].decode()
         if only and only != what:
-            return
+            return 0
         with gate[0]:
             # One page for all processes. The descriptor is opened now, so that no other process has its lock, not even
             # after a fork.
@@ -126,7 +129,7 @@ def install(page: str) -> None:
                 if memory[1]:
                     real_write(fd, f"{what}\n".encode())
                 if count + 1 != fail_at:
-                    return
+                    return count + 1 if memory[1] else 0
                 memory[32] = 1
                 text = f"{name} {where}".encode()[:1000]
                 memory[1024 : 1024 + len(text)] = text
@@ -137,17 +140,29 @@ def install(page: str) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         raise OSError(code, os.strerror(code), target if isinstance(target, str) else None)
 
+    @contextlib.contextmanager
+    def noting(number: int) -> Iterator[None]:
+        try:
+            yield
+        except OSError:
+            if number:
+                fd = real_open(f"{page}.ops", os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+                real_write(fd, f"refused {number}\n".encode())
+                real_close(fd)
+            raise
+
     def wrap(name: str, real: object) -> object:
         @functools.wraps(real)  # type: ignore[arg-type]
         def wrapped(*args: object, **options: object) -> object:
             target = args[0] if args else options.get("path", options.get("src", "."))
             flags = args[1] if name == "open" and len(args) > 1 else options.get("flags", 0)
-            meet(
+            number = meet(
                 "create" if name == "open" and flags & WRITING else name,
                 target,
                 options.get("dir_fd", options.get("src_dir_fd")),
             )
-            return real(*args, **options)  # type: ignore[operator]
+            with noting(number):
+                return real(*args, **options)  # type: ignore[operator]
 
         return wrapped
 
@@ -166,7 +181,8 @@ def install(page: str) -> None:
     def wrapped_open(file, *args, **options):  # type: ignore[no-untyped-def]
         if not isinstance(file, int):
             mode = args[0] if args else options.get("mode", "r")
-            meet("create" if set(mode) & set("wax+") else "open", file, None)
+            with noting(meet("create" if set(mode) & set("wax+") else "open", file, None)):
+                return plain_open(file, *args, **options)
         return plain_open(file, *args, **options)
 
     builtins.open = io.open = wrapped_open  # type: ignore[assignment]
