@@ -244,7 +244,8 @@ def test_node_whose_pid_file_is_removed_is_found_all_the_same(node: FakeNode) ->
     node.serve()
     (node.root / f"var/run/wazuh-clusterd-{node.pid}.pid").unlink()
     until(lambda: running_pid(str(node.root)) == node.pid, "the file is there again")
-    assert f"WARNING: [Cluster] [Supervisor] Another program has removed {node.root}/var/run/wazuh-" in node.log
+    line = f"WARNING: [Cluster] [Supervisor] Another program has removed {node.root}/var/run/wazuh-"
+    until(lambda: line in node.log, "its log says so, a moment later")
     killed_and_back(node, "sync")
     node.signal(signal.SIGTERM)
     assert node.wait() == ExitCode.OK
