@@ -4,10 +4,17 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.sync.kept_tree import Node, play, until_equal
+from clusterd.messages.manifest import PatchManifest, ScanShard
+from clusterd.sync.manifest import keeper
+from clusterd.sync.manifest.builder import WEIGHT_BYTES, weigh_below
+from clusterd.sync.manifest.places import LOOK_TWICE_S
+from clusterd.sync.ports.pool_port import JobError
+from tests.fakes.clock import FakeClock
+from tests.sync.kept_tree import Node, play, until, until_equal
 
 
 def editor_saves_by_rename(node: Node) -> None:
@@ -129,3 +136,71 @@ def test_replaced_item_is_noticed_at_the_next_tick(tmp_path: Path) -> None:
         assert "var/multigroups/g/merged.mg" in node.rows()
 
     play(node, story)
+
+
+def test_large_tree_that_is_moved_in_is_divided_between_the_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And looked at again, since files may have come before it was watched; later changes in it are not many."""
+    monkeypatch.setattr(keeper, "FEW_NEW", 30)
+    clock = FakeClock()
+    node = Node(tmp_path, clock=clock)
+    for number in range(40):
+        node.write(f"outside/{number % 4}/{number}.xml")
+
+    async def story(node: Node) -> None:
+        await node.keeper.scan()
+        node.pool.done.clear()
+        os.rename(node.root / "outside", node.root / "etc/lists/moved")
+        await until_equal(node)
+        assert [job.shard for job in node.pool.done if isinstance(job, ScanShard)] == [0, 1]
+        assert PatchManifest not in node.kinds()
+        clock.move(LOOK_TWICE_S)
+        node.keeper.touch([])
+        await until(lambda: PatchManifest in node.kinds(), "it is looked at again")
+        assert "etc/lists/moved" in _patched(node)
+        node.pool.done.clear()
+        node.write("etc/lists/moved/1/5.xml", "changed")
+        node.write("etc/lists/moved/2/new.xml")
+        await until_equal(node)
+        assert ScanShard not in node.kinds()
+        assert _patched(node) <= {"etc/lists/moved/1/5.xml", "etc/lists/moved/2/new.xml"}
+
+    play(node, story)
+
+
+def test_large_tree_that_cannot_be_walked_now_is_walked_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keeper, "FEW_NEW", 30)
+    node = Node(tmp_path)
+    for number in range(40):
+        node.write(f"outside/{number}.xml")
+
+    async def story(node: Node) -> None:
+        await node.keeper.scan()
+        run = node.pool.run
+
+        async def fail(job: Any, **how: Any) -> Any:
+            node.pool.run = run  # type: ignore[method-assign]
+            raise JobError("disk", "full")
+
+        node.pool.run = fail  # type: ignore[method-assign]
+        os.rename(node.root / "outside", node.root / "etc/lists/moved")
+        await until(lambda: "full" in " ".join(node.told))
+        await node.keeper.scan()
+        assert "etc/lists/moved/1.xml" in node.rows()
+
+    play(node, story)
+
+
+def test_what_a_directory_weighs(tmp_path: Path) -> None:
+    node = Node(tmp_path)
+    node.write("etc/lists/moved/sub/small")
+    node.write("etc/lists/moved/large").write_bytes(bytes(3 * WEIGHT_BYTES))
+    node.write("etc/lists/file")
+    places = ["etc/lists/moved", "etc/lists/file", "etc/lists/gone"]
+    assert weigh_below(str(tmp_path), places, 1000) == 2 + 2 + 3
+    assert weigh_below(str(tmp_path), places[1:], 1000) == 0
+
+
+def _patched(node: Node) -> set[str]:
+    return {path for job in node.pool.done if isinstance(job, PatchManifest) for path in job.paths}

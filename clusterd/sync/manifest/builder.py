@@ -1,6 +1,5 @@
 """Makes manifests: what each job of the pool is given, and the result on which the next one builds (wire.md 5.1)."""
 
-import asyncio
 import os
 from collections.abc import Iterable, Sequence
 
@@ -14,6 +13,8 @@ from ipc.job_queue import Lane
 
 MOST_AT_ONCE = 200
 """A patch for more places, or for directories, is a long job."""
+WEIGHT_BYTES = 16384
+"""Reading them takes as long as opening a small file."""
 
 
 class ManifestBuilder:
@@ -72,10 +73,17 @@ class ManifestBuilder:
         return built
 
     async def patch(
-        self, paths: Iterable[str], directories: Iterable[str], *, judge: bool = False, allow_delete: bool = False
+        self,
+        paths: Iterable[str],
+        directories: Iterable[str],
+        *,
+        has_trees: bool = False,
+        judge: bool = False,
+        allow_delete: bool = False,
     ) -> ManifestBuilt:
-        """Looks again at these places and whole directories, and builds on the newest manifest. `judge`: decides about
-        settling files; `allow_delete`: removes withheld and settling ones. Raises JobError."""
+        """Looks again at these places and whole directories, and builds on the newest manifest. `has_trees`: some of
+        the places are directories; `judge`: decides about settling files; `allow_delete`: removes withheld and settling
+        ones. Raises JobError."""
         assert self.newest is not None
         places, trees = sorted(paths), sorted(directories)
         job = PatchManifest(
@@ -94,12 +102,7 @@ class ManifestBuilder:
             self._guard.key_rules.least,
             self._changes_path("" if judge else "events"),
         )
-        # With thousands of files it is as long as a walk. So is one place if it is a directory that was moved here.
-        is_short = (
-            not trees
-            and len(places) <= MOST_AT_ONCE
-            and not await asyncio.to_thread(_has_directory, self._root, places)
-        )
+        is_short = not (trees or has_trees) and len(places) <= MOST_AT_ONCE
         return await self._made(job, "chunk" if is_short else "long")
 
     def _changes_path(self, source: str) -> str:
@@ -127,5 +130,21 @@ class ManifestBuilder:
         return built
 
 
-def _has_directory(root: str, places: list[str]) -> bool:
-    return any(os.path.isdir(f"{root}/{place}") for place in places)
+def weigh_below(root: str, places: Iterable[str], most: int) -> int:
+    """Returns how much work it is to read those of the places that are directories and all below, stopping at `most`:
+    one for each file and directory, and for each WEIGHT_BYTES. 0: none is a directory."""
+    weight, todo = 0, [f"{root}/{place}" for place in places]
+    while todo and weight < most:
+        try:
+            with os.scandir(todo.pop()) as entries:
+                weight += 1
+                for entry in entries:
+                    if entry.is_dir(follow_symlinks=False):
+                        todo.append(entry.path)
+                    else:
+                        weight += 1 + entry.stat(follow_symlinks=False).st_size // WEIGHT_BYTES
+                    if weight >= most:
+                        break
+        except OSError:
+            continue  # a file, or gone, or closed: the scan deals with it
+    return weight

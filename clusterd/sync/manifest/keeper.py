@@ -17,7 +17,7 @@ from clusterd.clock import Clock
 from clusterd.key_guard import KeyRules
 from clusterd.messages.manifest import ManifestBuilt
 from clusterd.settings import Clusterd
-from clusterd.sync.manifest.builder import ManifestBuilder
+from clusterd.sync.manifest.builder import ManifestBuilder, weigh_below
 from clusterd.sync.manifest.change_events import ChangeEvents
 from clusterd.sync.manifest.confirming import RETRY_S, Confirming
 from clusterd.sync.manifest.deletion_guard import EVERYTHING, DeletionGuard
@@ -32,6 +32,10 @@ from clusterd.sync.ports.troubles import Troubles, round_survives
 from hashing.errors import Note
 from hashing.rules import Rules
 
+FEW_NEW, MANY_NEW = 2000, 20000
+"""A directory that was moved here with more than FEW_NEW files, and with as many as there are (or MANY_NEW), is left to
+a walk: all processes look at it, and only once, since a walk keeps the digests for the second look. Looking at a known
+file takes them a fifth of the time of a new one."""
 PUBLISH_EVERY_S = 0.1
 """While files keep changing: the delay until the next change is looked at. The first change has no delay."""
 SUBJECT = "files of this node"
@@ -67,6 +71,7 @@ class ManifestKeeper:
     ) -> None:
         """Without `rules` nothing is watched. `max_delete_share`, and that of `key_rules`: 1 on a worker. `log`: for
         warnings. `events`: tells the journal; without it jobs are not asked for the changes."""
+        self._root = root
         self._files = ManifestFiles(state_dir)
         self._events = events
         self._clock = clock
@@ -291,7 +296,8 @@ class ManifestKeeper:
             scan = await self._walk(full=False)
         return await self._patch(scan, allow_delete=True)
 
-    async def _walk(self, *, full: bool) -> Scan:
+    async def _walk(self, *, full: bool, twice: Iterable[str] = ()) -> Scan:
+        """`twice`: places to look at again afterwards."""
         started = self._clock.monotonic()
         self._confirming.walk_begins(started)
         taken = self._places.take_all(started)
@@ -305,7 +311,7 @@ class ManifestKeeper:
         if any(shard.failed for shard in shards):
             raise JobError("disk", "; ".join(note.why or note.text for note in notes) or "a part could not be walked")
         self._confirming.walk_ended(started, full=full)
-        self._places.walked(path for shard in shards for path in shard.again)
+        self._places.walked((path for shard in shards for path in shard.again), twice, self._twice_at())
         published = self._files.published_digest if self.current is None else self.current.root_digest
         is_compared = self._guard.is_on or (self._events is not None and self.current is not None)
         state = await self._builder.build(shards, published if is_compared else "")
@@ -328,13 +334,21 @@ class ManifestKeeper:
                 notes=[note for note in before.notes if note.why],
             )
             return await self._judged(scan, 0)
-        state = await self._builder.patch(look.paths, look.directories, allow_delete=allow_delete)
-        twice_at = self._clock.monotonic() + LOOK_TWICE_S if self.watching else None
+        most = min(max(FEW_NEW, before.files), MANY_NEW)
+        weight = await asyncio.to_thread(weigh_below, self._root, look.new, most)
+        if weight >= most and not allow_delete:
+            self._places.not_looked(look)
+            return await self._walk(full=False, twice=look.new)
+        has_trees = weight > 0 or look.paths != look.new
+        state = await self._builder.patch(look.paths, look.directories, has_trees=has_trees, allow_delete=allow_delete)
         is_changed = state.root_digest != before.root_digest
-        self._places.looked(look, state.again, state.trees, twice_at, is_changed=is_changed)
+        self._places.looked(look, state.again, state.trees, self._twice_at(), is_changed=is_changed)
         notes = [note for note in before.notes if note.why and not look.covers(note.path)] + state.notes
         scan = self._summary(state, started, notes, state.hashed, state.files - state.hashed, state.hashed_bytes)
         return await self._judged(scan, state.vanished)
+
+    def _twice_at(self) -> float | None:
+        return self._clock.monotonic() + LOOK_TWICE_S if self.watching else None
 
     def _summary(
         self, state: ManifestBuilt, started: float, notes: list[Note], hashed: int, reused: int, hashed_bytes: int

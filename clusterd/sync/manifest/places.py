@@ -22,6 +22,11 @@ class Look(msgspec.Struct, frozen=True):
     def __bool__(self) -> bool:
         return bool(self.paths or self.directories)
 
+    @property
+    def new(self) -> set[str]:
+        """The paths named by events that nobody has looked at yet."""
+        return self.named - self.late
+
     def covers(self, path: str) -> bool:
         """Returns whether this look covers the path."""
         paths, directories = self.paths, self.directories
@@ -80,9 +85,12 @@ class Places:
         """Called when the walk has failed."""
         self.pending |= taken
 
-    def walked(self, again: Iterable[str]) -> None:
-        """Called after a walk, with all places whose changes may cause no events."""
+    def walked(self, again: Iterable[str], twice: Iterable[str] = (), twice_at: float | None = None) -> None:
+        """Called after a walk, with all places whose changes may cause no events. `twice`: places that it looked at
+        because they hold much that is new; they are looked at again, as in `looked`."""
         self._again = set(again)
+        if twice_at is not None:
+            self._look_later(twice, twice_at)
 
     # ---- patches -----------------------------------------------------------------------------------------------------
 
@@ -94,6 +102,10 @@ class Places:
         look = Look(paths, {path for path in again if not path.endswith("/")}, self.pending | late, late)
         self.pending = set()
         return look
+
+    def not_looked(self, look: Look) -> None:
+        """Called when a walk follows instead of this look."""
+        self.pending |= look.new
 
     def looked(
         self, look: Look, again: Iterable[str], trees: Iterable[str], twice_at: float | None, *, is_changed: bool
@@ -107,6 +119,9 @@ class Places:
             del self._later[path]
         if twice_at is not None:
             new = {path for path in trees if path in look.named and (is_changed or path not in look.late)}
-            self._later |= dict.fromkeys(new, twice_at)
-            if len(self._later) > MOST_PENDING:
-                self._later = {"": twice_at}
+            self._look_later(new, twice_at)
+
+    def _look_later(self, paths: Iterable[str], at: float) -> None:
+        self._later |= dict.fromkeys(paths, at)
+        if len(self._later) > MOST_PENDING:
+            self._later = {"": at}
