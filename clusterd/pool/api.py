@@ -1,10 +1,12 @@
 """Jobs of the distributed API: run a function, plan who answers, combine answers. All the JSON that may be large is
 read and written here, off sync's loop."""
 
-from collections.abc import Callable
+import mmap
+from collections.abc import Callable, Iterator
 
 from clusterd.dapi import execution
 from clusterd.dapi.protocol.envelope import read_permissions
+from clusterd.dapi.protocol.item_text import pieces_of, read_answer
 from clusterd.dapi.protocol.items import Items
 from clusterd.dapi.protocol.merge import Value
 from clusterd.dapi.protocol.registry import ArgumentsRefused
@@ -17,7 +19,7 @@ from clusterd.messages.api import CombineAnswers, FunctionDone, NodeRequest, Pla
 from clusterd.messages.base import INLINE_BYTES, Text
 from clusterd.settings import Settings
 from clusterd.wdb.blocking import BlockingDatabase
-from clusterd.wire.results import WireException, WireResult, dump_json, load_answer, load_json
+from clusterd.wire.results import WireException, WireResult, dump_json, load_json
 
 
 def run_function(
@@ -63,20 +65,20 @@ def combine_answers(job: CombineAnswers, on_step: Callable[[], None]) -> Functio
     for text in job.answers:
         on_step()
         answers.append(_answer_of(text))
-    answer = combine(request, Items.of_wire(listing), answers)
+    try:
+        answer = combine(request, Items.of_wire(listing), answers)
+    except ClusterError as failure:  # an item that is none
+        answer = WireException(1000, str(failure))
     on_step()
-    return FunctionDone(write_text(dump_json(answer), job.out))
+    return FunctionDone(write_pieces(pieces_of(answer), job.out))
 
 
 def _answer_of(text: Text) -> Value:
     """A node's answer; one that is none counts as that node's failure, which is the whole answer's (dapi.md 4.3)."""
     try:
-        value = load_answer(read_text(text))
+        return read_answer(map_text(text))
     except ClusterError as failure:
         return WireException(1000, str(failure))
-    if isinstance(value, WireResult | WireException):
-        return value
-    return WireException(1000, "a node's answer is neither a result nor an exception")
 
 
 def read_text(text: Text) -> bytes:
@@ -86,6 +88,32 @@ def read_text(text: Text) -> bytes:
     with open(text.path, "rb") as file:
         file.seek(text.offset)
         return file.read(text.size)
+
+
+def map_text(text: Text) -> bytes | memoryview:
+    """The same; of a file without reading it into memory of this process."""
+    if not text.path or not text.size:
+        return text.payload
+    with open(text.path, "rb") as file:
+        mapped = mmap.mmap(file.fileno(), text.offset + text.size, access=mmap.ACCESS_READ)
+    return memoryview(mapped)[text.offset :]
+
+
+def write_pieces(pieces: Iterator[bytes | memoryview], out: str) -> Text:
+    """Like write_text."""
+    held, size = list[bytes | memoryview](), 0
+    for piece in pieces:
+        held.append(piece)
+        size += len(piece)
+        if size > INLINE_BYTES:
+            break
+    else:
+        return Text(b"".join(held))
+    with open(out, "ab") as file:
+        offset = file.tell()
+        file.writelines(held)
+        file.writelines(pieces)
+        return Text(b"", out, file.tell() - offset, offset)
 
 
 def write_text(content: bytes, out: str) -> Text:

@@ -1,15 +1,23 @@
 """Answers of several nodes merged into one: the worked examples of dapi.md 4.3 and 4.4, and other cases of the
 rules."""
 
+import tracemalloc
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from clusterd.dapi.protocol import item_text
+from clusterd.dapi.protocol.item_text import pieces_of, read_answer
 from clusterd.dapi.protocol.items import Items
 from clusterd.dapi.protocol.merge import Value, merge
-from clusterd.wire.results import WireException, WireResult, dump_json, load_json
+from clusterd.messages.api import CombineAnswers
+from clusterd.messages.base import Text
+from clusterd.pool.api import combine_answers, read_text
+from clusterd.wire.results import WireException, WireResult, dump_json, load_answer, load_json
 
 
 def not_found(code: int, *ids: str) -> WireException:
@@ -25,9 +33,14 @@ def items(affected: list[Any], *failed: tuple[int, list[str]], **settings: Any) 
 
 
 def merged(*values: Items | Value) -> Value:
-    first, *others = [value.wire() if isinstance(value, Items) else value for value in values]
+    """The same as objects, and with the items as texts."""
+    first, *others = given = [value.wire() if isinstance(value, Items) else value for value in values]
     for other in others:
         first = merge(first, other)
+    joined, *rest = [read_answer(dump_json(value)) for value in given]
+    for other in rest:
+        joined = merge(joined, other)
+    assert b"".join(pieces_of(joined)) == dump_json(first)
     return load_json(dump_json(first))  # type: ignore[no-any-return]
 
 
@@ -152,3 +165,83 @@ numbers = st.lists(st.integers(0, 50), max_size=30).map(lambda found: [f"{n:03}"
 @given(numbers, numbers)
 def test_merged_sorted_lists_are_sorted_and_complete(one: list[str], other: list[str]) -> None:
     assert as_items(merged(items(one), items(other))).affected == sorted(one + other)
+
+
+def request(**fields: Any) -> bytes:
+    name = {"__name__": "f", "__module__": "wazuh.syscollector", "__qualname__": "f", "__type__": "function"}
+    return dump_json({"f": {"__callable__": name}} | fields)
+
+
+def combined(tmp_path: Path, *answers: bytes) -> tuple[bytes, int]:
+    """Returns the answer, and how many bytes of memory it took more than before at the most."""
+    texts = []
+    for number, answer in enumerate(answers):
+        (tmp_path / f"{number}").write_bytes(b"before" + answer)
+        texts.append(Text(b"", str(tmp_path / f"{number}"), len(answer), 6))
+    allowed = Items("All", affected=["master", "worker"])
+    job = CombineAnswers(Text(request()), dump_json(allowed.wire()), texts, str(tmp_path / "out"))
+    tracemalloc.start()
+    try:
+        done = combine_answers(job, lambda: None)
+        most = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    return read_text(done.answer), most
+
+
+def rows(first: int, count: int, size: int) -> list[Any]:
+    return [{"id": f"{number:06}", "text": "x" * size} for number in range(first, 2 * count, 2)]
+
+
+def test_lists_above_the_limit_of_other_answers_are_joined_in_little_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """64 MiB was the limit (1 MiB here); 100,000 packages of agents have more."""
+    monkeypatch.setattr(item_text, "MAX_JSON_BYTES", 1 << 20)
+    monkeypatch.setattr(item_text, "load_answer", partial(load_answer, limit=1 << 20))
+    halves = [items(rows(first, 50, 100_000), sort_fields=["id"]) for first in (0, 1)]
+    answer, most = combined(tmp_path, *(dump_json(half.wire()) for half in halves))
+    found = as_items(load_json(answer))
+    assert [row["id"] for row in found.affected] == [f"{number:06}" for number in range(100)]
+    assert min(len(row["text"]) for row in found.affected) == 100_000
+    assert most < len(answer) / 8
+
+
+def test_answer_that_is_too_large_to_be_joined_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(item_text, "MAX_JSON_BYTES", 1000)
+    answer, _ = combined(tmp_path, dump_json(plain({"a": "x" * 1000})), dump_json(plain({"b": 1})))
+    assert "ask for less at a time, or each node alone" in str(load_json(answer))
+
+
+def test_list_that_a_node_has_computed_nan_in_is_joined_with_others(tmp_path: Path) -> None:
+    good = items([{"id": "1", "cpu": 0.5}, {"id": "3"}], sort_fields=["id"])
+    odd = items([{"id": "2", "cpu": float("nan")}], sort_fields=["id"])
+    for answers in ((good, odd), (odd, good)):
+        answer, _ = combined(tmp_path, *(dump_json(one.wire()) for one in answers))
+        assert [row["id"] for row in as_items(load_answer(answer)).affected] == ["1", "2", "3"]
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        b'{"__callable__": {"__name__": "f", "__module__": "os", "__qualname__": "f"}}',
+        b'{"__wazuh_exception__": 1}',
+        b"[" * 65 + b"]" * 65,
+        b'"\xff"',
+    ],
+)
+def test_item_that_is_none_is_the_failure_of_all(tmp_path: Path, item: bytes) -> None:
+    good = dump_json(items(["001"]).wire())
+    answer, _ = combined(tmp_path, good, good.replace(b'"001"', item))
+    found = load_json(answer)
+    assert isinstance(found, WireException)
+    assert found.code == 1000
+
+
+@pytest.mark.parametrize(
+    "answer", [b"", b"{}", b"[]", b"1", b'{"__wazuh_result__": {}}', b"[" * 100_000, b"\xff", b'"x"', b'{"a": 1']
+)
+def test_what_is_no_answer_is_the_failure_of_all(tmp_path: Path, answer: bytes) -> None:
+    found = load_json(combined(tmp_path, dump_json(items(["001"]).wire()), answer)[0])
+    assert isinstance(found, WireException)
+    assert found.code == 1000

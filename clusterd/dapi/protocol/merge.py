@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+from clusterd.dapi.protocol.item_text import ItemText
 from clusterd.dapi.protocol.items import Items
 from clusterd.wire.results import BAD_REQUEST, WireException, WireResult
 
@@ -19,8 +20,8 @@ _CASTS: dict[str, Callable[[Any], Any]] = {"int": int, "str": str, "float": floa
 
 
 def merge(left: Value, right: Value) -> Value:
-    """Merges the two answers. Changes neither argument. Never raises: answers that cannot be merged become an exception
-    1000."""
+    """Merges the two answers. Changes neither argument. Answers that cannot be merged become an exception 1000. Raises
+    ClusterError 1000 for an ItemText that is no item."""
     if isinstance(left, WireException) and isinstance(right, WireException):
         return _merge_exceptions(left, right)
     if isinstance(right, WireException):
@@ -149,6 +150,11 @@ def _merge_sorted(left: Items, right: Items) -> list[Any]:
 
 
 def _key(item: Any, settings: Items) -> list[Any]:
+    """Keys are kept: of all answers those of the first one sort."""
+    if isinstance(item, ItemText):
+        if item.key is None:
+            item.key = _key(item.value(), settings)
+        return item.key
     names = settings.sort_fields
     values = [item] if names is None else [_field(item, name) for name in names]
     casts = [_CASTS.get(str(word), str) for word in settings.sort_casting]
