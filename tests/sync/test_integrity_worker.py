@@ -1,4 +1,5 @@
-"""Links that end between two steps of a worker's sync; packages that arrive while another one is applied."""
+"""A worker's checks the stock way; links that end between two steps of its sync; packages that arrive while another one is
+applied."""
 
 import asyncio
 import os
@@ -17,6 +18,8 @@ from clusterd.sync.integrity.applier import PackageApplier
 from clusterd.sync.integrity.worker import MAX_SYNCS, IntegrityWorker
 from clusterd.sync.links.incoming import Incoming
 from clusterd.sync.links.outgoing import Package
+from clusterd.sync.manifest.scan import ScanFailed
+from clusterd.sync.ports.pool_port import JobError
 from clusterd.sync.ports.slabs import SlabPool
 from clusterd.sync.ports.spool import Spool
 from clusterd.sync.ports.troubles import Troubles
@@ -28,6 +31,7 @@ from tests.fakes.events import Events
 from tests.hashing.packages import meta_of
 from tests.sync.fake_pool import FakePool
 from tests.sync.fake_pool import context as context_of
+from tests.sync.rounds_bench import TagLog
 
 
 class Silent:
@@ -77,31 +81,45 @@ class Checking:
 
     def __init__(self, root: Path) -> None:
         self.pool = FakePool(str(root), Arena(0, 1, 65536))
+        self.lines: list[tuple[str, str]] = []
         made = cast(Any, context_of(root, self.pool))
         self.spool: Spool = made.spool
         manifest = build_manifest([meta_of(f"etc/rules/{name}.xml", b"x") for name in "ab"])
         save_manifest(FileOps(), self.spool.state_dir, manifest)
-        made.tag, made.tag_log, made.progress, made.node_name = "Worker w1", lambda *_: Silent(), [], "w1"
+        made.tag, made.progress, made.node_name = "Worker w1", [], "w1"
+        made.tag_log = lambda *_: TagLog(self.lines)
+        self.verdict_comes_early = False
         made.sender = SimpleNamespace(send=self._send)
         self.worker = IntegrityWorker(made, lambda: None)
         self._scan = SimpleNamespace(root_digest=manifest.root_digest, files=2)
         cast(Any, self.worker).scan = self._scanned
         self.sent: list[str] = []
         self.fails: Exception | None = None
+        self.scan_fails: Exception | None = None
+        self.is_permitted = True
+        self.asked: list[str] = []
+        self.context = made
 
     async def _scanned(self, log: Any) -> Any:
+        if self.scan_fails is not None:
+            raise self.scan_fails
         return self._scan
 
     async def _send(self, peer: Any, node: str, command: str, package: Package, *_: Any) -> None:
         self.sent.append(package.segments[0].path)
+        if self.verdict_comes_early:
+            self.worker.told_equal()
+            self.lines.append(("debug", "the last answer to our package"))
         if self.fails is not None:
             raise ClusterError(1000, str(self.fails)) from self.fails
 
     async def check(self) -> None:
-        async def request(command: str, payload: bytes = b"") -> bytes:
-            return b"True"
+        async def request(command: str, payload: bytes = b"", **_: Any) -> bytes:
+            self.asked.append(command)
+            return b"True" if self.is_permitted else b"False"
 
         await self.worker.check(cast(Any, SimpleNamespace(name="m", request=request, capabilities=frozenset())))
+        assert self.context.progress == []
 
     @property
     def files(self) -> list[str]:
@@ -125,6 +143,53 @@ def test_metadata_whose_file_cannot_be_read_are_packed_anew(tmp_path: Path) -> N
         asyncio.run(node.check())
     assert len(set(node.sent[:3])) == 1, "one package as long as nothing changes"
     assert node.files == [node.sent[3]] != [node.sent[2]]
+
+
+def test_changed_files_have_metadata_of_their_own(tmp_path: Path) -> None:
+    node = Checking(tmp_path)
+    asyncio.run(node.check())
+    manifest = build_manifest([meta_of("etc/rules/c.xml", b"x")])
+    save_manifest(FileOps(), node.spool.state_dir, manifest)
+    node._scan = SimpleNamespace(root_digest=manifest.root_digest, files=1)
+    asyncio.run(node.check())
+    assert node.files == [node.sent[1]] != [node.sent[0]]
+
+
+def test_nothing_is_sent_without_permission(tmp_path: Path) -> None:
+    node = Checking(tmp_path)
+    node.is_permitted = False
+    asyncio.run(node.check())
+    assert (node.asked, node.sent, node.files) == (["syn_i_w_m_p"], [], [])
+    assert ("info", "Starting.") not in node.lines
+
+
+@pytest.mark.parametrize("failure", [ScanFailed("no space is left"), JobError("disk", "no space is left")])
+def test_files_that_cannot_be_looked_at_are_told_to_the_master(tmp_path: Path, failure: Exception) -> None:
+    node = Checking(tmp_path)
+    node.scan_fails = failure
+    asyncio.run(node.check())
+    assert (node.asked, node.sent) == (["syn_i_w_m_p", "syn_i_w_m_r"], [])
+    assert (node.worker.last.result, node.worker.last.detail) == ("failed", "no space is left")
+    assert ("error", "Error synchronizing integrity: no space is left") in node.lines
+    node.context.manifests = SimpleNamespace(current=None)
+    node.worker.checked_equal()
+    assert node.lines.count(("info", "Starting.")) == 2, "the check that failed is over"
+
+
+def test_verdict_that_comes_before_the_last_answer_to_the_package_is_logged_behind_it(tmp_path: Path) -> None:
+    """Readers of the log know the order of a check's lines."""
+    node = Checking(tmp_path)
+    node.verdict_comes_early = True
+    asyncio.run(node.check())
+    assert node.lines[-2] == ("debug", "the last answer to our package")
+    assert node.lines[-1][1].endswith("s. Sync not required.")
+
+
+def test_package_that_could_not_be_sent_is_a_failed_check(tmp_path: Path) -> None:
+    node = Checking(tmp_path)
+    node.fails = ClusterError(1000, "the master has no room")
+    asyncio.run(node.check())
+    assert (node.worker.last.result, "no room" in node.worker.last.detail) == ("failed", True)
 
 
 def test_master_is_believed_that_nothing_differs_once_for_each_check_that_has_begun(tmp_path: Path) -> None:

@@ -12,6 +12,9 @@ from typing import Any, cast
 import msgspec
 import pytest
 
+from clusterd.errors import ClusterError
+from clusterd.messages.journal import SyncEvent
+from clusterd.messages.links import WriteLog
 from clusterd.messages.packages import (
     Applied,
     ApplyPlan,
@@ -23,6 +26,7 @@ from clusterd.messages.packages import (
 )
 from clusterd.sync.links.peer import Peer
 from clusterd.sync.ports.pool_port import JobError
+from clusterd.wire.payloads import build_task_failure
 from hashing.errors import Note
 from tests.sync.scripted_node import MASTER, Node, code_in, on, turns
 
@@ -93,8 +97,16 @@ class Receiving:
         answer = await self.node.reply(await self.node.ask(MASTER, "syn_m_c"))
         awaited = peer.incoming.awaited(answer.payload.decode())
         assert awaited is not None
-        awaited.file.set_result(cast(Any, SimpleNamespace(place="package", received=100)))
+        place = self.node.context.spool.create("package")
+        awaited.file.set_result(cast(Any, SimpleNamespace(place=place, received=100)))
         await self.node.until(lambda: len(self.changed) > count)
+        assert (self.node.context.progress, peer.incoming.awaited_count, Path(place).exists()) == ([], 0, False)
+
+    def told(self) -> list[SyncEvent]:
+        """Returns what the journal was told since the last call."""
+        events = cast(Any, self.node.context.events)
+        told, events.told = events.told, []
+        return [event for event in told if isinstance(event, SyncEvent)]
 
     @property
     def applies(self) -> list[ApplyPlan]:
@@ -124,6 +136,9 @@ def test_package_is_applied_counted_and_logged(worker: Receiving) -> None:
         own = worker.own
         assert (own["result"], own["detail"], own["problems"]) == ("synced", None, {})
         assert (own["created"], own["updated"], own["deleted"]) == (1, 2, 4)
+        assert own["synced_at"] == worker.node.clock.wall()
+        (told,) = worker.told()
+        assert (told.what, told.files, told.bytes, told.result, told.left_out) == ("files", 7, 100, "ok", ())
 
     worker.story(story)
     # A master that sends a package unasked: the check still has its log lines, once.
@@ -208,6 +223,47 @@ def test_files_that_are_left_out_are_counted_and_logged(worker: Receiving) -> No
     ]
 
 
+def test_others_hear_of_each_round_and_of_files_that_are_left_out_as_long_as_there_are_some(worker: Receiving) -> None:
+    heard: list[str] = []
+
+    async def story(peer: Peer) -> None:
+        integrity = worker.node.side._integrity
+        integrity.tried, integrity._round_ended = lambda: heard.append("tried"), lambda: heard.append("ended")
+        for notes in ([], [Note("ERROR", "etc/rules/b", "Error with b", "why")], [], []):
+            worker.applied = Applied(1, 2, 4, 0, 0, 0, notes)
+            worker.node.clock.move(1.0)
+            await worker.sent(peer)
+            (told,) = worker.told()
+            assert [left.path for left in told.left_out] == [note.path for note in notes]
+            heard.append("|")
+        integrity.last.problems, integrity.last.left_out = {"etc/rules/b": "why"}, 1
+        for _ in range(2):
+            integrity.checked_equal()
+            assert (integrity.last.problems, integrity.last.left_out) == ({}, 0)
+
+    worker.story(story)
+    assert " ".join(heard) == "ended | tried ended | tried ended | ended | tried ended ended"
+
+
+def test_master_that_gives_up_ends_the_wait_for_its_package(worker: Receiving) -> None:
+    async def story(peer: Peer) -> None:
+        task = (await worker.node.reply(await worker.node.ask(MASTER, "syn_m_c"))).payload.decode()
+        failure = build_task_failure(task, ClusterError(3016, "the disk is full"))
+        await worker.node.reply(await worker.node.ask(MASTER, "syn_m_c_r", failure))
+        told = await worker.node.request(MASTER.link, "syn_i_w_m_r")
+        await worker.node.says(told)
+        await worker.node.until(lambda: worker.changed == [0])
+        assert code_in(told.payload.removeprefix(b"None ")) == 1000
+        assert (worker.own["result"], "the disk is full" in worker.own["detail"]) == ("failed", True)
+        assert ([event.result for event in worker.told()], worker.node.context.progress) == (["failed"], [])
+        await worker.node.reply(await worker.node.ask(MASTER, "syn_m_c_r", failure))
+
+    worker.story(story)
+    lines = [sent.text for sent in worker.node.sent if isinstance(sent, WriteLog) and sent.level == "ERROR"]
+    assert ["Error in synchronization process" in line for line in lines] == [False, True]
+    assert all("the disk is full" in line for line in lines)
+
+
 def test_package_that_cannot_be_applied_is_reported_to_the_master(worker: Receiving) -> None:
     async def story(peer: Peer) -> None:
         worker.applied = JobError("disk", "no space is left")
@@ -221,6 +277,7 @@ def test_package_that_cannot_be_applied_is_reported_to_the_master(worker: Receiv
         own = worker.own
         assert own["result"] == "failed"
         assert "no space is left" in own["detail"]
+        assert [(event.result, event.files) for event in worker.told()] == [("failed", 0)]
 
     worker.story(story)
     assert any("no space is left" in line for line in worker.lines("Integrity sync"))
