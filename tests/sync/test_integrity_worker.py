@@ -1,4 +1,4 @@
-"""A worker's checks the stock way; links that end between two steps of its sync; packages that arrive while another one is
+"""A worker's checks the stock way; links that end between two steps of its sync; packages that arrive while one is
 applied."""
 
 import asyncio
