@@ -37,7 +37,7 @@ ARITHMETIC: dict[type[ast.operator], type[ast.operator]] = {
     ast.Mod: ast.Mult,
 }
 FUNCTION = ast.FunctionDef | ast.AsyncFunctionDef
-MOST_S = 30.0
+MOST_S = 15.0
 """A mutant that takes longer, or eight times as long as the tests do without one, is noticed, too."""
 Place = tuple[str, ...]
 

@@ -4,7 +4,16 @@ from pathlib import Path
 
 import pytest
 
-from hashing.atomic import Data, FileOps, create_temporary, is_abandoned, is_temporary, new_owner, temporary_name
+from hashing.atomic import (
+    Data,
+    FileOps,
+    create_temporary,
+    is_abandoned,
+    is_temporary,
+    new_owner,
+    sync_path,
+    temporary_name,
+)
 from hashing.rules import path_ok
 from hashing.write import write_atomic
 
@@ -182,3 +191,31 @@ def test_syncfs_raises_what_the_kernel_says(tmp_path: Path) -> None:
     os.close(fd)
     with pytest.raises(OSError, match="Bad file descriptor"):
         FileOps().syncfs(fd)
+
+
+def test_operations_reach_the_system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Elsewhere doubles count them."""
+    did: list[tuple[str, str]] = []
+    write = os.write
+
+    def noted(name: str) -> None:
+        monkeypatch.setattr(os, name, lambda fd, *_: did.append((name, os.readlink(f"/proc/self/fd/{fd}"))))
+
+    noted("fsync")
+    noted("fchown")
+    monkeypatch.setattr(os, "write", lambda fd, data: write(fd, data[:3]))
+    ops, path = FileOps(), tmp_path / "file"
+    fd = ops.create(str(path), 0o600)
+    try:
+        ops.write(fd, b"0123456789")
+        assert path.read_bytes() == b"0123456789"
+        ops.truncate(fd, 4)
+        ops.chown(fd, 1, 1)
+        ops.fsync(fd)
+    finally:
+        os.close(fd)
+    sync_path(tmp_path)
+    ops.link(str(path), str(tmp_path / "second"))
+    assert (tmp_path / "second").samefile(path)
+    assert path.read_bytes() == b"0123"
+    assert did == [("fchown", str(path)), ("fsync", str(path)), ("fsync", str(tmp_path))]
