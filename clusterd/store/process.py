@@ -123,6 +123,8 @@ class _StoreProcess:
             self._row.stamp()
             await asyncio.wait([opening], timeout=HEARTBEAT_S)
         opening.result()
+        if self._stop.is_set():
+            return  # the next process has this one's sockets by now, or there is none
         self._was_damaged = False
         engine = Engine(settings.root, readers=max(2, len(os.sched_getaffinity(0))), gate=self._gate)
         try:

@@ -211,6 +211,36 @@ def test_store_that_tries_again_leaves_nothing_of_what_it_tried_before(
     assert asyncio.run(story()) <= 1
 
 
+def test_store_that_is_told_to_end_while_it_opens_a_large_database_begins_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a change of role the supervisor has made a new socket for the next process by then: this one called that
+    another program's, and an operator looked for it."""
+    settings = lone_settings(tmp_path)
+    board = Board.create(board_path(settings.root))
+    board.add_row("store")
+    log = Log(f"{settings.root}/logs/cluster.log", 0, "text")
+
+    async def story() -> int:
+        other = await asyncio.start_unix_server(lambda reader, writer: writer.close(), Path(settings.root, WDB_SOCKET))
+        process = clusterd.store.process._StoreProcess(settings, board, log)
+        prepare = schema.prepare
+
+        def prepare_slowly(*given: Any, **options: Any) -> None:
+            prepare(*given, **options)
+            process._stop.set()
+
+        monkeypatch.setattr(schema, "prepare", prepare_slowly)
+        async with asyncio.timeout(120):
+            ended = await process.run()
+        other.close()
+        return ended
+
+    assert asyncio.run(story()) == 0
+    path = Path(settings.root, "logs/cluster.log")
+    assert not path.exists() or "another program" not in path.read_text()
+
+
 def test_dead_socket_is_replaced(tmp_path: Path) -> None:
     with lone_store(tmp_path) as store:
         store.kill()
