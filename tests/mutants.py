@@ -14,7 +14,6 @@ import resource
 import signal
 import sys
 import time
-import traceback
 from collections.abc import Callable, Iterator
 from types import CodeType, FunctionType
 from typing import Any
@@ -178,6 +177,7 @@ class Campaign:
         if pid == 0:
             try:
                 os.setsid()
+                os.dup2(1, 2)
                 resource.setrlimit(resource.RLIMIT_CPU, (int(limit_s), int(limit_s) + 1))
                 if patch is not None:
                     patch[0].__code__ = patch[1]
@@ -186,8 +186,6 @@ class Campaign:
                     if session.testsfailed:
                         os._exit(1)
                 os._exit(0)
-            except BaseException:
-                traceback.print_exc()
             finally:
                 os._exit(2)
         until = time.monotonic() + limit_s

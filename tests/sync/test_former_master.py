@@ -12,16 +12,24 @@ from clusterd.sync.integrity.worker import LastSync
 from clusterd.sync.ports.troubles import Troubles
 
 
+@pytest.mark.parametrize(
+    ("found", "level"),
+    [
+        (SimpleNamespace(files=1, agents=0), "warning"),
+        (SimpleNamespace(files=0, agents=1), "warning"),
+        (SimpleNamespace(files=0, agents=0), "info"),
+    ],
+)
 @pytest.mark.parametrize("step_s", [1.0, -3600.0], ids=["clock goes on", "clock is set back"])
 def test_what_was_left_behind_is_told_after_a_check_over_this_link(
-    monkeypatch: pytest.MonkeyPatch, step_s: float
+    monkeypatch: pytest.MonkeyPatch, step_s: float, found: Any, level: str
 ) -> None:
     said: list[str] = []
     monkeypatch.setattr(former_master, "LOOK_S", 0.001)
     monkeypatch.setattr(left_behind, "unsorted", lambda root: [3])
-    monkeypatch.setattr(left_behind, "sort", lambda root, term: SimpleNamespace(files=1, agents=0))
+    monkeypatch.setattr(left_behind, "sort", lambda root, term: found)
     monkeypatch.setattr(left_behind, "told", lambda found: "one file")
-    log = SimpleNamespace(warning=said.append)
+    log = SimpleNamespace(**{level: said.append})
     context: Any = SimpleNamespace(
         settings=SimpleNamespace(root="/"),
         clock=SimpleNamespace(wall=lambda: 1000.0),

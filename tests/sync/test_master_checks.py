@@ -6,6 +6,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
+import msgspec
 import pytest
 
 from clusterd.errors import ClusterError
@@ -255,6 +256,7 @@ def test_permission_that_is_held_for_too_long_is_released_and_logged(at: Master)
             at.node.clock.move(2)
             if ask:
                 assert (await at.node.reply(await at.node.ask(WORKER, "syn_i_w_m_p"))).payload == b"True"
+                assert peer.program == "stock"
             else:
                 assert at.integrity.is_free("w1")
         lines = [sent.text for sent in at.node.sent if isinstance(sent, WriteLog)]
@@ -280,7 +282,7 @@ def test_local_scan_has_its_lines_and_gives_every_worker_leave_whatever_becomes_
             looked.append(how)
             if fails:
                 raise ScanFailed("no space is left")
-            return scan_of(A)
+            return msgspec.structs.replace(scan_of(A), notes=[Note("ERROR", "etc/x", "Error with x")])
 
         return scan
 
@@ -298,6 +300,7 @@ def test_local_scan_has_its_lines_and_gives_every_worker_leave_whatever_becomes_
     at.story(story)
     assert at.lines("Local integrity") == [
         "INFO Starting.",
+        "ERROR {'etc/x': ['Error with x']}",
         "INFO Finished in Ts. Calculated metadata of 3 files.",
         "INFO Starting.",
         "ERROR Error calculating local file integrity: no space is left",

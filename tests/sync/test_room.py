@@ -265,7 +265,7 @@ def test_room_is_what_the_smallest_of_its_disks_has(tmp_path: Path, monkeypatch:
     assert room(str(spool), str(tmp_path), places, Limits()) == 450 * MIB
     free[tree] = 400 * MIB
     of_file, other = os.stat, os.stat_result([0] * 10)
-    monkeypatch.setattr("os.stat", lambda path: other if Path(path) == tree else of_file(path))
+    monkeypatch.setattr("os.stat", lambda path, **more: other if Path(path) == tree else of_file(path, **more))
     assert room(str(spool), str(tmp_path), places, Limits()) == 300 * MIB  # on a disk of its own
 
 
