@@ -159,7 +159,7 @@ def refuse_paths_of(stage: Path) -> None:
 
 
 def read_version(environment: Path) -> str:
-    return told(environment / "bin/python", "-I", "-m", "tools.cli", "version").split()[-1]
+    return told(environment / "bin/python", "-I", "-m", "tools.cli", "version").split()[1]
 
 
 def run(*command: object) -> None:
