@@ -65,7 +65,19 @@ REFUSALS = {
     "wrong cluster": "give both nodes the same <name> in <cluster>, then on the changed one: clusterd restart",
     "wrong version": "give both nodes the same release and the same clusterd.version, or see clusterd.version_rule",
     "duplicate name": "give one of the two nodes another <node_name>, then there: clusterd restart",
+    "wrong key": MASTERS["key"][1],
+    "invalid hello": "there: <node_name> of letters, digits, '.', '_', '-'; <name> without spaces; then restart it",
+    "refused by this node": "clusterd ha status says who leads; the log of this node has more",
 }
+REFUSED = (
+    ("printable words", "invalid hello"),
+    ("cluster name ", "wrong cluster"),
+    ("version ", "wrong version"),
+    ("under this name", "duplicate name"),
+    ("own name", "duplicate name"),
+    ("with our key", "wrong key"),
+    ("node name", "invalid hello"),
+)
 CODES = {
     3028: ("duplicate name", REFUSALS["duplicate name"]),
     3029: ("duplicate name", "give this node another <node_name> than the master's, then: clusterd restart"),
@@ -256,7 +268,7 @@ def workers(root: str, status: dict[str, Any]) -> Iterator[Finding]:
     for row in status["refused"]:
         name = _refusal(row["reason"])
         text = f"{row['name'] or 'a node'} at {row['address']}: {row['reason']}"
-        cure = REFUSALS.get(name, MASTERS["key"][1])
+        cure = REFUSALS[name]
         if name == "duplicate name":
             cure += f"; here: clusterd forget {shlex.quote(row['name'])}"
         yield Finding(name, text, cure)
@@ -307,10 +319,13 @@ def clocks(status: dict[str, Any]) -> Iterator[Finding]:
 
 
 def _refusal(reason: str) -> str:
-    for word, name in (("cluster name", "wrong cluster"), ("version", "wrong version"), ("name", "duplicate name")):
-        if reason.startswith(word) or (word == "name" and "name" in reason):
+    """The key of REFUSALS, by words of the reason (clusterd/net/hello.py)."""
+    if reason.startswith(("not enough values", "too many values")):
+        return "invalid hello"  # a space in a name is one word too many
+    for words, name in REFUSED:
+        if words in reason:
             return name
-    return "wrong key"
+    return "refused by this node"
 
 
 def _keys(root: str, name: str) -> Iterator[Finding]:
