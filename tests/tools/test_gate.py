@@ -197,7 +197,7 @@ def test_check_that_may_not_read_a_pid_file_is_unknown(root: Path) -> None:
 def test_command_that_works_on_files_wants_a_node_and_makes_nothing(tmp_path: Path, line: str) -> None:
     assert line.split()[0] in NEED_FILES
     done = CliRunner().invoke(cluster, [*line.split(), "--root", str(tmp_path)])
-    assert (done.exit_code, done.stderr) == (1, f"clusterd: {gate.no_node(str(tmp_path))}\n")
+    assert (done.exit_code, done.stderr) == (4, f"clusterd: {gate.no_node(str(tmp_path))}\n")
     assert list(tmp_path.iterdir()) == []
 
 
