@@ -39,6 +39,8 @@ def values_of(kind: Any) -> st.SearchStrategy[Any]:
         return st.one_of([values_of(one) for one in typing.get_args(kind)])
     if typing.get_origin(kind) is list:
         return st.lists(values_of(typing.get_args(kind)[0]), max_size=3)
+    if typing.get_origin(kind) is tuple:
+        return st.lists(values_of(typing.get_args(kind)[0]), max_size=3).map(tuple)
     hints = typing.get_type_hints(kind)
     return st.builds(kind, **{name: values_of(hints[name]) for name in kind.__struct_fields__})
 

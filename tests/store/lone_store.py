@@ -65,8 +65,9 @@ class LoneStore:
         """Stops the process cleanly; returns the exit code."""
         return self._end(signal.SIGTERM)
 
-    def restart(self) -> None:
-        """Starts the process again, after `kill` or `stop`."""
+    def restart(self, settings: Settings | None = None) -> None:
+        """Starts the process again, after `kill` or `stop`, with other settings if there are any."""
+        self._settings = settings or self._settings
         self.start()
 
     @property

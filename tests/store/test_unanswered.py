@@ -21,7 +21,7 @@ from clusterd.store.table import UNANSWERED
 from clusterd.wdb.replica import ReplicaStore
 from tests.fakes.agent_table import FakeAgentTable
 from tests.store.live_authd import Node, live_authd
-from tests.store.lone_store import LoneStore, lone_store
+from tests.store.lone_store import LoneStore, lone_settings, lone_store
 from tests.store.replica_bench import Bench, run, stored
 from tests.store.test_authd import add
 from tools.rig.peer import wait_until
@@ -64,7 +64,8 @@ def test_registration_that_a_kill_left_unanswered_succeeds_when_it_is_asked_agai
         asking.join()
         assert failed, "nobody was answered"
         (old,) = [line.split()[0] for line in keys.read_text().splitlines() if " lost " in line]
-        store.restart()
+        # Now it gives out an id when no candidate has compared itself for that long.
+        store.restart(lone_settings(tmp_path, ha=HaSettings(replica=True, synchronous_timeout_s=0.5)))
         assert add(store, "heard", force=FORCE_OFF)["error"] == 9008
         assert add(store, "lost", "10.0.0.9", force=FORCE_OFF)["error"] == 9008, "it is another one's"
         new = add(store, "lost", force=FORCE_OFF)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+from clusterd.exits import ExitCode
 from clusterd.logs import Log
 from clusterd.pidfile import claim
 from clusterd.rundir import board_path
@@ -96,7 +97,7 @@ def test_bad_input_is_one_line(root: Path, tmp_path: Path) -> None:
     assert "--grep" in run(root, "--grep", "(").output
     assert run(root, "--grep", "(").exit_code != 0
     missing = run(tmp_path / "nowhere")
-    assert missing.exit_code == 1
+    assert missing.exit_code == ExitCode.NOT_RUNNING
     assert "there is no node at" in missing.output
 
 
