@@ -140,6 +140,7 @@ def test_changed_user_is_on_a_candidate_when_the_command_that_changed_it_ends(ba
             here = await ReplicaStore(str(pair.bench.candidate)).ask(Mark(), 60)
             assert msgspec.msgpack.decode(here, type=Marked) == Marked(), "its users are those of its master"
             pair.is_cut = True
+            pair.bench.source.candidates._limit_s = 0.05  # how long it may take to be back
             pair.bench.source.candidates.gone(WORKER.name)
             found = await ReplicaStore(str(pair.bench.master)).ask(Mark(), 60)
             assert msgspec.msgpack.decode(found, type=Marked) == Marked(why="no candidate is connected")
