@@ -20,12 +20,19 @@ def member_failed(failure: httpx.HTTPError) -> MemberFailed:
             return MemberFailed(f"has a certificate that is not trusted: {cause.verify_message}", is_tls=True)
         if isinstance(cause, ssl.SSLEOFError | ssl.SSLZeroReturnError | ConnectionResetError) and not is_sent:
             return MemberFailed("hangs up when TLS begins: it is ending, or speaks no TLS (then write http://)")
+        if isinstance(cause, ConnectionResetError | BrokenPipeError):  # it can overtake the answer that would say why
+            why = "does not take this node's certificate" if _has_tls(failure) else "wants TLS (https://)"
+            return MemberFailed(f"hangs up at the request: it is ending, or {why}", may_be_done=True)
         if isinstance(cause, ssl.SSLError):
             return MemberFailed(_tls_text(cause.reason or str(cause)), is_tls=True)
     if isinstance(failure, httpx.RemoteProtocolError):
         return MemberFailed(f"is no etcd, or wants TLS (https://): {cut(str(failure))}", may_be_done=True)
     reasons = [_reason(cause) for cause in causes if isinstance(cause, OSError) and cause.strerror]
     return MemberFailed(f"cannot be asked: {reasons[-1] if reasons else failure}", may_be_done=is_sent)
+
+
+def _has_tls(failure: httpx.HTTPError) -> bool:
+    return failure.request.url.scheme == "https"
 
 
 def _reason(failure: OSError) -> str:

@@ -3,8 +3,6 @@
 import asyncio
 import json
 import signal
-import socket
-import struct
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, aclosing
 from pathlib import Path
@@ -24,7 +22,7 @@ from clusterd.election.etcd import (
 )
 from clusterd.settings import EtcdSettings
 from tests.election.etcd_talks import LONG_S, post, talk, until
-from tests.election.scripted_member import HEADER, Serve, answering, endless, listening, saying, silent, way_to
+from tests.election.scripted_member import HEADER, Serve, answering, endless, listening, resets, saying, silent, way_to
 from tools.rig.etcd import EtcdCluster
 from tools.rig.etcd import etcd_cluster as running
 from tools.rig.guard import guarded
@@ -229,6 +227,7 @@ def test_client_works_with_an_etcd_that_needs_a_second_for_each_answer(lone: Etc
 NONSENSE: list[tuple[Serve, str]] = [
     (saying(b"SSH-2.0-OpenSSH_9\r\n"), "is no etcd, or wants TLS"),
     (saying(b""), "is no etcd, or wants TLS"),
+    (resets, "hangs up at the request: it is ending, or wants TLS (https://)"),
     (saying(b"HTTP/1.1 200 OK\r\n\r\n<html>hello</html>"), "is no etcd: its answer is <html>"),
     (saying(b'HTTP/1.1 200 OK\r\n\r\n{"header": 5}'), "is no etcd"),
     (saying(b"HTTP/1.1 200 OK\r\n\r\n" + b"[" * 100_000), "is no etcd"),
@@ -338,12 +337,8 @@ def test_https_to_a_member_without_tls_is_named_as_the_fault(lone: EtcdCluster) 
 def test_member_that_resets_the_connection_when_tls_begins_may_speak_none() -> None:
     """The same member, when the kernel drops its answer: it closed the connection before it had read everything."""
 
-    async def reset(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readexactly(1)
-        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-
     async def story() -> None:
-        async with listening(reset) as url:
+        async with listening(resets) as url:
             client = Etcd(EtcdSettings((url.replace("http", "https"),)), timeout_s=LONG_S, witness="", watch_s=30)
             with pytest.raises(EtcdUnavailable, match="speaks no TLS"):
                 await client.read("/x/")
