@@ -227,6 +227,7 @@ class _Applier:
     def take_place(self, waiting: _WaitingFile) -> None:
         """Remove a directory in the target's place, if there is nothing but directories in it, or make the target's
         own, then rename the waiting file."""
+        self._on_step()
         try:
             if waiting.written.above is None:
                 self._remove_directories(waiting.path)

@@ -7,6 +7,7 @@ import errno
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from functools import cached_property
 from hashlib import blake2b
 from itertools import chain
 
@@ -188,7 +189,7 @@ class _Writer:
         try:
             dir_fd = self._directories.make(waits.directory)
         except UnsafePath as obstacle:
-            if not self._is_extra(obstacle.path):
+            if obstacle.path not in self._extra_paths:
                 raise
             waits = Written(path, above=obstacle.path.rpartition("/")[0])
             dir_fd = self._directories.get(waits.directory)
@@ -220,8 +221,9 @@ class _Writer:
             raise
         self.written[path] = Written(path, status.st_ino, status.st_size, waits.above)
 
-    def _is_extra(self, path: str) -> bool:
-        return any(path == one for one, _ in self._extra)
+    @cached_property
+    def _extra_paths(self) -> frozenset[str]:
+        return frozenset(path for path, _ in self._extra)
 
     def _write_merged(self, target: Target, pieces: Iterator[bytes]) -> None:
         """Split a merged file into its parts (wire.md 5.9), and put it in its own place too: stock nodes mark every

@@ -43,7 +43,10 @@ class Moments(msgspec.Struct, frozen=True, rename={"offset": OFFSET}):
         """Microseconds; None if the node sends none that can be one."""
         if len(self.offset) > LONGEST_NUMBER:
             return None
-        found = msgspec.json.decode(self.offset)
+        try:
+            found = msgspec.json.decode(self.offset)
+        except _FAILURES:  # what is skipped is not looked at: bytes that are no text, a number beyond all others
+            return None
         return found if type(found) is int and abs(found) < 1 << 62 else None
 
 

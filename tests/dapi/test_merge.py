@@ -238,8 +238,13 @@ def test_item_that_is_none_is_the_failure_of_all(tmp_path: Path, item: bytes) ->
     assert found.code == 1000
 
 
+_DATE = b'{"__wazuh_result__": {"__class__": "AffectedItemsWazuhResult", "__object__": %b}}'
+_DATE %= b'{"affected_items": [], "__wazuh_datetime__": "2020-01-01T00:00:00"}'
+
+
 @pytest.mark.parametrize(
-    "answer", [b"", b"{}", b"[]", b"1", b'{"__wazuh_result__": {}}', b"[" * 100_000, b"\xff", b'"x"', b'{"a": 1']
+    "answer",
+    [b"", b"{}", b"[]", b"1", b'{"__wazuh_result__": {}}', b"[" * 100_000, b"\xff", b'"x"', b'{"a": 1', _DATE],
 )
 def test_what_is_no_answer_is_the_failure_of_all(tmp_path: Path, answer: bytes) -> None:
     found = load_json(combined(tmp_path, dump_json(items(["001"]).wire()), answer)[0])

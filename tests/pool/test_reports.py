@@ -64,6 +64,8 @@ def test_report_of_more_objects_than_a_cluster_has_agents_is_refused(
         (b"1.5", None),
         (b'"5"', None),
         (b"9" * 5000, None),
+        (b'"\xff"', None),
+        (b"1e999", None),
         (b"[" * 500 + b"]" * 500, None),
     ],
 )

@@ -114,6 +114,27 @@ def test_chunk_of_a_string_for_which_there_is_no_room_any_more_is_refused(tmp_pa
             await link.strings.chunk(f"{names[1]} hello".encode(), None)
         with pytest.raises(SpoolRefused):
             await link.strings.chunk(b"", [Descriptor(0, 0, 100)])
-        assert link.spool.ledger.used == 5
+        assert link.spool.ledger.used == 0
+
+    run(story())
+
+
+@pytest.mark.parametrize("sealed", [False, True])
+def test_string_that_is_refused_on_its_way_gives_its_room_to_the_next_one(tmp_path: Path, *, sealed: bool) -> None:
+    """Its sender gives up; it was kept for ten minutes, and with it what one link may announce."""
+
+    async def story() -> None:
+        link = Link(tmp_path)
+        largest = Limits().string_bytes
+        name = link.strings.begin(b"%d" % largest)
+        await link.strings.chunk(f"{name} hello".encode(), None)
+        link.spool.ledger.limits = Limits(spool_bytes=8)
+        with pytest.raises(SpoolRefused):
+            await link.strings.chunk(
+                b"" if sealed else f"{name} hello".encode(), [Descriptor(0, 0, 8)] if sealed else None
+            )
+        assert link.spool.ledger.used == 0
+        link.spool.ledger.limits = Limits()
+        link.strings.begin(b"%d" % largest)
 
     run(story())

@@ -52,7 +52,9 @@ def read_answer(content: bytes | memoryview) -> WireResult | WireException:
         result = _ANSWER.decode(content).result
         if result is not None and result.name == CLASS and _ITEMS in result.fields:
             items = [ItemText(item) for item in _LIST.decode(result.fields.pop(_ITEMS))]
-            return WireResult(CLASS, {_ITEMS: items} | load_answer(_object_of(result.fields)))
+            fields = load_answer(_object_of(result.fields))
+            if isinstance(fields, dict):
+                return WireResult(CLASS, {_ITEMS: items} | fields)
     except RecursionError:
         raise ClusterError(1000, "a node's answer is nested too deeply") from None
     except (msgspec.DecodeError, UnicodeDecodeError):

@@ -77,7 +77,7 @@ class IncomingStrings:
             if body is None:
                 name, data = split_word(payload)
                 string = self._strings.find(name)
-                self._admit(string, len(data))
+                self._admit([string], len(data))
                 try:
                     _write_at(string.place, string.received, data[: string.total - string.received])
                 except OSError as failure:
@@ -86,7 +86,7 @@ class IncomingStrings:
                 self._accept(string, len(data))
                 return
             growing = list(self._strings)
-            self._admit(max(growing, key=lambda string: string.total, default=None), size_of(b"", body))
+            self._admit(growing, size_of(b"", body))
             targets = [
                 ChunkTarget(string.id, string.place, string.received, string.total, truncate=True) for string in growing
             ]
@@ -97,10 +97,15 @@ class IncomingStrings:
                 raise self._spool.refused(stored.problem)
             self._accept(string, stored.size)
 
-    def _admit(self, string: IncomingString[str] | None, size: int) -> None:
-        """Raises SpoolRefused for so many more bytes of this string; of several it may be, it is the largest."""
-        whole = size if string is None else max(size, string.total)
-        self._spool.admit(self._sender, size, whole)
+    def _admit(self, strings: list[IncomingString[str]], size: int) -> None:
+        """Raises SpoolRefused if so many more bytes are refused; they are of one of these strings. If there is only
+        one it is dropped: its sender gives up (wire.md 4.4), and what has come would take the room of the next one."""
+        try:
+            self._spool.admit(self._sender, size, max([size, *(string.total for string in strings)]))
+        except ClusterError:
+            if len(strings) == 1:
+                self.drop(strings[0].id)
+            raise
 
     def _accept(self, string: IncomingString[str], size: int) -> None:
         string.accept(size, self._now())
