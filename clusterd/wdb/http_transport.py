@@ -2,6 +2,7 @@
 is full: a whole core, until the time-out."""
 
 import asyncio
+import socket
 import ssl
 from collections.abc import Iterable
 from typing import Any
@@ -25,7 +26,7 @@ class _UnixBackend(httpcore.AsyncNetworkBackend):
     ) -> httpcore.AsyncNetworkStream:
         try:
             async with asyncio.timeout(timeout):
-                return _Stream(*await asyncio.open_unix_connection(sock=await connected(path)))
+                return _Stream(await connected(path))
         except TimeoutError:
             raise httpcore.ConnectTimeout(f"{path} takes no connection in time") from None
         except OSError as failure:
@@ -36,14 +37,16 @@ class _UnixBackend(httpcore.AsyncNetworkBackend):
 
 
 class _Stream(httpcore.AsyncNetworkStream):
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._reader = reader
-        self._writer = writer
+    """Works on the socket itself: what a server has answered before it hung up can still be read when it has not taken
+    the whole request, and closing does not wait until it takes the rest. A StreamWriter does neither."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._socket = sock
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
         try:
             async with asyncio.timeout(timeout):
-                return await self._reader.read(max_bytes)
+                return await asyncio.get_running_loop().sock_recv(self._socket, max_bytes)
         except TimeoutError:
             raise httpcore.ReadTimeout from None
         except OSError as failure:
@@ -52,15 +55,14 @@ class _Stream(httpcore.AsyncNetworkStream):
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:
         try:
             async with asyncio.timeout(timeout):
-                self._writer.write(buffer)
-                await self._writer.drain()
+                await asyncio.get_running_loop().sock_sendall(self._socket, buffer)
         except TimeoutError:
             raise httpcore.WriteTimeout from None
         except OSError as failure:
             raise httpcore.WriteError(str(failure)) from failure
 
     async def aclose(self) -> None:
-        self._writer.close()
+        self._socket.close()
 
     def get_extra_info(self, info: str) -> Any:
         return None
