@@ -72,7 +72,8 @@ def _start_unit(root: str, unit: str, order: str, wait_s: float) -> None:
         is_done = tell(order, unit)
     if not is_done:
         fail(f"{unit} did not start: journalctl -n 20 -u {unit}", ExitCode.COULD_NOT_START)
-    echo(f"clusterd runs (pid {running_pid(root)}), as {unit}.")
+    pid = running_pid(root)  # a unit of another type than `notify` does not wait for it
+    echo(f"clusterd runs (pid {pid}), as {unit}." if pid is not None else f"{unit} starts: clusterd status")
     _say_master(root, wait_s)
 
 

@@ -37,9 +37,20 @@ def enabled_unit(root: str, default_root: str) -> str | None:
     shown = _shown(UNIT)
     if shown.get("UnitFileState") != "enabled" or shown.get("Type") != "notify":
         return None
-    named = dict(word.partition("=")[::2] for word in shlex.split(shown.get("Environment", "")))
-    its_root = named.get("CLUSTERD_ROOT", default_root)
-    return UNIT if os.path.realpath(its_root) == os.path.realpath(root) else None
+    return UNIT if os.path.realpath(_root_of(shown, default_root)) == os.path.realpath(root) else None
+
+
+def _root_of(shown: dict[str, str], default_root: str) -> str:
+    """`--root` of the command, then CLUSTERD_ROOT of the environment, as clusterd itself finds it."""
+    words = iter(shown.get("ExecStart", "").split())
+    for word in words:
+        if word.startswith("--root"):
+            return word.partition("=")[2] or next(words, default_root)
+    try:
+        named = dict(word.partition("=")[::2] for word in shlex.split(shown.get("Environment", "")))
+    except ValueError:  # an apostrophe in something else
+        return default_root
+    return named.get("CLUSTERD_ROOT", default_root)
 
 
 def other_program(unit: str) -> str | None:
@@ -47,8 +58,10 @@ def other_program(unit: str) -> str | None:
     program = next((word[5:] for word in _shown(unit).get("ExecStart", "").split() if word.startswith("path=")), "")
     if os.path.basename(program) != "clusterd":  # a wrapper
         return None
-    ours, its = (os.path.realpath(os.path.dirname(path)) for path in (sys.executable, os.path.realpath(program)))
-    return None if ours == its else program
+    its = os.path.realpath(program)
+    if its == os.path.realpath(sys.argv[0]):  # without an environment of its own Python is somewhere else
+        return None
+    return None if os.path.realpath(os.path.dirname(sys.executable)) == os.path.dirname(its) else program
 
 
 def tell(order: str, unit: str) -> bool:

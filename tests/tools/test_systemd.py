@@ -98,6 +98,12 @@ def test_enabled_unit_is_that_of_this_root(fake: Systemd, monkeypatch: pytest.Mo
     fake.shows(**good)
     assert systemd.enabled_unit("/srv/m", "/var/ossec") == "clusterd.service"
     assert systemd.enabled_unit("/var/ossec", "/var/ossec") is None
+    for words in ("--root /srv/other start -f", "start -f --root=/srv/other"):  # more than the environment
+        fake.shows(**good, ExecStart=f"{{ path=/opt/clusterd/bin/clusterd ; argv[]=/opt/x {words} ; pid=0 }}")
+        assert systemd.enabled_unit("/srv/other", "/var/ossec") == "clusterd.service"
+        assert systemd.enabled_unit("/srv/m", "/var/ossec") is None
+    fake.shows(**good | {"Environment": "A=it's"})
+    assert systemd.enabled_unit("/var/ossec", "/var/ossec") == "clusterd.service"
     for changed in ({"UnitFileState": "disabled"}, {"Type": "forking"}):
         fake.shows(**good | changed)
         assert systemd.enabled_unit("/srv/m", "/var/ossec") is None
@@ -140,12 +146,22 @@ def test_unit_of_another_clusterd_is_not_started_in_place_of_this_one(fake: Syst
         assert ("would start /opt/old/bin/clusterd" in done.stderr) == refused
 
 
+def test_clusterd_of_a_system_wide_installation_is_itself_though_python_is_elsewhere(
+    fake: Systemd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake.shows(ExecStart="{ path=/usr/local/bin/clusterd ; argv[]=/usr/local/bin/clusterd start -f }")
+    monkeypatch.setattr(sys, "executable", "/usr/bin/python3")
+    assert systemd.other_program("clusterd.service") == "/usr/local/bin/clusterd"
+    monkeypatch.setattr(sys, "argv", ["/usr/local/bin/clusterd", "restart"])
+    assert systemd.other_program("clusterd.service") is None
+
+
 @needs_root
 def test_start_of_a_node_with_an_enabled_unit_is_an_order_to_systemd(fake: Systemd, root: str) -> None:
     fake.shows(UnitFileState="enabled", Type="notify", Environment=f"CLUSTERD_ROOT={root}")
     done = clusterd(root, "start", "--wait-master", "0")
     assert (done.exit_code, done.stderr) == (ExitCode.OK, "")
-    assert done.stdout.endswith("as clusterd.service.\n")
+    assert done.stdout == "clusterd.service starts: clusterd status\n"  # this one makes no pid file
     assert fake.given() == ["--quiet start clusterd.service"]
     done = clusterd(root, "restart")
     assert (done.exit_code, fake.given()[-1]) == (ExitCode.OK, "--quiet restart clusterd.service")
