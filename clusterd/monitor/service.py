@@ -26,6 +26,8 @@ from ipc.board import SUPERVISOR, VERDICTS, Board
 NAME = "monitor"
 SOON_S = 2.0
 """A node that starts works a moment later."""
+OLD_S = 60.0
+"""A reading that is older tells nothing: the next one hangs, with the disk."""
 
 
 class MonitorService:
@@ -97,7 +99,7 @@ class MonitorService:
         while True:
             seen = await self._source.current()
             serves = self._board.row(SUPERVISOR).snapshot().state == "ready"
-            level = seen.status["verdict"]["level"] if seen is not None and serves else ""
+            level = level_of(seen, time.time()) if serves else ""
             self._board.row(NAME).set("verdict", VERDICTS.index(level))
             if self._is_master:  # a worker has no other node to compare itself with
                 status = seen.status if seen is not None and seen.is_fresh else None
@@ -128,3 +130,10 @@ class MonitorService:
         journal = self._board.row(NAME).snapshot().counters
         samples = take_samples(self._board.rows(), seen, self._counts, self._secrets, own, journal=journal)
         return self._exposition.text(samples)
+
+
+def level_of(seen: NodeSeen | None, now: float) -> str:
+    """The first word of `clusterd status`, empty where it is not known. `now`: wall-clock seconds."""
+    if seen is None or abs(now - seen.asked_at) > OLD_S:
+        return ""
+    return str(seen.status["verdict"]["level"])

@@ -39,7 +39,8 @@ class StatusLine:
     def _verdict(self) -> str:
         """The first word of `clusterd status`; empty where no process knows it."""
         try:
-            number = self._board.row(MONITOR).get("verdict")
+            row = self._board.row(MONITOR)
         except KeyError:  # a node without that process
             return ""
+        number = row.get("verdict") if row.state == "ready" else 0  # what a dead one has said is old
         return VERDICTS[number] if number < len(VERDICTS) else ""

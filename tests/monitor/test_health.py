@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from clusterd.monitor.live import SILENT_S, START_S, HealthCheck, check_processes, check_readiness, told
+from clusterd.monitor.service import OLD_S, level_of
 from clusterd.monitor.source import FRESH_S, NodeSeen, StatusSource
 from clusterd.rounds import Rounds
 from clusterd.rundir import problem_path, run_dir
@@ -251,3 +252,10 @@ def test_problem_that_found_no_room_on_the_disk_is_no_empty_line(tmp_path: Path)
         }
     finally:
         board.close()
+
+
+def test_verdict_of_a_reading_that_hangs_is_none() -> None:
+    """systemd showed OK for as long as the disk hung."""
+    seen = NodeSeen({"verdict": {"level": "OK"}}, False, NOW, 100.0)
+    assert [level_of(seen, NOW + after) for after in (0.0, OLD_S, OLD_S + 1)] == ["OK", "OK", ""]
+    assert level_of(None, NOW) == ""

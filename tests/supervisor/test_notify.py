@@ -50,16 +50,19 @@ def test_status_line_has_the_verdict_as_soon_as_it_is_known(systemd: tuple[str, 
     line = StatusLine(notifier, board)
     line.ready(settings)
     row = board.add_row("monitor")
-    for number in (0, 1, 1, 2, 3, 1):
+    for number in (1, 0, 1, 1, 2, 3, 1):
         row.set("verdict", number)
-        line.look(settings)
+        line.look(settings)  # the first one is of a process that is gone
+        row.set_ready()
+    row.set_down()
+    line.look(settings)
 
     what = "STATUS=master m1 of cluster wazuh"
     assert listener.recv(1000).decode().split("\n")[1] == what
-    told = [listener.recv(1000).decode() for _ in range(4)]
+    told = [listener.recv(1000).decode() for _ in range(5)]
     notifier.close()
     suffix = ", see clusterd status"
-    assert told == [f"{what}: {word}" for word in ("OK", f"DEGRADED{suffix}", f"DOWN{suffix}", "OK")]
+    assert told == [f"{what}{word}" for word in (": OK", f": DEGRADED{suffix}", f": DOWN{suffix}", ": OK", "")]
     board.close()
 
 
