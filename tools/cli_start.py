@@ -44,10 +44,11 @@ def start(root: str, foreground: bool, debug: int, log_format: LogFormat, timeou
     """Start the node; returns when it serves."""
     _need_short(root)
     if not foreground and running_pid(root) is None and (unit := enabled_unit(root, DEFAULT_ROOT)) is not None:
-        if not debug and log_format == "text":
+        if debug or log_format != "text":
+            warn(f"with these options the node is started outside of {unit}, which is enabled")
+        elif load(root).settings is not None:  # mistakes are told below: systemd would only say where to look for them
             _start_unit(root, unit, "start", wait_s)
             return
-        warn(f"with these options the node is started outside of {unit}, which is enabled")
     from tools import starting  # the whole daemon: not for --help, nor before the configuration is known to be good
 
     with contextlib.nullcontext() if foreground else goes_on(STARTS):
