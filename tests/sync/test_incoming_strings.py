@@ -104,6 +104,20 @@ def test_strings_take_the_room_that_has_come_of_them_and_give_it_back_by_themsel
     run(story())
 
 
+def test_string_that_is_used_before_anything_has_come_of_it_takes_no_room(tmp_path: Path) -> None:
+    """Its file is as long as was announced, and without a block."""
+
+    async def story() -> None:
+        link = Link(tmp_path)
+        segment = await link.strings.take(link.strings.begin(b"200000000"))
+        link.spool.ledger.measure()
+        assert link.spool.ledger.used == 0
+        link.spool.remove(segment.path)
+        assert link.spool.ledger.shown()["peers"] == {}
+
+    run(story())
+
+
 def test_chunk_of_a_string_for_which_there_is_no_room_any_more_is_refused(tmp_path: Path) -> None:
     async def story() -> None:
         link = Link(tmp_path)

@@ -128,6 +128,8 @@ class IncomingStrings:
         async with self._order:
             string = self._strings.take(string_id)
         if string.received < string.total:
+            # What is missing has no blocks. Without a charge all of it would count as this node's own.
+            self._spool.ledger.charge(string.place, self._sender, string.received)
             try:
                 os.truncate(string.place, string.total)
             except OSError as failure:
