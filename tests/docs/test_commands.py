@@ -26,6 +26,7 @@ from tests.warm_programs import programs
 from tools.init_node import init_node
 from tools.rig.guard import MARK, guarded
 from tools.rig.nodes import PROGRAM
+from tools.rig.peer import wait_until
 from tools.rig.ports import free_port
 
 ROOT = Path(__file__).parents[2]
@@ -165,6 +166,8 @@ def rig(place: Place) -> Place:
     (place.root("master") / "etc/rules/local.xml").write_text('<group name="local,"></group>\n')
     place.clusterd("master", "start")
     place.clusterd("w1", "start")
+    # The master's store makes this file in the empty group, two seconds after the start.
+    wait_until((place.root("master") / "etc/shared/default/merged.mg").exists, LIMIT_S, "the empty group's file")
     place.clusterd("master", "sync", "--wait", "--expect", "1")
     return place
 

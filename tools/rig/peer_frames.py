@@ -165,6 +165,8 @@ class ScriptedLink:
         self._reader = FrameReader(key)
         self._counter = secrets.randbits(32)
         self._box: dict[int, _WaitingAnswer] = {}
+        self.answered: set[bytes] = set()
+        """Commands of the other side whose answer has been sent."""
         self._lock = threading.Lock()
         self._news = threading.Condition()
         sock.settimeout(REQUEST_TIMEOUT_S)
@@ -284,6 +286,7 @@ class ScriptedLink:
         answer = self._handler(message)
         if answer is not None:
             self.send(answer[0], message.counter, answer[1], False)
+            self.answered.add(message.command)
 
 
 class RawPeer:

@@ -252,10 +252,14 @@ class StockMaster:
             thread.start()
 
     def session(self, name: str, timeout_s: float = 60.0) -> WorkerSession:
-        """Returns the session of a worker once it has been accepted; raises PeerError when the worker does not connect
-        in time."""
+        """Returns the session of a worker once its hello has been answered: a worker refuses what comes before. Raises
+        PeerError when the worker does not connect in time."""
         wait_until(
-            lambda: (found := self.sessions.get(name)) is not None and found.hello is not None,
+            lambda: (
+                (found := self.sessions.get(name)) is not None
+                and found.hello is not None
+                and b"hello" in found.link.answered
+            ),
             timeout_s,
             f"{name} joins",
         )
