@@ -13,8 +13,9 @@ _STATE, _UTIME, _STIME = 0, 11, 12
 HIDDEN = "?"
 """The state of a process that /proc does not show (hidepid: nobody may look at a process that guards its memory)."""
 STARVED_SHARE = 0.01
-"""A hidden process that computes for at least this part of a time waited for a core in the rest: one that does nothing
-uses less for its timers, and one among a hundred busy ones gets more of two cores."""
+"""A hidden process that computes for at least this part of a time may have waited for a core in the rest: one that does
+nothing uses less for its timers, and one among a hundred busy ones gets more of two cores. Or it hangs while one of its
+threads works."""
 
 
 class Sample(msgspec.Struct, frozen=True):
@@ -36,6 +37,8 @@ class Spent(msgspec.Struct):
     queued_s: float = 0.0
     held_s: float = 0.0
     """Stopped by a debugger: somebody examines it, so it must not be ended."""
+    unseen_s: float = 0.0
+    """Of a hidden process that computes now and then: it waited for a core, or for something else."""
 
     def add(self, lasted_s: float, before: Sample | None, after: Sample | None) -> None:
         """What the process did between two samples. Time that no counter explains is attributed to the state at the
@@ -49,8 +52,10 @@ class Spent(msgspec.Struct):
         rest_s = max(0.0, lasted_s - cpu_s - queued_s)
         self.cpu_s += cpu_s
         self.queued_s += queued_s
-        if after.state == "R" or (after.state == HIDDEN and cpu_s >= STARVED_SHARE * lasted_s):
+        if after.state == "R":
             self.queued_s += rest_s
+        elif after.state == HIDDEN and cpu_s >= STARVED_SHARE * lasted_s:
+            self.unseen_s += rest_s
         elif after.state == "D":
             self.disk_s += rest_s
         elif after.state == "t":
@@ -60,8 +65,13 @@ class Spent(msgspec.Struct):
 
     @property
     def waited_s(self) -> float:
-        """Time that the process could not influence."""
-        return self.queued_s + self.disk_s + self.held_s
+        """Time that the process could not influence, as far as one can see."""
+        return self.queued_s + self.disk_s + self.held_s + self.unseen_s
+
+    @property
+    def busy_s(self) -> float:
+        """Time after which it must give a sign of life, though it may be at work."""
+        return self.cpu_s + self.disk_s + self.unseen_s
 
     def __str__(self) -> str:
         parts = (
@@ -70,6 +80,7 @@ class Spent(msgspec.Struct):
             (self.disk_s, "waiting for the disk"),
             (self.queued_s, "waiting for a core"),
             (self.held_s, "held by a debugger"),
+            (self.unseen_s, "working now and then"),
         )
         return ", ".join(f"{seconds:.0f} s {what}" for seconds, what in parts if seconds >= 0.5)
 

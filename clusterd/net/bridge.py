@@ -101,6 +101,8 @@ class Bridge:
         if link.kind == "master":
             self._away.clear()
         self.tell(LinkUp(link.info))
+        if link.kind != "local":  # programs are few, and some of what they ask net answers itself
+            self._to_sync.hold_if_full(link)
 
     def link_down(self, link: Link, reason: str) -> None:
         """The link has ended; its requests need no answers."""

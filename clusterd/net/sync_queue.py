@@ -3,7 +3,7 @@
 import asyncio
 from collections import deque
 
-from clusterd.messages.links import NetToSync, SyncToNet
+from clusterd.messages.links import KeepaliveSeen, LinkDown, LinkUp, NetToSync, PeerRequest, SyncToNet
 from clusterd.net.context import NetContext
 from clusterd.net.link import Link
 from clusterd.net.reading import HELD_SYNC
@@ -24,6 +24,7 @@ class SyncQueue:
         self._messages: deque[NetToSync] = deque()
         self._queued = asyncio.Event()
         self._held: set[Link] = set()
+        self._tidy_at = 2 * FULL_MESSAGES
         self.is_lost = False
 
     def tell(self, message: NetToSync) -> None:
@@ -32,6 +33,26 @@ class SyncQueue:
             return
         self._messages.append(message)
         self._queued.set()
+        if len(self._messages) >= self._tidy_at:
+            self._tidy()
+
+    def _tidy(self) -> None:
+        """Leaves out the links that came and went and asked nothing: while sync hangs, peers that connect again and
+        again would fill the memory."""
+        begun, ended, asked = set(), set(), set()
+        for message in self._messages:
+            match message:
+                case LinkUp():
+                    begun.add(message.info.link)
+                case LinkDown():
+                    ended.add(message.link)
+                case PeerRequest():
+                    asked.add(message.link)
+        gone = begun & ended - asked
+        left = [message for message in self._messages if _link_of(message) not in gone]
+        self._messages.clear()
+        self._messages.extend(left)
+        self._tidy_at = 2 * max(FULL_MESSAGES, len(left))
 
     def lose(self) -> None:
         """Sync has died: drops what waits for it."""
@@ -53,6 +74,7 @@ class SyncQueue:
                     if self._held and len(self._messages) < FULL_MESSAGES // 2:
                         self.let_links_go()
             self._queued.clear()
+            self._tidy_at = 2 * FULL_MESSAGES
 
     @property
     def is_full(self) -> bool:
@@ -74,3 +96,10 @@ class SyncQueue:
         held, self._held = self._held, set()
         for link in held:
             link.let_go(HELD_SYNC)
+
+
+def _link_of(message: NetToSync) -> int | None:
+    """The link of which this tells something."""
+    if isinstance(message, LinkUp):
+        return message.info.link
+    return message.link if isinstance(message, LinkDown | KeepaliveSeen | PeerRequest) else None

@@ -29,11 +29,12 @@ MOST_CRASH_LOG = 16 << 20
 class Timing(msgspec.Struct, frozen=True):
     """Times in seconds. `start_s`: how long a new child may take to become ready, waits for a core or the disk
     excluded; `stuck_after_s`: how long a child may be idle without a heartbeat; `stuck_busy_after_s`: how long it may
-    compute or wait for the disk without one; `dump_s`: between the order to dump its stacks and its kill; `tick_s`: how
-    often a serving node is checked; `asleep_s`: a supervisor whose tick is this late was itself stopped, and its
-    children with it.
+    compute or wait for the disk without one (a hidden process: or for a core); `dump_s`: between the order to dump its
+    stacks and its kill; `tick_s`: how often a serving node is checked; `asleep_s`: a supervisor whose tick is this late
+    was itself stopped, and its children with it.
 
-    Waiting for a core never counts against a child: on a busy machine a new child would wait as long."""
+    Waiting for a core, where it can be seen, never counts against a child: on a busy machine a new one would wait as
+    long."""
 
     start_s: float = 60.0
     stuck_after_s: float = 30.0
@@ -200,8 +201,7 @@ class Family:
     def _what_is_wrong(self, slot: Slot, facts: RowSnapshot, now: float) -> str:
         """Why this child must be ended; empty if it must not."""
         pace, silence = self.pace, slot.watch.silence
-        busy_s = silence.cpu_s + silence.disk_s
-        if silence.idle_s > pace.stuck_after_s or busy_s > pace.stuck_busy_after_s:
+        if silence.idle_s > pace.stuck_after_s or silence.busy_s > pace.stuck_busy_after_s:
             return f"gave no sign of life for {now - facts.heartbeat_ns / 1e9:.0f} s ({silence})"
         if facts.state == "starting" and slot.child is not None:
             taken_s = now - slot.child.started_at - slot.watch.start.waited_s

@@ -9,9 +9,10 @@ from typing import Any, cast
 
 import pytest
 
-from clusterd.messages.links import PeerRequest, Request, Unanswered
+from clusterd.messages.links import LinkDown, LinkUp, PeerRequest, Request, Unanswered
 from clusterd.net.bridge import Bridge
 from clusterd.net.keepalive import silent_too_long
+from clusterd.net.sync_queue import FULL_MESSAGES
 from tests.fakes.clock import FakeClock
 from tests.net.harness import NetNode
 
@@ -65,3 +66,43 @@ def test_peer_that_falls_silent_after_a_pause_is_silent_from_its_last_keepalive_
     assert not silent_too_long(cast(Any, [link]), clock.awake(), ALLOWED_S)
     clock.move(ALLOWED_S + 1)
     assert silent_too_long(cast(Any, [link]), clock.awake(), ALLOWED_S)
+
+
+class Peer(SimpleNamespace):
+    """Of a link what the bridge looks at. `held`: why it is not read."""
+
+    def __init__(self, number: int, kind: str) -> None:
+        super().__init__(number=number, kind=kind, name="w", address="", connected_at=0.0, keepalive_at=0.0, uid=0)
+        self.pid, self.up_since, self.given_up_s, self.serials = 0, 0.0, 0.0, set[int]()
+        self.held: list[int] = []
+        self.hold = self.held.append
+
+    __hash__ = object.__hash__
+
+
+@pytest.mark.parametrize("kind", ["worker", "local"])
+def test_peers_that_come_and_go_while_sync_hangs_do_not_fill_the_memory(kind: str) -> None:
+    context = SimpleNamespace(begin_life=lambda number: 0, clock=SimpleNamespace(awake=lambda: 0.0, wall=lambda: 0.0))
+    bridge = Bridge(cast(Any, context), cast(Any, None), cast(Any, None), 1)
+    waiting = bridge._to_sync._messages
+
+    def join(number: int) -> Any:
+        link = Peer(number, kind)
+        bridge.link_up(cast(Any, link))
+        return link
+
+    known, asks = join(1), join(2)
+    waiting.popleft()  # sync has read of the first one
+    bridge.tell(PeerRequest(2, 1, "sendsync"))
+    while not bridge._to_sync.is_full:
+        bridge.tell(Unanswered(1, "closed"))
+    for number in range(3, 5000):
+        link = join(number)
+        assert bool(link.held) == (kind != "local"), "what a worker asks would wait, too"
+        bridge.keepalive(link)
+        bridge.link_down(link, "")
+        assert len(waiting) <= 2 * FULL_MESSAGES + 5
+    for link in (known, asks):
+        bridge.link_down(link, "")
+    assert list(waiting)[-2:] == [LinkDown(1, ""), LinkDown(2, "")]
+    assert list(waiting)[:2] == [LinkUp(asks.info), PeerRequest(2, 1, "sendsync")], "the request is carried out"

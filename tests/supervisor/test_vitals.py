@@ -105,8 +105,9 @@ def test_process_that_proc_hides_is_judged_by_its_cpu_time(monkeypatch: pytest.M
     starved, idle = Spent(), Spent()
     starved.add(1.0, before, Sample(before.cpu_s + 0.03, 0.0, vitals.HIDDEN))
     idle.add(1.0, before, Sample(before.cpu_s + 0.001, 0.0, vitals.HIDDEN))
-    assert (starved.idle_s, round(starved.queued_s, 2)) == (0.0, 0.97)
-    assert (round(idle.idle_s, 3), idle.queued_s) == (0.999, 0.0)
+    assert (starved.idle_s, round(starved.waited_s, 2)) == (0.0, 0.97)
+    assert (round(idle.idle_s, 3), idle.waited_s) == (0.999, 0.0)
+    assert starved.busy_s == pytest.approx(1.0), "one that hangs while a thread works a little looks the same"
     with subprocess.Popen(["true"]) as ended:
         pass
     assert vitals.read(ended.pid) is None
