@@ -79,20 +79,30 @@ def unreadable(view: EtcdView) -> str:
 
 
 def rank(view: EtcdView, one: CandidateKey, *, max_lag: int) -> int:
-    """Returns how many nodes are before this one; 0: it is its turn. The furthest comes first, then the greater
-    priority. Only for a node that may lead."""
+    """Returns how many nodes are before this one; 0: it is its turn. The last leader comes first, unless its log lacks
+    what it had (its disk was set back, or lost power): one that has more may be about to come back. Then the furthest,
+    then the greater priority. Only for a node that may lead."""
     able = [other for other in view.candidates.values() if not objection(view, other, max_lag=max_lag)]
     if all(other.name != one.name for other in able):
         able.append(one)
     able = [one if other.name == one.name else other for other in able]
-    ordered = sorted(
-        able, key=lambda other: (not is_former(view, other), -_place(view, other), -other.priority, other.name)
-    )
-    return [other.name for other in ordered].index(one.name)
+
+    def place(other: CandidateKey) -> tuple[bool, int, bool, int, str]:
+        is_last, known = is_former(view, other), _place(view, other)
+        return not is_last or _lacks(view, other), -known, not is_last, -other.priority, other.name
+
+    before = [other.name for other in sorted(able, key=place)].index(one.name)
+    return max(before, int(is_former(view, one) and _lacks(view, one)))
 
 
 def _place(view: EtcdView, one: CandidateKey) -> int:
     return one.position if view.last is None else reach(view.last, one) or 0
+
+
+def _lacks(view: EtcdView, one: CandidateKey) -> bool:
+    """Returns whether it is known to have less than the last leader had for long enough that others may have it."""
+    known = None if view.last is None else reach(view.last, one)
+    return view.last is not None and known is not None and known < view.last.position
 
 
 def order_of_now(view: EtcdView) -> OrderKey | None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import psutil
 
 from clusterd.agent_keys import parse_keys
 from clusterd.dapi.protocol.request import ApiRequest
@@ -22,6 +23,7 @@ from clusterd.wire.results import WireCallable
 from ipc.board import Board
 from tests.campaigns.frame import Campaign, Edits, last_lines
 from tests.campaigns.history import Agent, Committed, Held, History, Operation, Seen
+from tests.warm import read_ha
 from tools.rig import candidates, switchboard
 from tools.rig.nodes import Rig, RigNode
 from tools.rig.patience import Patience
@@ -30,6 +32,7 @@ from tools.rig.wdb_client import WdbError, authd
 ASK_S = 30.0
 AGAIN_S = 0.05
 LOOK_S = 0.05
+LOOK_AGAIN_S = 0.3
 CALM_S = 180.0
 GROUP = "campaign"
 NOBODY = ("Connection refused", "No such file")
@@ -219,8 +222,9 @@ class Faults:
     """Disturbs the leader, and waits until another node leads, or the same one still does. Of the last fault: `began`,
     and when it was whole, `since`; `order_s`: how long the order of a switchover took."""
 
-    def __init__(self, rig: Rig, observer: Observer, history: History, rng: random.Random, lease_s: float) -> None:
-        self._rig, self._observer, self._history, self._rng, self._lease_s = rig, observer, history, rng, lease_s
+    def __init__(self, rig: Rig, observer: Observer, history: History, rng: random.Random, longest_s: float) -> None:
+        """`longest_s`: how long a fault lasts at most that needs no other leader."""
+        self._rig, self._observer, self._history, self._rng, self._longest_s = rig, observer, history, rng, longest_s
         etcd = rig.etcd
         assert etcd is not None
         self._etcd = etcd
@@ -254,6 +258,18 @@ class Faults:
         finally:
             candidates.thaw(leader)
 
+    def busy(self, leader: RigNode) -> None:
+        """Its process `election` gets no time for longer than the lease, as on a machine that is too busy; all others
+        work on."""
+        election = psutil.Process(Board.open(board_path(str(leader.root))).row("election").snapshot().pid)
+        election.suspend()
+        self.since = time.monotonic()
+        try:
+            self._successor(leader)
+        finally:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                election.resume()
+
     def cut_etcd(self, leader: RigNode) -> None:
         """Cuts the leader off from etcd only."""
         with self._cut(leader, "etcd"):
@@ -262,7 +278,7 @@ class Faults:
     def cut_peers(self, leader: RigNode) -> None:
         """Cuts the leader off from all other nodes, but not from etcd: it goes on."""
         with self._cut(leader, "peers"):
-            time.sleep(self._rng.uniform(0, self._lease_s))
+            time.sleep(self._rng.uniform(0, self._longest_s))
 
     def cut_all(self, leader: RigNode) -> None:
         """Cuts the leader off from everything."""
@@ -273,7 +289,7 @@ class Faults:
         """Kills a member of etcd and starts it again."""
         name = self._rng.choice(self._etcd.names)
         self._etcd.kill(name)
-        time.sleep(self._rng.uniform(0, 3))
+        time.sleep(self._rng.uniform(0, self._longest_s / 2))
         self._etcd.start(name)
 
     def switchover(self, leader: RigNode) -> None:
@@ -303,12 +319,25 @@ class Faults:
 
         self.until(another, f"another leader than {leader.name}")
 
+    def leader(self) -> tuple[str, int]:
+        """Waits for one where there is none at this moment: on a busy machine it may come too late to renew."""
+        found: tuple[str, int] | None = None
+
+        def is_there() -> bool:
+            nonlocal found
+            found = self._observer.leader
+            return found is not None
+
+        self.until(is_there, "a leader")
+        assert found is not None
+        return found
+
     def until(self, is_so: Callable[[], bool], what: str) -> None:
         patience = Patience(CALM_S)
         while not is_so():
             if patience.is_over():
                 raise AssertionError(f"not within {CALM_S:g} s: {what}\n{last_lines(self._rig, 40)}")
-            time.sleep(0.2)
+            time.sleep(LOOK_AGAIN_S)
 
     def is_calm(self) -> bool:
         """Whether a node leads, registrations wait for a candidate that may take over, and all others follow."""
@@ -334,9 +363,7 @@ class Faults:
         return len(able) == len(self._rig.candidates) - 1
 
     def _status(self, leader: str) -> dict[str, Any]:
-        told = self._rig.command(self._rig.node(leader), "ha", "status", "--json", timeout_s=CALM_S).stdout
-        found: dict[str, Any] = json.loads(told) if told.startswith("{") else {}
-        return found
+        return read_ha(self._rig.node(leader).root) or {}
 
 
 # ---- the end ---------------------------------------------------------------------------------------------------------
