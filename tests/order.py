@@ -14,6 +14,7 @@ T = TypeVar("T")
 LONGEST = {
     "tests/system/test_election.py": 140,
     "tests/system/test_ha_promises.py": 130,
+    "tests/campaigns/test_failover.py": 125,
     "tests/dashboard/test_page.py": 120,
     "tests/campaigns/test_every_operation.py": 110,
     "tests/tools/test_doctor_planted.py": 100,
@@ -21,7 +22,6 @@ LONGEST = {
     "tests/system/test_agents.py": 80,
     "tests/system/test_rest.py": 65,
     "tests/tools/test_doctor_joining.py": 65,
-    "tests/campaigns/test_failover.py": 60,
     "tests/system/test_cluster.py": 55,
     "tests/contracts/test_wdb_large.py": 55,
     "tests/system/test_digest.py": 45,

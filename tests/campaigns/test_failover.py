@@ -162,9 +162,7 @@ def run(
 
 
 @pytest.mark.slow
-def test_twenty_losses(
-    make_rig: MakeRig, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
+def test_twenty_losses(make_rig: MakeRig, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     with running("failover", capsys) as campaign:
         kinds = [kind for kind, times in SHORT for _ in range(times)]
         random.Random(SEED).shuffle(kinds)

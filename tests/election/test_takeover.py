@@ -130,7 +130,8 @@ def test_confirming_candidate_that_is_there_again_leads_with_all_that_was_answer
 
 
 @pytest.mark.parametrize(
-    ("position", "after_s", "leads"), [(40, 6, "one"), (39, 6, "two"), (40, 12, "two"), (44, 12, "two"), (45, 12, "one")]
+    ("position", "after_s", "leads"),
+    [(40, 6, "one"), (39, 6, "two"), (40, 12, "two"), (44, 12, "two"), (45, 12, "one")],
 )
 def test_former_leader_whose_disk_was_set_back_does_not_lead_before_one_that_has_more(
     position: int, after_s: float, leads: str
