@@ -1,5 +1,6 @@
 """A master and two workers become and stay equal, whatever is changed, tampered with, killed or cut off."""
 
+import contextlib
 import re
 import shutil
 import signal
@@ -11,7 +12,11 @@ from pathlib import Path
 import psutil
 import pytest
 
+from clusterd.role import ROLE_FILE
+from clusterd.rundir import REPLICA_FILE
 from clusterd.status.status import StatusReader
+from clusterd.store import schema
+from clusterd.store.change_log import TRIGGER
 from hashing.atomic import temporary_name
 from tests.campaigns.frame import Changed
 from tests.conftest import MakeRig, rigs
@@ -58,6 +63,16 @@ def test_removed_group_disappears_and_emptied_item_directories_stay(trio: Rig) -
     wait_until(lambda: not any(path.exists() for path in groups), 60, "the directories go after their files")
     for worker in rig.workers:
         assert (worker.root / "etc/decoders").is_dir()
+
+
+def test_cluster_without_ha_has_no_part_of_it(trio: Rig) -> None:
+    for node in trio.nodes:
+        assert {"net", "sync", "election"} & {*trio.processes(node.name)} == {"net", "sync"}
+        assert not (node.root / ROLE_FILE).exists(), "a term was told"
+        assert not (node.root / REPLICA_FILE).exists()
+        with contextlib.closing(schema.connect(str(node.root), readonly=True)) as db:
+            made = [name for (name,) in db.execute("select name from sqlite_master")]
+        assert not [name for name in made if name.startswith(("clusterd_change", TRIGGER))]
 
 
 @pytest.fixture(scope="module")
