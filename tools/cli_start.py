@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Literal
 
 import click
+from click.core import ParameterSource
 
 from clusterd.config.loading import load
 from clusterd.exits import START_TIMEOUT_S, ExitCode
@@ -47,6 +48,7 @@ def start(root: str, foreground: bool, debug: int, log_format: LogFormat, timeou
         if debug or log_format != "text":
             warn(f"with these options the node is started outside of {unit}, which is enabled")
         elif load(root).settings is not None:  # mistakes are told below: systemd would only say where to look for them
+            _say_limit(unit, "TimeoutStartSec=")
             _start_unit(root, unit, "start", wait_s)
             return
     from tools import starting  # the whole daemon: not for --help, nor before the configuration is known to be good
@@ -60,6 +62,11 @@ def start(root: str, foreground: bool, debug: int, log_format: LogFormat, timeou
     if not foreground:
         echo(f"clusterd runs (pid {started.pid}).")
         _say_master(root, wait_s)
+
+
+def _say_limit(unit: str, name: str) -> None:
+    if click.get_current_context().get_parameter_source("timeout_s") is ParameterSource.COMMANDLINE:
+        warn(f"--timeout has no effect on {unit}: its limit is {name}")
 
 
 def _start_unit(root: str, unit: str, order: str, wait_s: float) -> None:
@@ -117,6 +124,7 @@ def restart(root: str, timeout_s: float, debug: int, log_format: LogFormat) -> N
         if debug or log_format != "text":
             fail(f"{unit} runs this node: these options belong to its ExecStart=, or: clusterd log-level")
         with _can_start_again(root):
+            _say_limit(unit, "TimeoutStopSec=")
             _start_unit(root, unit, "restart", WAIT_MASTER_S)
         return
     with outlives_terminal():

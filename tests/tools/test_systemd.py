@@ -165,7 +165,12 @@ def test_start_of_a_node_with_an_enabled_unit_is_an_order_to_systemd(fake: Syste
     assert fake.given() == ["--quiet start clusterd.service"]
     done = clusterd(root, "restart")
     assert (done.exit_code, fake.given()[-1]) == (ExitCode.OK, "--quiet restart clusterd.service")
+    for words, limit in (("start --wait-master 0", "TimeoutStartSec="), ("restart", "TimeoutStopSec=")):
+        done = clusterd(root, *words.split(), "--timeout", "7")
+        said = f"clusterd: --timeout has no effect on clusterd.service: its limit is {limit}\n"
+        assert done.exit_code == ExitCode.OK
+        assert done.stderr.startswith(said)
     Path(root, "etc/ossec.conf").write_text("<ossec_config><cluster><key>short</key></cluster></ossec_config>")
     done = clusterd(root, "start")
-    assert (done.exit_code, len(fake.given())) == (ExitCode.BAD_CONFIGURATION, 2)
+    assert (done.exit_code, len(fake.given())) == (ExitCode.BAD_CONFIGURATION, 4)
     assert "etc/ossec.conf" in done.stderr, "the mistakes, and not where systemd has them"
