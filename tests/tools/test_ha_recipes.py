@@ -8,7 +8,7 @@ import subprocess
 import textwrap
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -77,7 +77,8 @@ class Node:
             except OSError:
                 return
             self._taken.append(taken)
-            taken.sendall(self.name.encode())
+            with suppress(OSError):  # HAProxy has closed it already
+                taken.sendall(self.name.encode())
 
 
 def answer(port: int) -> str:

@@ -73,9 +73,9 @@ export class History {
   #show() {
     for (const event of this.journal.latest) if (place(event)) this.#nodes.add(place(event));
     this.#offerNodes();
+    this.#count(); // unhides the list: it draws what its height has room for
     this.#rows.show(this.journal.events, { keepsPlace: this.#keeps });
     this.#keeps = true;
-    this.#count();
   }
 
   #offerNodes() {
