@@ -30,6 +30,7 @@ CAPS: dict[str, Any] = {
 }
 """Each kind of check and sync on which two nodes can agree: sent ahead, told of changes, digests at intervals, the
 stock way."""
+RESET = "[Errno 104] Connection reset by peer."
 
 
 def make(make_rig: MakeRig, workers: int) -> Rig:
@@ -48,7 +49,8 @@ def make(make_rig: MakeRig, workers: int) -> Rig:
 def check(node: RigNode, *, is_master: bool) -> list[Line]:
     lines = read(node.root)
     assert not list(violations(lines, is_master=is_master))
-    assert not [line for line in lines if line.level == "ERROR"]
+    # A worker that stops while something is on its way to it resets the connection: the kernel does.
+    assert not [line for line in lines if line.level == "ERROR" and not line.text.endswith(RESET)]
     return lines
 
 
