@@ -176,7 +176,7 @@ def test_a_frozen_page_of_context_does_not_stop_writers(store: LoneStore, db: Wd
 )
 def test_malformed_http_affects_no_other_client(store: LoneStore, db: WdbClient, data: bytes) -> None:
     with closing(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)) as connection:
-        connection.settimeout(10)
+        connection.settimeout(60)
         connection.connect(str(store.root / WDB_HTTP))
         connection.sendall(data)
         connection.shutdown(socket.SHUT_WR)
@@ -193,7 +193,7 @@ def test_a_body_of_many_megabytes_is_read(store: LoneStore, db: WdbClient) -> No
 def test_several_http_requests_follow_on_one_connection_or_it_closes(store: LoneStore, db: WdbClient) -> None:
     request = b"GET /v1/agents/ids HTTP/1.1\r\nHost: localhost\r\nAccept: application/json\r\n\r\n"
     with closing(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)) as connection:
-        connection.settimeout(10)
+        connection.settimeout(60)
         connection.connect(str(store.root / WDB_HTTP))
         connection.sendall(request)
         answer = b""

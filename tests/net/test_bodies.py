@@ -324,7 +324,7 @@ def test_memory_of_slabs_goes_back_when_they_are_idle(master: Master) -> None:
     for body in bodies:
         assert body
         sync.send(Release([part.slab for part in body]))
-    wait_until(lambda: full - process.memory_info().shared > 15 << 20, "the pages are given back", 15)
+    wait_until(lambda: full - process.memory_info().shared > 15 << 20, "the pages are given back", 60)
 
 
 @pytest.mark.slow

@@ -46,7 +46,7 @@ class FakeSync:
     def _bind(self) -> None:
         self._socket = self._context.socket(zmq.ROUTER)
         self._socket.set(zmq.LINGER, 0)
-        self._socket.set(zmq.RCVTIMEO, 10_000)
+        self._socket.set(zmq.RCVTIMEO, 60_000)
         self._socket.set(zmq.ROUTER_MANDATORY, 1)
         Path(jobs_socket(str(self.root))).unlink(missing_ok=True)
         self._socket.bind(f"ipc://{jobs_socket(str(self.root))}")

@@ -17,7 +17,7 @@ from tests.store.lone_store import LoneStore, lone_store
 
 def frame_exchange(path: Path, payload: bytes) -> bytes:
     with socket.socket(socket.AF_UNIX) as client:
-        client.settimeout(10)
+        client.settimeout(60)
         client.connect(str(path))
         client.sendall(struct.pack("<I", len(payload)) + payload)
         data = b""

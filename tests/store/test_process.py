@@ -36,7 +36,7 @@ class Client:
     def __init__(self, root: Path) -> None:
         self.socket = socket.socket(socket.AF_UNIX)
         self.socket.connect(str(root / WDB_SOCKET))  # with a timeout it would fail where the listen queue is full
-        self.socket.settimeout(10)
+        self.socket.settimeout(60)
 
     def __enter__(self) -> "Client":
         return self

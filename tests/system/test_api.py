@@ -197,7 +197,7 @@ def test_request_to_a_worker_that_disconnects_meanwhile_fails_at_once(rig: Rig, 
     ):
         worker.join()
         client.ask("dapi_fwd", f"leaver {request('wazuh.cluster', 'get_nodes_info', from_cluster=True)}")
-        assert begun.wait(10)
+        assert begun.wait(60)
         worker.connection.link.close()
         answer = json.loads(client.answer_of("dapi_err"))
         go_on.set()

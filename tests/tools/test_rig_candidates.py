@@ -69,14 +69,14 @@ def test_cut_from_etcd_is_one_nodes_and_is_mended(rig: Rig, capsys: pytest.Captu
     assert ours
     assert theirs
     (first,), (second,) = ours.clusterd.ha.etcd.endpoints, theirs.clusterd.ha.etcd.endpoints
-    assert answers(first)
-    assert answers(second)
+    wait_until(lambda: answers(first), PATIENCE_S, "etcd answers within a second")
+    wait_until(lambda: answers(second), PATIENCE_S, "etcd answers within a second")
     for how in ("", "--silent"):
         assert run(capsys, rig, "cut", "1", "--from", "etcd", *filter(None, [how]))[0] == 0
         assert not answers(first)
-        assert answers(second)
+        wait_until(lambda: answers(second), PATIENCE_S, "etcd answers within a second")
         assert run(capsys, rig, "cut", "1", "--mend")[0] == 0
-        assert answers(first)
+        wait_until(lambda: answers(first), PATIENCE_S, "etcd answers within a second")
     assert run(capsys, rig, "kill", "etcd-1")[0] == 0
     assert not answers(second)
     assert run(capsys, rig, "start", "etcd-1")[0] == 0
