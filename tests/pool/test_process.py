@@ -91,7 +91,7 @@ class FakeSync:
         assert self.keeper.stdin is not None
         assert self.keeper.stdout is not None
         self.keeper.stdin.close()
-        code = self.keeper.wait(20)
+        code = self.keeper.wait(60)
         self.keeper.stdout.close()
         return code
 

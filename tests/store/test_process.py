@@ -85,7 +85,7 @@ def test_every_answered_write_survives_a_kill(store: LoneStore) -> None:
         time.sleep(0.01)
     store.kill()
     for writer in writers:
-        writer.join(20)
+        writer.join(60)
     assert len(answered) >= 500
     store.restart()
     with Client(store.root) as client:

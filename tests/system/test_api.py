@@ -188,7 +188,7 @@ def test_request_to_a_worker_that_disconnects_meanwhile_fails_at_once(rig: Rig, 
 
     def api(request: dict[str, Any]) -> object:
         begun.set()
-        go_on.wait(30)
+        go_on.wait(120)
         return {}
 
     with (

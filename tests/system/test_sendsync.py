@@ -278,7 +278,7 @@ def test_an_answer_for_a_client_that_hung_up_is_dropped(rig: Rig) -> None:
     go_on = threading.Event()
 
     def when_told(request: bytes) -> bytes:
-        assert go_on.wait(20)
+        assert go_on.wait(120)
         return b"late"
 
     with FakeDaemon(rig.master.root / AUTH, when_told) as authd:

@@ -272,11 +272,11 @@ def test_our_master_answers_the_recorded_worker(rig: Rig) -> None:
 def test_our_worker_answers_the_recorded_master(rig: Rig) -> None:
     with contextlib.ExitStack() as stack:
         listener = stack.enter_context(socket.create_server((HOST, rig.master.port)))
-        listener.settimeout(20)
+        listener.settimeout(60)
         rig.start("rig_manager_2")
         sock, _ = listener.accept()
         stack.enter_context(sock)
-        sock.settimeout(20)
+        sock.settimeout(60)
         player = Player(sock, "m>w")
         player.play(JOIN)
         player.play(GROUPS)

@@ -359,7 +359,7 @@ def test_watching_goes_on_until_it_is_interrupted(rig: Rig, tmp_path: Path) -> N
         wait_until(lambda: out.read_text().count("\n") >= 3, 60, "three answers")
     finally:
         watching.send_signal(2)
-        _, problems = watching.communicate(timeout=20)
+        _, problems = watching.communicate(timeout=60)
     assert (watching.returncode, problems) == (0, b"")
     assert len({line for line in out.read_text().splitlines() if line}) == 1
 
