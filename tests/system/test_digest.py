@@ -23,10 +23,10 @@ from tools.rig.ports import HOST
 pytestmark = pytest.mark.slow
 
 SELDOM = {
-    "intervals": {"worker": {"sync_integrity": 60}, "master": {"recalculate_integrity": 60}},
+    "intervals": {"worker": {"sync_integrity": 600}, "master": {"recalculate_integrity": 600}},
 }
 """No interval ends within a test."""
-SOON_S = 20.0
+SOON_S = 60.0
 ZERO = b"0" * 32
 
 

@@ -386,7 +386,7 @@ def test_stock_worker_behind_haproxy_is_there_again_after_the_leader_was_killed(
                 continue
         return found
 
-    assert primaries() == [old.name]
+    wait_until(lambda: primaries() == [old.name], PATIENCE_S, "the leader alone says that it is primary")
     root = tmp_path / "stock"
     root.mkdir()
     with haproxy(site, tmp_path) as port:
@@ -402,7 +402,7 @@ def test_stock_worker_behind_haproxy_is_there_again_after_the_leader_was_killed(
             link.join()
             link.worker.close()
     new = site.leader(old)
-    assert primaries() == [new.name]
+    wait_until(lambda: primaries() == [new.name], PATIENCE_S, "the next leader alone says so")
     print(f"a stock worker behind HAProxy heard nothing for {link.gap_after(killed):.1f} s")
     assert re.search(r"stock", site.log(new))
 
