@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 
-import clusterd.supervisor.run
+import clusterd.supervisor.supervisor
 from tools.cli import main
 
 
@@ -33,7 +33,7 @@ class _Spy:
         os.close(fd)
 
 
-_freeze = clusterd.supervisor.run.freeze
+_freeze = clusterd.supervisor.supervisor.freeze
 
 
 def _freeze_and_spy() -> None:
@@ -41,7 +41,7 @@ def _freeze_and_spy() -> None:
     sys.meta_path.insert(0, _Spy())
 
 
-clusterd.supervisor.run.freeze = _freeze_and_spy
+clusterd.supervisor.supervisor.freeze = _freeze_and_spy
 
 if __name__ == "__main__":
     main()
