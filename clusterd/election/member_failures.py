@@ -18,9 +18,10 @@ def member_failed(failure: httpx.HTTPError) -> MemberFailed:
     for cause in causes:
         if isinstance(cause, ssl.SSLCertVerificationError):
             return MemberFailed(f"has a certificate that is not trusted: {cause.verify_message}", is_tls=True)
-        if isinstance(cause, ssl.SSLEOFError | ssl.SSLZeroReturnError | ConnectionResetError) and not is_sent:
+        hangs_up = isinstance(cause, ConnectionResetError | BrokenPipeError)
+        if not is_sent and (hangs_up or isinstance(cause, ssl.SSLEOFError | ssl.SSLZeroReturnError)):
             return MemberFailed("hangs up when TLS begins: it is ending, or speaks no TLS (then write http://)")
-        if isinstance(cause, ConnectionResetError | BrokenPipeError):  # it can overtake the answer that would say why
+        if hangs_up:  # this can overtake the answer that would say why
             why = "does not take this node's certificate" if _has_tls(failure) else "wants TLS (https://)"
             return MemberFailed(f"hangs up at the request: it is ending, or {why}", may_be_done=True)
         if isinstance(cause, ssl.SSLError):

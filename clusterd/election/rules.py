@@ -101,8 +101,11 @@ def _place(view: EtcdView, one: CandidateKey) -> int:
 
 def _lacks(view: EtcdView, one: CandidateKey) -> bool:
     """Returns whether it is known to have less than the last leader had for long enough that others may have it."""
-    known = None if view.last is None else reach(view.last, one)
-    return view.last is not None and known is not None and known < view.last.position
+    last = view.last
+    if last is None:
+        return False
+    known = reach(last, one)
+    return known is not None and known < last.position
 
 
 def order_of_now(view: EtcdView) -> OrderKey | None:
